@@ -1,0 +1,1 @@
+"""Tables and transactions. Knows nothing of HTTP or of training."""

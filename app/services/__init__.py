@@ -1,0 +1,1 @@
+"""Use cases as plain functions, session first. They flush, they never commit."""

@@ -1,0 +1,1 @@
+"""Bytes, named by their sha256. Knows nothing of jobs or of HTTP."""

@@ -1,0 +1,1 @@
+"""The training side. Never imports FastAPI or ``app.api``."""
