@@ -1,0 +1,1 @@
+"""Schema history, run by Alembic through ``app.db.migrate``."""
