@@ -1,0 +1,147 @@
+"""The trainer's side of the pipe: what it tells its supervisor, and how it learns that it should stop.
+
+Knows the messages of ``app.domain.runs`` and nothing of databases. The trainer process holds no credentials; the
+supervisor writes everything down under its fence.
+"""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO, Literal, Protocol
+
+from app.domain.lifecycle import FailureCode, Phase
+from app.domain.runs import (
+    TRUST_SECONDS,
+    CheckpointWritten,
+    Failed,
+    Finished,
+    Message,
+    Noted,
+    PhaseStarted,
+    Progress,
+    Resolved,
+    StepDone,
+)
+from app.domain.training import TrainingConfig
+
+ORPHANED_EXIT_CODE = 70
+
+
+class Drained(Exception):
+    """The supervisor asked this process to leave; what can be resumed has been written down."""
+
+
+class Reporter(Protocol):
+    """What the training loop needs to say and to know."""
+
+    def step(self, step: int, total_steps: int, trained_tokens: int, metrics: dict[str, float]) -> None:
+        """One optimizer step is done."""
+
+    def event(self, level: Literal["info", "warn", "error"], message: str, **data: Any) -> None:
+        """Something the client should read."""
+
+    def checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
+        """A whole checkpoint lies in ``folder``."""
+
+    def should_stop(self) -> bool:
+        """Whether to write a checkpoint now and leave."""
+
+
+class PipeReporter:
+    """Reporter over a pipe to the supervisor.
+
+    Args:
+        pipe: Written to, one JSON object a line, whole lines only.
+        folder: The attempt's folder; paths are sent relative to it.
+    """
+
+    def __init__(self, pipe: BinaryIO, folder: Path) -> None:
+        self._pipe = pipe
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def phase(self, phase: Phase) -> None:
+        """A new phase begins."""
+        self._send(PhaseStarted(phase=phase))
+
+    def progress(self, done: int, total: int) -> None:
+        """How far a phase without optimizer steps has come.
+
+        Raises:
+            Drained: The supervisor asked this process to leave. Phases that report so can be done again.
+        """
+        if self.should_stop():
+            raise Drained
+        self._send(Progress(done=done, total=total))
+
+    def resolved(self, config: TrainingConfig) -> None:
+        """Every ``auto`` has its value."""
+        self._send(Resolved(config=config))
+
+    def step(self, step: int, total_steps: int, trained_tokens: int, metrics: dict[str, float]) -> None:
+        """See ``Reporter``."""
+        self._send(StepDone(step=step, total_steps=total_steps, trained_tokens=trained_tokens, metrics=metrics))
+
+    def event(self, level: Literal["info", "warn", "error"], message: str, **data: Any) -> None:
+        """See ``Reporter``."""
+        self._send(Noted(level=level, message=message, data=data))
+
+    def checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
+        """See ``Reporter``."""
+        path = folder.relative_to(self._folder).as_posix()
+        self._send(CheckpointWritten(step=step, path=path, metrics=metrics))
+
+    def finished(self, *, trained_tokens: int, scorer: str, max_completion_tokens: int) -> None:
+        """The output folder is complete."""
+        self._send(
+            Finished(trained_tokens=trained_tokens, scorer=scorer, max_completion_tokens=max_completion_tokens)
+        )
+
+    def failed(self, code: FailureCode, message: str, param: str | None = None) -> None:
+        """The run ends here."""
+        self._send(Failed(code=code, message=message, param=param))
+
+    def should_stop(self) -> bool:
+        """See ``Reporter``."""
+        return self._stop.is_set()
+
+    def listen(self, keep_alive: BinaryIO) -> None:
+        """Start to heed SIGTERM and the supervisor's keep-alive lines; ends this process when they cease."""
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self._stop.set()
+
+        signal.signal(signal.SIGTERM, stop)
+        last_heard = _Heard()
+        threading.Thread(target=_hear, args=(keep_alive, last_heard), daemon=True).start()
+        threading.Thread(target=_watch, args=(last_heard,), daemon=True).start()
+
+    def _send(self, message: Message) -> None:
+        line = message.model_dump_json().encode() + b"\n"
+        with self._lock:
+            self._pipe.write(line)
+            self._pipe.flush()
+
+
+class _Heard:
+    """When the supervisor last said that it holds the lease, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+
+def _hear(keep_alive: BinaryIO, last_heard: _Heard) -> None:
+    while keep_alive.readline():
+        last_heard.at = time.monotonic()
+    os._exit(ORPHANED_EXIT_CODE)  # end of file: the supervisor is gone, nobody may be written to any more
+
+
+def _watch(last_heard: _Heard) -> None:
+    # The lease may be someone else's by now; two trainers of one job must not share the device.
+    while time.monotonic() - last_heard.at < TRUST_SECONDS:
+        time.sleep(min(1.0, TRUST_SECONDS / 10))
+    os._exit(ORPHANED_EXIT_CODE)
