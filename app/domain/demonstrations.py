@@ -1,0 +1,248 @@
+"""Training files: JSON lines, each one prompt and the completion of an expert.
+
+Everything that is wrong is found in one pass, by line, before any compute; memory stays bounded by the longest line.
+Counts bytes, never tokens: those depend on a base model (see ``app.services.base_models``).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from app.domain.strict_json import Malformed, parse
+from app.domain.training import MIN_EXAMPLES
+
+MAX_LINE_BYTES = 1024 * 1024
+MAX_EXAMPLES = 1_000_000
+MAX_MESSAGES = 256
+MAX_REPORTED = 100
+"""Findings listed of each code; the counts are always complete."""
+
+ROLES: Final = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and what an expert answered."""
+
+    messages: tuple[dict[str, str], ...]
+    """The prompt, each ``{"role", "content"}``; the last one is the user's or a tool's."""
+    completion: str
+    line: int
+    """1-based, in the file it came from."""
+
+    @property
+    def prompt_bytes(self) -> int:
+        """UTF-8 length of the prompt's contents."""
+        return sum(len(message["content"].encode()) for message in self.messages)
+
+    @property
+    def completion_bytes(self) -> int:
+        """UTF-8 length of the completion."""
+        return len(self.completion.encode())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a file that its owner should know."""
+
+    code: str
+    line: int | None
+    message: str
+    hint: str
+    path: str = ""
+
+
+@dataclass
+class Report:
+    """What validation found. ``counts`` has every finding by code, the lists the first hundred of each."""
+
+    n_examples: int = 0
+    errors: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    prompt_bytes_max: int = 0
+    completion_bytes_max: int = 0
+    messages_max: int = 0
+
+    @property
+    def valid(self) -> bool:
+        """Whether a job may train on the file."""
+        return not self.errors
+
+    def add(self, finding: Finding, *, to: list[Finding]) -> None:
+        """Count a finding, and list it if its code has room."""
+        self.counts[finding.code] += 1
+        if self.counts[finding.code] <= MAX_REPORTED:
+            to.append(finding)
+
+
+def parse_line(raw: bytes, line: int) -> Demonstration:
+    """One demonstration.
+
+    Args:
+        raw: The line without its newline.
+        line: Its number, from 1.
+
+    Raises:
+        Malformed: It is not one.
+    """
+    if len(raw) > MAX_LINE_BYTES:
+        message = f"The line is longer than {MAX_LINE_BYTES} bytes."
+        raise Malformed("line_too_long", message, "Shorten the example or split it into several.")
+    if not raw.strip():
+        raise Malformed("invalid_json", "The line is empty.", "Remove it.")
+    record = parse(raw)
+    if not isinstance(record, dict):
+        message = f"The line is {_kind(record)}, not an object."
+        raise Malformed("not_an_object", message, 'Each line must be an object such as {"messages": [...]}.')
+    messages = _chat(record)
+    return Demonstration(tuple(messages[:-1]), messages[-1]["content"], line)
+
+
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """All demonstrations of a file that ``validate`` has passed.
+
+    Raises:
+        Malformed: The file has not passed.
+    """
+    return list(stream_demonstrations(path))
+
+
+def stream_demonstrations(path: Path) -> Iterator[Demonstration]:
+    """The same, one at a time.
+
+    Raises:
+        Malformed: The file has not passed.
+    """
+    with path.open("rb") as source:
+        for number, raw in enumerate(_lines(source), 1):
+            yield parse_line(raw, number)
+
+
+def validate(path: Path) -> Report:
+    """Read a whole file and report everything that is wrong with it."""
+    report, first_lines = Report(), dict[int, int]()
+    with path.open("rb") as source:
+        for number, raw in enumerate(_lines(source), 1):
+            if number > MAX_EXAMPLES:
+                message = f"The file has more than {MAX_EXAMPLES} lines."
+                report.add(Finding("too_many_examples", number, message, "Split it."), to=report.errors)
+                break
+            try:
+                demonstration = parse_line(raw, number)
+            except Malformed as bad:
+                report.add(Finding(bad.code, number, bad.message, bad.hint, bad.path), to=report.errors)
+                continue
+            _measure(report, demonstration)
+            if (first := first_lines.setdefault(_digest(demonstration), number)) != number:
+                message = f"The same example as line {first}."
+                hint = "Remove it, unless it should count twice."
+                report.add(Finding("duplicate_example", number, message, hint), to=report.warnings)
+    if report.valid and report.n_examples < MIN_EXAMPLES:
+        message = f"The file has {report.n_examples} examples; training needs at least {MIN_EXAMPLES}."
+        report.add(Finding("too_few_examples", None, message, "Add demonstrations."), to=report.errors)
+    return report
+
+
+def _lines(source: BinaryIO) -> Iterator[bytes]:
+    """Lines split at line feeds only; one that is too long comes cut, just long enough to be refused."""
+    while line := source.readline(MAX_LINE_BYTES + 2):
+        whole = line.endswith(b"\n")
+        yield line.removesuffix(b"\n")
+        while not whole and (rest := source.readline(MAX_LINE_BYTES)):
+            whole = rest.endswith(b"\n")
+
+
+def _digest(demonstration: Demonstration) -> int:
+    """64 bits are enough to warn of equal lines, and a million of them fit in memory."""
+    content = repr((demonstration.messages, demonstration.completion)).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def _measure(report: Report, demonstration: Demonstration) -> None:
+    report.n_examples += 1
+    report.prompt_bytes_max = max(report.prompt_bytes_max, demonstration.prompt_bytes)
+    report.completion_bytes_max = max(report.completion_bytes_max, demonstration.completion_bytes)
+    report.messages_max = max(report.messages_max, len(demonstration.messages))
+
+
+def _chat(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The conversation of a record, the demonstration last."""
+    if "prompt" in record or "completion" in record:
+        _refuse_unknown(record, ("prompt", "completion"), "")
+        messages = [
+            {"role": "user", "content": _text(record, "prompt", "")},
+            {"role": "assistant", "content": _text(record, "completion", "")},
+        ]
+    else:
+        if not isinstance(record.get("messages"), list) or not record["messages"]:
+            message = 'The key "messages" is missing, empty or not a list.'
+            raise Malformed("missing_messages", message, 'Add "messages": [{"role": "user", "content": "..."}, ...].')
+        _refuse_unknown(record, ("messages",), "")
+        if len(record["messages"]) > MAX_MESSAGES:
+            message = f"The example has more than {MAX_MESSAGES} messages."
+            raise Malformed("too_many_messages", message, "Split the conversation.", "messages")
+        messages = [_message(item, f"messages[{index}]") for index, item in enumerate(record["messages"])]
+    _check_order(messages)
+    if record.get("messages", [{}])[-1].get("weight") == 0:
+        message = "The last assistant message has weight 0, so the example teaches nothing."
+        hint = "Remove the weight or the example."
+        raise Malformed("empty_demonstration", message, hint, f"messages[{len(messages) - 1}].weight")
+    return messages
+
+
+def _message(item: Any, path: str) -> dict[str, str]:
+    if not isinstance(item, dict):
+        raise Malformed("not_an_object", f"The message is {_kind(item)}, not an object.", "Make it an object.", path)
+    if "role" not in item:
+        raise Malformed("message_missing_key", 'The message has no "role".', f"Add one of {', '.join(ROLES)}.", path)
+    if item["role"] not in ROLES:
+        hint = f"Use one of {', '.join(ROLES)}."
+        raise Malformed("unrecognized_role", "The role is not one that can be trained on.", hint, f"{path}.role")
+    keys = ("role", "content", "weight") if item["role"] == "assistant" else ("role", "content")
+    _refuse_unknown(item, keys, path)
+    if item.get("weight", 1) not in (0, 1):
+        raise Malformed("unrecognized_key", "A weight must be 0 or 1.", "Correct or remove it.", f"{path}.weight")
+    return {"role": item["role"], "content": _text(item, "content", path)}
+
+
+def _text(item: dict[str, Any], key: str, path: str) -> str:
+    where = f"{path}.{key}" if path else key
+    if key not in item:
+        raise Malformed("message_missing_key", f'"{key}" is missing.', f'Add "{key}".', where)
+    value = item[key]
+    if not isinstance(value, str):
+        raise Malformed("missing_content", f'"{key}" is {_kind(value)}, not a string.', "Make it one string.", where)
+    return value
+
+
+def _refuse_unknown(item: dict[str, Any], known: tuple[str, ...], path: str) -> None:
+    for key in item:
+        if key not in known:
+            hint = f"Remove it; known here: {', '.join(known)}."
+            raise Malformed("unrecognized_key", f"The key {key[:40]!a} is not understood.", hint, path)
+
+
+def _check_order(messages: list[dict[str, str]]) -> None:
+    """A prompt that a user or a tool ends, then the demonstration."""
+    last = f"messages[{len(messages) - 1}]"
+    if messages[-1]["role"] != "assistant":
+        hint = "End the example with the answer to learn."
+        raise Malformed("missing_assistant_message", "The last message is not the assistant's.", hint, last)
+    if not messages[-1]["content"].strip():
+        raise Malformed("empty_demonstration", "The last assistant message is empty.", "Add the answer to learn.", last)
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        path = f"messages[{roles.index('system', 1)}].role"
+        raise Malformed("unrecognized_role", "A system message may only come first.", "Move or merge it.", path)
+    if "user" not in roles or roles[-2] not in {"user", "tool"}:
+        hint = "Put the user's message right before the answer."
+        raise Malformed("missing_messages", "The answer to learn answers no user message.", hint, last)
+
+
+def _kind(value: Any) -> str:
+    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), "null")
