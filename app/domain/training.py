@@ -23,7 +23,7 @@ SAFE_LEARNING_RATE = 5e-4
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class RehearsalRequest(_Frozen):
