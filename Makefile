@@ -1,0 +1,36 @@
+# Everything runs in a virtual environment that the first target makes and the next ones find as it was.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check migrations-check ci
+
+PYTHON ?= python3
+SKILLS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(INSTALLED) ## Make .venv with everything pinned
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[worker,test]'
+	@touch $@
+
+demo: $(INSTALLED) ## Train two skills, one on top of the other (SKILLS=1: only the first)
+	$(BIN)/sdft demo --skills $(SKILLS)
+
+test: $(INSTALLED) ## Run every test against real servers and live processes
+	$(BIN)/pytest
+
+check: $(INSTALLED) ## Format, lint, types, and the arrows between rooms
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+migrations-check: $(INSTALLED) ## Migrations go up, match the models, go down and up again
+	$(BIN)/pytest -q tests/worker/test_migrations.py
+
+ci: check migrations-check test ## What has to pass before a change lands
