@@ -32,8 +32,8 @@ def server_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_url(server_folder: Path) -> Iterator[str]:
     """An empty server; tests of the schema itself make databases of their own on it."""
-    with start_postgres(server_folder / "pg") as url:
-        yield url
+    with start_postgres(server_folder / "pg") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +45,8 @@ def database_url(postgres_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def valkey_url(server_folder: Path) -> Iterator[str]:
-    with start_valkey(server_folder / "valkey") as url:
-        yield url
+    with start_valkey(server_folder / "valkey") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
