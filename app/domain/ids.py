@@ -1,5 +1,6 @@
 """Names of things, as clients see them: a prefix that says what it is, and 128 random bits."""
 
+import re
 import secrets
 from typing import Literal
 
@@ -14,3 +15,8 @@ def new_id(prefix: Prefix) -> str:
 def short(name: str) -> str:
     """The first eight characters of an id's random part, for names that people read."""
     return name.rpartition("-")[2][:8]
+
+
+def is_id(prefix: Prefix, text: str) -> bool:
+    """Whether a text a client sent can be such an id at all."""
+    return re.fullmatch(f"{prefix}-[0-9a-f]{{32}}", text) is not None
