@@ -216,11 +216,13 @@ def upgrade() -> None:
             name=op.f("ck_jobs_finished"),
         ),
         sa.CheckConstraint(
-            "error_code IN ('invalid_file', 'out_of_memory', 'diverged', 'teacher_not_better', 'base_model_unavailable', 'worker_lost', 'time_limit', 'internal_error')",
+            "error_code IN ('invalid_file', 'out_of_memory', 'diverged', 'teacher_not_better', "
+            "'base_model_unavailable', 'worker_lost', 'time_limit', 'internal_error')",
             name=op.f("ck_jobs_error_code"),
         ),
         sa.CheckConstraint(
-            "phase IN ('waiting', 'retry_wait', 'claimed', 'loading', 'checking', 'training', 'evaluating', 'exporting', 'load_check', 'cancelling', 'done')",
+            "phase IN ('waiting', 'retry_wait', 'claimed', 'loading', 'checking', 'training', "
+            "'evaluating', 'exporting', 'load_check', 'cancelling', 'done')",
             name=op.f("ck_jobs_phase"),
         ),
         sa.CheckConstraint(

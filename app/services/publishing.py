@@ -1,0 +1,132 @@
+"""From stored files to a version: one transaction, so that a version is there whole and its job has succeeded, or not.
+
+The bytes are in the store before; what a refused publication leaves there is garbage and collected as such.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.db.models import Adapter, AdapterFile, AdapterVersion, Evaluation, Job, Project
+from app.domain.errors import Conflict
+from app.domain.ids import new_id, short
+from app.services.records import result_file
+from app.services.runs import Claim, held, succeed
+from app.storage.store import StoredBlob
+
+
+class CancelRequested(Exception):
+    """The client was faster: nothing is published."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an attempt leaves in the store.
+
+    Args:
+        folder: Path -> blob of the PEFT folder.
+        manifest_sha256: Digest of the folder's SHA256SUMS.
+        archive: The same folder as a tar.
+        metrics: CSV, a line a step.
+        report: The evaluation, as stored in ``report_json``.
+        heldout: Held-out demonstrations, if any were set aside.
+    """
+
+    folder: dict[str, StoredBlob]
+    manifest_sha256: str
+    archive: StoredBlob
+    metrics: StoredBlob
+    report: dict[str, Any]
+    report_json: StoredBlob
+    report_html: StoredBlob
+    heldout: StoredBlob | None
+    scorer: str
+    max_completion_tokens: int
+    trained_tokens: int
+
+
+def model_id(job: Job, project: Project) -> str:
+    """What clients call the version that a job makes; known before it exists."""
+    return f"ft:{job.base_model}:{project.name}:{job.adapter_name}:{short(job.id)}"
+
+
+def publish(session: Session, claim: Claim, results: Results) -> AdapterVersion:
+    """Make the next version of the job's line and end the job.
+
+    Raises:
+        LeaseLost: The job is no longer this attempt's.
+        CancelRequested: The client asked for its end.
+        Conflict: The line's name was taken over another base in the meantime.
+    """
+    job = held(session, claim)
+    if job.cancel_requested_at is not None:
+        raise CancelRequested(job.id)
+    version = _add_version(session, job, results)
+    _add_evaluation(session, job, version, results)
+    name = f"{job.adapter_name}-v{version.version}"
+    files = [
+        {"kind": "metrics", "file_id": result_file(session, job, f"{name}-metrics.csv", results.metrics).id},
+        {"kind": "report", "file_id": result_file(session, job, f"{name}-report.json", results.report_json).id},
+        {"kind": "adapter", "file_id": version.archive_file_id},
+    ]
+    message = f"New fine-tuned model created: {version.model_id}"
+    succeed(session, job, message, trained_tokens=results.trained_tokens, result_file_ids=files)
+    return version
+
+
+def _add_version(session: Session, job: Job, results: Results) -> AdapterVersion:
+    adapter = _line(session, job)
+    last = select(func.max(AdapterVersion.version)).where(AdapterVersion.adapter_id == adapter.id)
+    number = (session.scalar(last) or 0) + 1
+    version = AdapterVersion(
+        id=new_id("version"),
+        adapter_id=adapter.id,
+        version=number,
+        job_id=job.id,
+        parent_version_id=job.parent_version_id,
+        model_id=model_id(job, session.get_one(Project, job.project_id)),
+        manifest_sha256=results.manifest_sha256,
+        archive_file_id=result_file(session, job, f"{adapter.name}-v{number}.tar", results.archive).id,
+    )
+    session.add(version)
+    session.flush()
+    session.add_all(
+        AdapterFile(version_id=version.id, path=path, sha256=blob.sha256, num_bytes=blob.num_bytes)
+        for path, blob in results.folder.items()
+    )
+    session.flush()
+    return version
+
+
+def _line(session: Session, job: Job) -> Adapter:
+    """The job's adapter line, locked, so that two jobs of one line get two numbers."""
+    named = {"project_id": job.project_id, "name": job.adapter_name}
+    new = insert(Adapter).values(id=new_id("adapter"), base_model=job.base_model, **named)
+    session.execute(new.on_conflict_do_nothing())
+    adapter = session.scalars(select(Adapter).filter_by(**named).with_for_update(key_share=True)).one()
+    if adapter.base_model != job.base_model:
+        raise Conflict(
+            "adapter_over_another_base",
+            f"The adapter {adapter.name} was made over {adapter.base_model} while this job ran over {job.base_model}.",
+        )
+    return adapter
+
+
+def _add_evaluation(session: Session, job: Job, version: AdapterVersion, results: Results) -> None:
+    session.add(
+        Evaluation(
+            id=new_id("eval"),
+            project_id=job.project_id,
+            job_id=job.id,
+            version_id=version.id,
+            report=results.report,
+            html_sha256=results.report_html.sha256,
+            heldout_sha256=results.heldout.sha256 if results.heldout else None,
+            scorer=results.scorer,
+            max_completion_tokens=results.max_completion_tokens,
+        )
+    )
+    session.flush()
