@@ -17,10 +17,11 @@ The folder of one attempt::
     out/report.json, report.html, metrics.csv, heldout.jsonl
 """
 
+import math
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.training import Method, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
@@ -28,6 +29,14 @@ from app.domain.training import Method, SdftHyperparameters, SupervisedHyperpara
 ORDER_NAME = "order.json"
 DRAINED_EXIT_CODE = 75
 """EX_TEMPFAIL: the trainer was asked to stop, wrote a checkpoint and left."""
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+Metrics = Annotated[dict[str, float], AfterValidator(_finite)]
+"""Measurements by name. JSON has no NaN: what is not a number is left out rather than sent as something else."""
 
 
 class _Frozen(BaseModel):
@@ -113,7 +122,7 @@ class StepDone(_Frozen):
     step: int = Field(ge=1)
     total_steps: int
     trained_tokens: int = Field(description="Completion tokens with loss, since step 1 of the job.")
-    metrics: dict[str, float]
+    metrics: Metrics
 
 
 class Progress(_Frozen):
@@ -130,7 +139,7 @@ class CheckpointWritten(_Frozen):
     kind: Literal["checkpoint"] = "checkpoint"
     step: int
     path: str
-    metrics: dict[str, float]
+    metrics: Metrics
 
 
 class Finished(_Frozen):
