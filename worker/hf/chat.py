@@ -1,0 +1,61 @@
+"""Conversations and answers as token ids, exactly as a base's own chat template writes them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MARK = "MARK-d0c5"
+
+
+class Chat:
+    """A tokenizer with a chat template.
+
+    Args:
+        tokenizer: Of the base.
+        stop_ids: From the base's generation config; the id that ends a turn in the template is added.
+
+    Raises:
+        ValueError: The template is missing, or closes a turn with no token that could end a rollout.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int]) -> None:
+        if tokenizer.chat_template is None:
+            raise ValueError("the base model has no chat template; choose an instruction-tuned model")
+        self._tokenizer = tokenizer
+        asked = self._render([{"role": "user", "content": "x"}], open_turn=True)
+        answered = self._render(
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}], open_turn=False
+        )
+        opened, _, closing = answered.partition(_MARK)
+        # What a template puts between the opened turn and the text (a space, an empty thought) the model must say too.
+        self._opening = opened.removeprefix(asked) if opened.startswith(asked) else ""
+        closing_ids = self._ids(closing)
+        known = {*stop_ids, *tokenizer.all_special_ids}
+        end = next((place for place, token in enumerate(closing_ids) if token in known), None)
+        if end is None:
+            raise ValueError(f"the base model's chat template closes a turn with {closing!r}, which is no end token")
+        self._closing_ids = closing_ids[: end + 1]
+        self.stop_ids = frozenset([*stop_ids, closing_ids[end]])
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids up to where the assistant begins to speak."""
+        # The template's text holds the special tokens already.
+        return self._ids(self._render(messages, open_turn=True))
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Ids of an assistant turn with the token that ends it."""
+        return self._ids(self._opening + text) + self._closing_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], *, open_turn: bool) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=open_turn
+        )
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids

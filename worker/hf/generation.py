@@ -1,0 +1,108 @@
+"""Batched decoding with a KV cache on any transformers causal LM. Knows ids and a head, no chat and no adapters.
+
+Prompts are padded on the left with explicit mask and positions; rows that are done leave the batch.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from worker.sdft.loss import Head
+from worker.sdft.policy import Rollout
+
+Choose = Callable[[Tensor], Tensor]
+"""From logits [B, V] to token ids [B]."""
+
+
+def most_likely(logits_BV: Tensor) -> Tensor:
+    """Greedy choice."""
+    return logits_BV.argmax(-1)
+
+
+def inverse_cdf(generator: torch.Generator) -> Choose:
+    """Sampling from the softmax as it is, temperature 1; ``torch.multinomial`` takes 20 times as long on a CPU."""
+
+    def choose(logits_BV: Tensor) -> Tensor:
+        cdf_BV = logits_BV.softmax(-1).cumsum(-1)
+        uniform_B1 = torch.rand(len(cdf_BV), 1, generator=generator).to(cdf_BV.device)
+        chosen_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:], right=True)
+        return chosen_B1.clamp_(max=cdf_BV.shape[-1] - 1)[:, 0]
+
+    return choose
+
+
+@torch.no_grad()
+def decode(
+    decoder: nn.Module, head: Head, prompts: Sequence[list[int]], limits: Sequence[int], stop_ids: frozenset[int],
+    choose: Choose,
+) -> list[Rollout]:  # fmt: skip
+    """Extend each prompt until a stop id or its limit.
+
+    Args:
+        decoder: Backbone that returns final hidden states.
+        head: From those to logits.
+        prompts: One row each.
+        limits: New tokens allowed, a prompt each.
+        stop_ids: Any of these ends a row, and is part of it.
+        choose: Greedy or sampling.
+    """
+    device = head.weight_VH.device
+    said: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    ids_BL, mask_BL = _pad_left(prompts, device)
+    positions_BL = (mask_BL.cumsum(-1) - 1).clamp_(min=0)
+    cache = DynamicCache(config=decoder.config)
+    while rows:
+        hidden_BLH = decoder(
+            input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions_BL, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        next_B = choose(head.logits(hidden_BLH[:, -1]))
+        for row, token in zip(rows, next_B.tolist(), strict=True):
+            said[row].append(token)
+        going = [
+            place for place, row in enumerate(rows) if said[row][-1] not in stop_ids and len(said[row]) < limits[row]
+        ]
+        ids_BL, positions_BL = next_B[:, None], positions_BL[:, -1:] + 1
+        mask_BL = nn.functional.pad(mask_BL, (0, 1), value=1)
+        if len(going) < len(rows):
+            kept = torch.tensor(going, dtype=torch.long, device=device)
+            rows = [rows[place] for place in going]
+            ids_BL, positions_BL, mask_BL = ids_BL[kept], positions_BL[kept], mask_BL[kept]
+            cache.batch_select_indices(kept)
+    return [Rollout(prompt, ids, stopped=ids[-1] in stop_ids) for prompt, ids in zip(prompts, said, strict=True)]
+
+
+class MergedCopy:
+    """A second set of linear weights with an adapter folded in: on a CPU, decoding is bound by reading weights, and
+    two more small products a layer cost more than the fold. The training weights are never touched.
+
+    Args:
+        model: A causal LM before adapters are put in; all but its linear layers is shared with it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        shared = {id(tensor): tensor for tensor in model.parameters()}
+        self._model = copy.deepcopy(model, memo=shared)
+        self.decoder: nn.Module = self._model.get_decoder()
+
+    @torch.no_grad()
+    def fold(self, adapted: nn.Module, adapter: str) -> nn.Module:
+        """The backbone with ``adapter``'s present weights folded in."""
+        for name, layer in adapted.named_modules():
+            if isinstance(layer, LoraLayer):
+                weight, linear = layer.get_base_layer().weight, self._model.get_submodule(name)
+                if linear.weight is weight:
+                    linear.weight = nn.Parameter(torch.empty_like(weight), requires_grad=False)
+                torch.add(weight, layer.get_delta_weight(adapter), out=linear.weight)
+        return self.decoder
+
+
+def _pad_left(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    length = max(len(prompt) for prompt in prompts)
+    ids = [[0] * (length - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

@@ -1,0 +1,287 @@
+"""A transformers causal LM as a policy: one frozen base, LoRA by PEFT for the student and, if the job continues an
+adapter, a frozen second one for the teacher. Alone knows device and dtype.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from worker.hf.chat import Chat
+from worker.hf.generation import Choose, MergedCopy, decode, inverse_cdf, most_likely
+from worker.sdft.align import buckets, make_batch
+from worker.sdft.loss import Head, cross_entropy, forward_kl
+from worker.sdft.policy import Arm, Rollout, TokenBatch
+from worker.sdft.teacher import freeze
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+SCORE_TOKENS = 8192
+"""Padded tokens of a batch without gradients, new tokens included."""
+
+
+class HfPolicy:
+    """One base and its adapters. Made by ``load``.
+
+    Attributes:
+        lora_rank: The student's; a parent's rank and alpha go on, whatever was asked for.
+        lora_alpha: Likewise.
+        context_tokens: Longest sequence the base takes.
+        stop_ids: Any of these ends an answer.
+        num_parameters: Of the base.
+    """
+
+    def __init__(self, model: nn.Module, chat: Chat, lora: LoraConfig, *, has_teacher: bool) -> None:
+        self.head = _head(model)
+        self.device = self.head.weight_VH.device
+        self.vocab_size = len(self.head.weight_VH)
+        self.context_tokens: int = model.config.max_position_embeddings
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.stop_ids = chat.stop_ids
+        self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
+        self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
+        self._merged = MergedCopy(model) if self.device.type == "cpu" else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "`is_gradient_checkpointing`", FutureWarning
+            )  # PEFT 0.21 asks transformers 5
+            self._peft: PeftModel = get_peft_model(model, lora, adapter_name="student")
+            if has_teacher:
+                self._peft.add_adapter("teacher", lora)
+        self._peft.set_adapter("student")
+        self._backbone: nn.Module = model.get_decoder()
+        self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
+
+    @classmethod
+    def load(
+        cls, base_folder: Path, *, lora_rank: int, lora_alpha: int, parent: Path | None, seed: int,
+        device: str = "auto", num_threads: int | None = None,
+    ) -> Self:  # fmt: skip
+        """Open a base and start an adapter on it.
+
+        Args:
+            base_folder: Safetensors weights, config, tokenizer with chat template.
+            lora_rank: Of a new adapter.
+            lora_alpha: Of a new adapter.
+            parent: PEFT folder to go on from; its rank and alpha then hold.
+            seed: Of a new adapter's weights.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            num_threads: CPU threads; as many as torch likes if not given.
+
+        Raises:
+            ValueError: The base has no usable chat template, or its logits are not a plain function of its hidden states.
+        """
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        on_cpu = torch.device(device).type == "cpu"
+        model = AutoModelForCausalLM.from_pretrained(
+            base_folder, dtype=torch.float32 if on_cpu else torch.bfloat16, local_files_only=True
+        )
+        model = model.to(device).requires_grad_(requires_grad=False)
+        stop = model.generation_config.eos_token_id
+        chat = Chat(
+            AutoTokenizer.from_pretrained(base_folder, local_files_only=True),
+            stop if isinstance(stop, list) else [stop] if stop is not None else [],
+        )
+        if parent is not None:
+            config = json.loads((parent / CONFIG_NAME).read_text(encoding="utf-8"))
+            lora_rank, lora_alpha = config["r"], config["lora_alpha"]
+        lora = LoraConfig(
+            r=lora_rank, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            policy = cls(model, chat, lora, has_teacher=parent is not None)
+        if parent is not None:
+            policy.load_student(load_file(parent / WEIGHTS_NAME))
+            freeze(policy.parameters(), policy.teacher_parameters())
+        return policy
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The student's factors, fp32, by their names in the adapter file."""
+        return self._adapter_parameters("student")
+
+    def teacher_parameters(self) -> dict[str, nn.Parameter]:
+        """The teacher's factors; empty where the job starts from the base."""
+        return self._adapter_parameters("teacher")
+
+    def load_student(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over an adapter's factors.
+
+        Raises:
+            ValueError: They are not of this base and rank.
+        """
+        parameters = self.parameters()
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+            raise ValueError("the adapter does not fit this base: its layers or its rank are others")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name])
+
+    def save_adapter(self, folder: Path, *, base_name: str, base_revision: str) -> None:
+        """Write the student as stock PEFT reads it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self._peft.peft_config["student"].to_dict() | {
+            "base_model_name_or_path": base_name,
+            "revision": base_revision,
+            "inference_mode": True,
+            "target_modules": sorted(self._peft.peft_config["student"].target_modules),
+        }
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        tensors = {name: parameter.detach().contiguous() for name, parameter in self.parameters().items()}
+        save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+
+    def hidden(self, batch: TokenBatch, *, arm: Arm) -> Tensor:
+        """Final hidden states at the loss positions, [T, H]."""
+        batch = batch.to(self.device)
+        with self._weights(arm):
+            hidden_BLH = self._backbone(
+                input_ids=batch.ids_BL,
+                attention_mask=batch.mask_BL,
+                position_ids=batch.positions_BL,
+                use_cache=False,
+            ).last_hidden_state
+        hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
+        return hidden_TH
+
+    def sample(self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator) -> list[Rollout]:
+        """One rollout of the student a prompt, temperature 1, nothing cut off."""
+        return self._decode(prompts, [max_new_tokens] * len(prompts), "student", inverse_cdf(generator), None)
+
+    def greedy(
+        self, prompts: list[list[int]], max_new_tokens: int | list[int], *, arm: Arm,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[Rollout]:  # fmt: skip
+        """The most likely continuation, token by token.
+
+        Args:
+            prompts: In any order; answers come back in the same.
+            max_new_tokens: One limit, or one a prompt.
+            arm: Whose.
+            on_batch: Told after each batch how many prompts are done.
+        """
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        return self._decode(prompts, limits, arm, most_likely, on_batch)
+
+    def nll(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
+        """Mean negative log-likelihood per completion token, one number a pair."""
+
+        def loss(batch: TokenBatch) -> Tensor:
+            hidden_TH = self.hidden(batch, arm=arm)
+            return cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1].loss_T
+
+        return self._means(prompts, completions, loss)
+
+    def kl(self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm) -> list[float]:
+        """Mean over completion positions of KL(p || q) over the full vocabulary, one number a pair."""
+
+        def loss(batch: TokenBatch) -> Tensor:
+            p_TH, q_TH = self.hidden(batch, arm=p), self.hidden(batch, arm=q)
+            return forward_kl(q_TH, p_TH, self.head, _ones(q_TH))[1].loss_T
+
+        return self._means(prompts, completions, loss)
+
+    @torch.no_grad()
+    def _means(
+        self, prompts: list[list[int]], completions: list[list[int]], loss: Callable[[TokenBatch], Tensor]
+    ) -> list[float]:
+        means = [0.0] * len(prompts)
+        lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        for bucket in buckets(lengths, SCORE_TOKENS):
+            batch = make_batch(
+                [prompts[index] for index in bucket], [completions[index] for index in bucket], [0] * len(bucket)
+            )
+            for index, part_T in zip(bucket, loss(batch).split(batch.num_rows), strict=True):
+                means[index] = part_T.mean().item()
+        return means
+
+    def _decode(
+        self, prompts: list[list[int]], limits: list[int], arm: Arm, choose: Choose,
+        on_batch: Callable[[int], None] | None,
+    ) -> list[Rollout]:  # fmt: skip
+        lengths = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
+        if max(lengths, default=0) > self.context_tokens:
+            raise ValueError(f"a prompt and its answer need {max(lengths)} tokens, more than {self.context_tokens}")
+        answers: dict[int, Rollout] = {}
+        adapter = self._adapter(arm)
+        with self._weights(arm):
+            decoder = (
+                self._merged.fold(self._peft.get_base_model(), adapter) if self._merged and adapter else self._backbone
+            )
+            for bucket in buckets(lengths, SCORE_TOKENS):
+                batch = decode(
+                    decoder,
+                    self.head,
+                    [prompts[index] for index in bucket],
+                    [limits[index] for index in bucket],
+                    self.stop_ids,
+                    choose,
+                )
+                answers.update(zip(bucket, batch, strict=True))
+                if on_batch:
+                    on_batch(len(answers))
+        return [answers[index] for index in range(len(prompts))]
+
+    def _adapter(self, arm: Arm) -> str | None:
+        if arm == "parent":
+            return "teacher" if "teacher" in self._peft.peft_config else None
+        return "student" if arm == "student" else None
+
+    @contextmanager
+    def _weights(self, arm: Arm) -> Iterator[None]:
+        """Answer with an arm's weights for a while; the student's are the rule."""
+        adapter = self._adapter(arm)
+        if adapter is None:
+            with self._peft.disable_adapter():
+                yield
+        elif adapter == "teacher":
+            self._peft.set_adapter("teacher", inference_mode=True)
+            try:
+                yield
+            finally:
+                self._peft.set_adapter("student")
+        else:
+            yield
+
+    def _adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        infix = f".{adapter}."
+        return {
+            name.replace(infix, "."): parameter for name, parameter in self._peft.named_parameters() if infix in name
+        }
+
+
+def _ones(hidden_TH: Tensor) -> Tensor:
+    return torch.ones(len(hidden_TH), device=hidden_TH.device)
+
+
+@torch.no_grad()
+def _head(model: nn.Module) -> Head:
+    """The map from hidden states to logits, checked against the model's own logits.
+
+    Raises:
+        ValueError: The architecture does something to its logits that ``Head`` does not know.
+    """
+    output, config = model.get_output_embeddings(), model.config
+    head = Head(
+        output.weight,
+        bias_V=output.bias,
+        scale=getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+    ids_1L = torch.arange(4, device=output.weight.device)[None]
+    logits_1LV = model(input_ids=ids_1L, use_cache=False).logits.float()
+    hidden_1LH = model.get_decoder()(input_ids=ids_1L, use_cache=False).last_hidden_state
+    if not torch.allclose(head.logits(hidden_1LH), logits_1LV, rtol=1e-2, atol=1e-2):
+        raise ValueError(f"the architecture {config.model_type} changes its logits in a way that is not supported")
+    return head

@@ -1,0 +1,82 @@
+"""One completion under two contexts: the same token ids, position by position, and the weight of each in the loss.
+
+Knows lengths and ids, not what they mean.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from worker.sdft.policy import TokenBatch
+
+MAX_PADDING = 0.25
+"""A batch's shortest sequence is at most this share shorter than its longest."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A completion with the student's and the teacher's context.
+
+    Args:
+        prompt: What the student was asked.
+        teacher_prompt: What the teacher is shown.
+        completion: Said by the student, or by the expert where training is supervised.
+        skip: Completion tokens at the start that carry no loss; attention sees them.
+    """
+
+    prompt: list[int]
+    teacher_prompt: list[int]
+    completion: list[int]
+    skip: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Loss positions."""
+        return max(0, len(self.completion) - self.skip)
+
+
+def row_weights(sequences: Sequence[Aligned]) -> list[float]:
+    """Weight of each of a sequence's loss positions, so that the weighted sum of all losses is the mean over sequences
+    of the mean over their positions. A completion that ends before the skip does not count as a sequence."""
+    num_live = sum(sequence.num_rows > 0 for sequence in sequences)
+    return [1 / (num_live * sequence.num_rows) if sequence.num_rows else 0.0 for sequence in sequences]
+
+
+def buckets(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices grouped by length: a group's padded size is within ``max_tokens``, unless it is one sequence.
+
+    Longest first, so that a device that is too small says so at once.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        full = (len(groups[-1]) + 1) * longest > max_tokens if groups else True
+        if full or lengths[index] < longest * (1 - MAX_PADDING):
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
+def make_batch(prompts: Sequence[list[int]], completions: Sequence[list[int]], skips: Sequence[int]) -> TokenBatch:
+    """Pad prompt + completion on the right. The hidden state *before* a completion token is what predicts it."""
+    length = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
+    ids_BL = torch.zeros(len(prompts), length, dtype=torch.long)
+    mask_BL = torch.zeros_like(ids_BL)
+    rows, targets, num_rows = [], [], []
+    for index, (prompt, completion, skip) in enumerate(zip(prompts, completions, skips, strict=True)):
+        ids = prompt + completion
+        ids_BL[index, : len(ids)] = torch.tensor(ids)
+        mask_BL[index, : len(ids)] = 1
+        first = index * length + len(prompt) - 1
+        rows += range(first + skip, first + len(completion))
+        targets += completion[skip:]
+        num_rows.append(max(0, len(completion) - skip))
+    return TokenBatch(
+        ids_BL=ids_BL,
+        mask_BL=mask_BL,
+        positions_BL=torch.arange(length).expand_as(ids_BL),
+        rows_T=torch.tensor(rows, dtype=torch.long),
+        targets_T=torch.tensor(targets, dtype=torch.long),
+        num_rows=num_rows,
+    )

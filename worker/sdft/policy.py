@@ -1,0 +1,101 @@
+"""What the algorithm needs of a language model, and the values that pass between the two.
+
+Knows nothing of tokenizers, adapters or devices: a table of bigrams is a policy too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from worker.sdft.loss import Head
+
+Arm = Literal["base", "parent", "student"]
+"""Which weights answer: the frozen base, the point the job starts from, or the adapter in training. A job that
+continues nothing starts from the base: its ``parent`` is the base."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a policy said to a prompt.
+
+    Args:
+        prompt: Token ids of the context.
+        ids: Token ids said, the stop id included. These travel to the loss as they are; text is never tokenised again.
+        stopped: Whether a stop id ended it, rather than the length limit.
+    """
+
+    prompt: list[int]
+    ids: list[int]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded sequences with explicit mask and positions; a pad id may be a stop id, so ids tell nothing.
+
+    Args:
+        ids_BL: Token ids.
+        mask_BL: 1 on tokens, 0 on padding.
+        positions_BL: Position of each token in its sequence.
+        rows_T: Where the loss positions' hidden states lie in the flattened [B * L].
+        targets_T: The token that each loss position predicts.
+        num_rows: Loss positions of each sequence, in order; they sum to T.
+    """
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    positions_BL: Tensor
+    rows_T: Tensor
+    targets_T: Tensor
+    num_rows: list[int]
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        tensors = (self.ids_BL, self.mask_BL, self.positions_BL, self.rows_T, self.targets_T)
+        return type(self)(*(tensor.to(device) for tensor in tensors), self.num_rows)
+
+
+class Policy(Protocol):
+    """One network that plays student and teacher."""
+
+    context_tokens: int
+    vocab_size: int
+    device: torch.device
+    head: Head
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids of a conversation up to where the assistant begins to speak."""
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Ids of an assistant turn, its end included."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+
+    def sample(self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator) -> list[Rollout]:
+        """One rollout of the student a prompt, from its undistorted distribution."""
+
+    def greedy(self, prompts: list[list[int]], max_new_tokens: int | list[int], *, arm: Arm) -> list[Rollout]:
+        """The most likely next token, again and again."""
+
+    def nll(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
+        """Mean negative log-likelihood of a completion's tokens, one number a pair."""
+
+    def hidden(self, batch: TokenBatch, *, arm: Arm) -> Tensor:
+        """Final hidden states at the loss positions, [T, H]; with a graph unless the caller turned gradients off."""
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What training moves, by the names that the adapter file gives them."""
+
+    def teacher_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The teacher's own weights by the same names; empty where the teacher is the base."""
+
+    def load_student(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the values of ``parameters``."""
+
+    def save_adapter(self, folder: Path, *, base_name: str, base_revision: str) -> None:
+        """Write the student as a PEFT folder."""

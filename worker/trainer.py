@@ -1,0 +1,247 @@
+"""The training loop, as the paper tells it: sample from the student, score the same ids under the teacher's context,
+step towards the teacher, report, maybe checkpoint.
+
+Knows no transformers and no files: a policy speaks for the first, ``Checkpoints`` for the second.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from app.domain.demonstrations import Demonstration
+from app.domain.errors import Unprocessable
+from app.domain.training import TrainingConfig
+from worker.hf.checkpoint import Checkpoints, CheckpointState
+from worker.reporting import Reporter
+from worker.sdft.align import Aligned
+from worker.sdft.monitor import artefact_rate, distinct_4
+from worker.sdft.policy import Policy, Rollout
+from worker.sdft.prompts import teacher_messages
+from worker.sdft.schedule import learning_rate
+from worker.sdft.student import backward
+from worker.sdft.teacher import teacher_hidden
+from worker.train_state import TrainState
+
+TEACHER_TOKENS = 8192
+STUDENT_TOKENS = 4096
+"""Padded tokens of a micro-batch; the student's keeps its activations."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a step may ask of the student, in ids.
+
+    Args:
+        prompt: The student's context.
+        teacher_prompt: The teacher's: with the demonstration, or the same one for rehearsal.
+        demonstration: The expert's answer; none for rehearsal.
+        skip: Completion tokens at the start without loss. Rehearsal has no demonstration to give away, so none.
+    """
+
+    prompt: list[int]
+    teacher_prompt: list[int]
+    demonstration: list[int]
+    skip: int
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Args:
+        step: Steps done since the job began.
+        trained_tokens: Completion tokens with loss since then.
+        finished: False if it was asked to stop; its last checkpoint then holds all of it.
+    """
+
+    step: int
+    trained_tokens: int
+    finished: bool
+
+
+def train(
+    policy: Policy,
+    demonstrations: Sequence[Demonstration],
+    rehearsal: Sequence[Sequence[Mapping[str, Any]]],
+    config: TrainingConfig,
+    reporter: Reporter,
+    checkpoints: Checkpoints,
+    resume: CheckpointState | None = None,
+) -> TrainResult:
+    """Train the policy's student.
+
+    Args:
+        policy: Student and teacher.
+        demonstrations: The training part of the data.
+        rehearsal: Neutral conversations without an answer, for ``config.num_rehearsal`` sequences a step.
+        config: Every number fixed, the template too.
+        reporter: Told of each step and checkpoint; asked whether to stop.
+        checkpoints: Where they go, and when one is due.
+        resume: The last checkpoint of an earlier attempt.
+
+    Raises:
+        Diverged: A guard ended the run; the last good checkpoint is as it was.
+        Unprocessable: An example does not fit the context.
+    """
+    tasks = encode_tasks(policy, demonstrations, config)
+    neutral = encode_rehearsal(policy, rehearsal, config)
+    num_rehearsal = config.num_rehearsal if config.method == "sdft" and neutral else 0
+    state = TrainState(policy, config, num_tasks=len(tasks), num_neutral=len(neutral))
+    if resume:
+        state.restore(resume)
+
+    stop = False
+    while state.step < config.total_steps and not stop:
+        phases = Phases(policy.device)
+        chosen = [tasks[index] for index in state.tasks.take(config.batch_size)]
+        chosen += [neutral[index] for index in state.neutral.take(num_rehearsal)]
+        rate = _set_rate(state, config)
+
+        if config.method == "sdft":
+            prompts = [task.prompt for task in chosen]
+            rollouts = policy.sample(prompts, config.max_completion_tokens, generator=state.generator)
+        else:
+            rollouts = [Rollout(task.prompt, task.demonstration, stopped=True) for task in chosen]
+        phases.end("rollout")
+
+        sequences = [
+            Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip)
+            for task, rollout in zip(chosen, rollouts, strict=True)
+        ]
+        live = [place for place, sequence in enumerate(sequences) if sequence.num_rows]
+        scored = [sequences[place] for place in live]
+        target = teacher_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if config.method == "sdft" else None
+        phases.end("teacher")
+
+        state.optimizer.zero_grad()
+        known = dict(zip(live, backward(policy, scored, target, max_tokens=STUDENT_TOKENS), strict=True))
+        grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters().values(), config.max_grad_norm).item()
+        phases.end("student")
+
+        metrics = {"learning_rate": rate, "grad_norm": grad_norm}
+        metrics |= _measure(policy, rollouts, known, config)
+        state.guards.check(metrics)
+        state.optimizer.step()
+        state.step += 1
+        state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
+        phases.end("optimizer")
+
+        num_tokens = sum(len(rollout.ids) for rollout in rollouts)
+        metrics |= phases.seconds | {"tokens_per_second": num_tokens / sum(phases.seconds.values())}
+        reporter.step(state.step, config.total_steps, state.trained_tokens, metrics)
+        stop = reporter.should_stop()
+        if stop or checkpoints.due() or state.step == config.total_steps:
+            folder = checkpoints.write(state.step, policy, state.tensors(), state.facts())
+            reporter.checkpoint(state.step, folder, metrics)
+    return TrainResult(state.step, state.trained_tokens, finished=state.step == config.total_steps)
+
+
+class Phases:
+    """Seconds of each part of a step.
+
+    Args:
+        device: Waited for at the end of a part; work is queued there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._began = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, phase: str) -> None:
+        """A part is over and the next one begins."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self.seconds[f"seconds_{phase}"] = now - self._began
+        self._began = now
+
+
+def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config: TrainingConfig) -> list[Task]:
+    """Demonstrations as ids. Nothing is ever cut: what does not fit is refused.
+
+    Raises:
+        Unprocessable: Some examples are too long; each is named by its line.
+    """
+    tasks = []
+    for demonstration in demonstrations:
+        answer = policy.encode_completion(demonstration.completion)
+        prompt = policy.encode_chat(demonstration.messages)
+        shown = prompt
+        if config.method == "sdft":
+            shown = policy.encode_chat(teacher_messages(config.template, demonstration))
+        tasks.append(Task(prompt, shown, answer, config.loss_skip_tokens))
+    _refuse_long(policy, tasks, [demonstration.line for demonstration in demonstrations], config)
+    return tasks
+
+
+def encode_rehearsal(
+    policy: Policy, rehearsal: Sequence[Sequence[Mapping[str, Any]]], config: TrainingConfig
+) -> list[Task]:
+    """Neutral prompts as ids; those that do not fit the context are left out."""
+    prompts = [policy.encode_chat(messages) for messages in rehearsal]
+    room = policy.context_tokens - config.max_completion_tokens
+    return [Task(prompt, prompt, [], 0) for prompt in prompts if len(prompt) <= room]
+
+
+def _refuse_long(policy: Policy, tasks: list[Task], lines: list[int], config: TrainingConfig) -> None:
+    errors = []
+    for task, line in zip(tasks, lines, strict=True):
+        answer = config.max_completion_tokens if config.method == "sdft" else len(task.demonstration)
+        needed = len(task.teacher_prompt) + answer
+        if needed > policy.context_tokens:
+            message = f"needs {needed} tokens of context, the base has {policy.context_tokens}"
+            errors.append({"code": "example_too_long", "line": line, "message": message})
+    if errors:
+        raise Unprocessable(
+            "example_too_long",
+            f"{len(errors)} examples do not fit the base's context with their demonstration shown to the teacher and "
+            "room for an answer. Shorten or remove them, or lower max_completion_tokens.",
+            param="training_file",
+            errors=errors,
+        )
+
+
+def _set_rate(state: TrainState, config: TrainingConfig) -> float:
+    rate = learning_rate(
+        state.step + 1,
+        peak=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        total_steps=config.total_steps,
+        final_ratio=config.final_learning_rate_ratio,
+    )
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _measure(
+    policy: Policy, rollouts: list[Rollout], known: dict[int, dict[str, float]], config: TrainingConfig
+) -> dict[str, float]:
+    """What a step shows, from its rollouts and from what is known of those that carried loss, by place in the step.
+
+    The first ``batch_size`` are the tasks, the rest is rehearsal.
+    """
+    tasks = [means for place, means in known.items() if place < config.batch_size]
+    neutral = [means["loss"] for place, means in known.items() if place >= config.batch_size]
+    said = rollouts[: config.batch_size]
+    metrics = {"completion_tokens_mean": fmean(len(rollout.ids) for rollout in said)}
+    if tasks:
+        mean = {name: fmean(means[name] for means in tasks) for name in tasks[0]}
+        metrics |= {"train_loss": mean["loss"], "train_accuracy": mean["agreement"]}
+        metrics["student_entropy"] = mean["student_entropy"]
+        if config.method == "sdft":
+            metrics |= {"teacher_entropy": mean["teacher_entropy"], "topk_overlap": mean["overlap"]}
+    if neutral:
+        metrics["rehearsal_loss"] = fmean(neutral)
+    if config.method == "sdft":
+        metrics |= {
+            "truncated_share": fmean(not rollout.stopped for rollout in said),
+            "distinct_4": distinct_4([rollout.ids for rollout in said]),
+            "artefact_rate": artefact_rate([policy.decode(rollout.ids) for rollout in said]),
+        }
+    return metrics
