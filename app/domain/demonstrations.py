@@ -66,6 +66,7 @@ class Report:
     prompt_bytes_max: int = 0
     completion_bytes_max: int = 0
     messages_max: int = 0
+    roles: set[str] = field(default_factory=set)
 
     @property
     def valid(self) -> bool:
@@ -167,6 +168,7 @@ def _measure(report: Report, demonstration: Demonstration) -> None:
     report.prompt_bytes_max = max(report.prompt_bytes_max, demonstration.prompt_bytes)
     report.completion_bytes_max = max(report.completion_bytes_max, demonstration.completion_bytes)
     report.messages_max = max(report.messages_max, len(demonstration.messages))
+    report.roles |= {message["role"] for message in demonstration.messages}
 
 
 def _chat(record: dict[str, Any]) -> list[dict[str, str]]:

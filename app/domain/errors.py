@@ -55,6 +55,10 @@ class TooLarge(ServiceError):
     """More bytes than the limit allows."""
 
 
+class UnsupportedMedia(ServiceError):
+    """The body comes in a form that is not taken."""
+
+
 class InProgress(ServiceError):
     """The first request with this idempotency key is still being served: wait and ask again."""
 

@@ -1,0 +1,137 @@
+"""What clients uploaded and what jobs left for them: kept whole, never changed, deleted only when nothing needs it."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import and_, select
+from sqlalchemy.orm import Session
+
+from app.db.models import AdapterVersion, Checkpoint, File, Job
+from app.domain import demonstrations
+from app.domain.demonstrations import Report
+from app.domain.errors import Conflict, Invalid, NotFound, Unprocessable
+from app.domain.ids import is_id, new_id
+from app.domain.lifecycle import TERMINAL
+from app.services import blobs
+from app.services.pages import Page, PageRequest, page
+from app.storage.store import StoredBlob
+
+TRAINING_PURPOSE = "fine-tune"
+
+
+def check(path: Path) -> Report:
+    """Validate an upload before anything is kept; reads the whole file, so hold no session meanwhile.
+
+    Raises:
+        Unprocessable: No job could train on it; every finding is in ``errors``.
+    """
+    report = demonstrations.validate(path)
+    if not report.valid:
+        first, total = report.errors[0], sum(report.counts.values()) - report.counts["duplicate_example"]
+        where = f"Line {first.line}: " if first.line else ""
+        more = f" There are {total} findings in all, listed in errors." if total > 1 else ""
+        found = [asdict(finding) for finding in report.errors]
+        raise Unprocessable("invalid_file", f"{where}{first.message} {first.hint}{more}", param="file", errors=found)
+    return report
+
+
+def create(session: Session, project_id: str, *, filename: str, blob: StoredBlob, report: Report) -> File:
+    """Keep a training file whose bytes are in the store."""
+    blobs.record(session, blob)
+    file = File(
+        id=new_id("file"),
+        project_id=project_id,
+        filename=filename,
+        purpose=TRAINING_PURPOSE,
+        sha256=blob.sha256,
+        num_bytes=blob.num_bytes,
+        status="processed",
+        validation=_as_json(report),
+    )
+    session.add(file)
+    session.flush()
+    session.refresh(file)
+    return file
+
+
+def get(session: Session, project_id: str, file_id: str) -> File:
+    """A file of the project.
+
+    Raises:
+        NotFound: There is none.
+    """
+    file = session.get(File, file_id) if is_id("file", file_id) else None
+    if file is None or file.project_id != project_id or file.deleted_at:
+        raise NotFound("file_not_found", "There is no file with this id in your project; list the files to see them.")
+    return file
+
+
+def list_files(session: Session, project_id: str, request: PageRequest, *, purpose: str | None) -> Page[File]:
+    """The project's files."""
+    shown = and_(File.deleted_at.is_(None), *([File.purpose == purpose] if purpose else []))
+    scope = select(File).where(File.project_id == project_id)
+    return page(session, scope, request, key=(File.created_at, File.id), shown=shown)
+
+
+def delete(session: Session, project_id: str, file_id: str) -> None:
+    """Take a file away; its bytes go once nothing else is made of them.
+
+    Raises:
+        NotFound: There is none.
+        Conflict: A job or a version still needs it.
+    """
+    file = get(session, project_id, file_id)
+    session.refresh(file, with_for_update=True)  # a job that is being posted with it waits, or is seen here
+    if reason := next(_reasons_to_keep(session, file_id), None):
+        raise Conflict("file_in_use", reason)
+    file.deleted_at = datetime.now(UTC)
+    session.flush()
+
+
+def for_training(session: Session, project_id: str, file_id: str, *, param: str) -> File:
+    """A file that a job is about to use, which nobody can delete until the transaction ends.
+
+    Raises:
+        Invalid: It cannot be trained on.
+    """
+    query = select(File).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))
+    file = session.scalar(query.with_for_update(read=True))
+    if file is None:
+        message = "There is no file with this id in your project; upload it first with purpose fine-tune."
+        raise Invalid("file_not_found", message, param=param)
+    if file.purpose != TRAINING_PURPOSE:
+        message = f"The file has the purpose {file.purpose}; demonstrations are uploaded with purpose fine-tune."
+        raise Invalid("invalid_file_purpose", message, param=param)
+    return file
+
+
+def _reasons_to_keep(session: Session, file_id: str) -> Iterator[str]:
+    unfinished = Job.status.not_in(TERMINAL)
+    used = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
+    if job_id := session.scalar(select(Job.id).where(used, unfinished).limit(1)):
+        yield f"The job {job_id} still needs this file; cancel the job or wait for its end."
+    of_checkpoint = select(Job.id).join(Checkpoint, Checkpoint.job_id == Job.id)
+    if job_id := session.scalar(of_checkpoint.where(Checkpoint.adapter_file_id == file_id, unfinished).limit(1)):
+        yield f"The job {job_id} may have to go on from this checkpoint; wait for its end."
+    published = AdapterVersion.archive_file_id == file_id
+    if model_id := session.scalar(
+        select(AdapterVersion.model_id).where(published, AdapterVersion.deleted_at.is_(None))
+    ):
+        yield f"This is the archive of the model {model_id}; delete the model first."
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "n_examples": report.n_examples,
+        "warnings": [asdict(finding) for finding in report.warnings],
+        "counts": dict(report.counts),
+        "stats": {
+            "prompt_bytes_max": report.prompt_bytes_max,
+            "completion_bytes_max": report.completion_bytes_max,
+            "messages_max": report.messages_max,
+            "roles": sorted(report.roles),
+        },
+    }

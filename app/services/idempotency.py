@@ -1,0 +1,94 @@
+"""A POST that is sent again gets the first answer and has no second effect.
+
+Two ways to ask again: the same ``Idempotency-Key`` within a day, or the unmodified OpenAI client repeating a request
+by itself (it counts its retries, but sends no key) with the same body within ten minutes. That a first request is
+still being served is told by a lock, which dies with its holder: nothing is ever left "in flight".
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.db.models import IdempotencyKey
+from app.domain.errors import InProgress, Unprocessable
+
+_KEY_LIFETIME = timedelta(hours=24)
+_RETRY_LIFETIME = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Sending:
+    """One try of a client to have something done."""
+
+    project_id: str
+    route: str
+    api_key_id: str
+    idempotency_key: str | None
+    retries: int
+    """How often the client's library has sent it before, as far as it says."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The body of the answer, and whether it is a repetition."""
+
+    body: dict[str, Any]
+    replayed: bool
+
+
+def answer_once(session: Session, sending: Sending, body_sha256: str, act: Callable[[], dict[str, Any]]) -> Answer:
+    """Act, unless this very request was answered before; effect and answer are committed together.
+
+    An error leaves nothing behind: asking again after one acts.
+
+    Raises:
+        InProgress: The first request is still being served.
+        Unprocessable: The key was used for another body.
+    """
+    key = sending.idempotency_key or f"sdk:{sending.api_key_id}:{body_sha256}"
+    may_replay = sending.idempotency_key is not None or sending.retries > 0
+    _lock(session, (sending.project_id, sending.route, key), wait=not may_replay)
+    now = datetime.now(UTC)
+    row = session.get(IdempotencyKey, (sending.project_id, sending.route, key))
+    if row and row.body and row.expires_at > now and may_replay:
+        if row.body_sha256 != body_sha256:
+            message = "This Idempotency-Key was used for another request; send a new key with a new request."
+            raise Unprocessable("idempotency_key_reused", message)
+        return Answer(row.body, replayed=True)
+    body = act()
+    lifetime = _KEY_LIFETIME if sending.idempotency_key else _RETRY_LIFETIME
+    session.merge(
+        IdempotencyKey(
+            project_id=sending.project_id,
+            route=sending.route,
+            key=key,
+            body_sha256=body_sha256,
+            status=200,
+            body=body,
+            created_at=now,
+            expires_at=now + lifetime,
+        )
+    )
+    _forget_expired(session, now)
+    return Answer(body, replayed=False)
+
+
+def _lock(session: Session, name: tuple[str, ...], *, wait: bool) -> None:
+    """Hold the name until the transaction ends."""
+    number = int.from_bytes(hashlib.sha256("\n".join(name).encode()).digest()[:8], signed=True)
+    if wait:
+        session.execute(select(func.pg_advisory_xact_lock(number)))
+    elif not session.scalar(select(func.pg_try_advisory_xact_lock(number))):
+        raise InProgress("request_in_progress", "The first request is still being served; ask again in a second.")
+
+
+def _forget_expired(session: Session, now: datetime) -> None:
+    """A few rows at a time, none that another request is at."""
+    key = (IdempotencyKey.project_id, IdempotencyKey.route, IdempotencyKey.key)
+    old = select(*key).where(IdempotencyKey.expires_at < now).limit(100).with_for_update(skip_locked=True)
+    session.execute(delete(IdempotencyKey).where(tuple_(*key).in_(old)).execution_options(synchronize_session=False))

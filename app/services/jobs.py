@@ -1,0 +1,190 @@
+"""Jobs as clients post and read them. What happens to a posted job is in ``app.services.runs``."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.models import (
+    Adapter,
+    AdapterVersion,
+    BaseModel,
+    Checkpoint,
+    File,
+    Job,
+    JobEvent,
+    Project,
+)
+from app.db.session import after_commit
+from app.dispatch import Broker
+from app.domain.errors import Invalid, NotFound
+from app.domain.ids import is_id, new_id, short
+from app.domain.training import MAX_SEED, Hyperparameters, Method
+from app.services import adapters, base_models, files, lengths, publishing, runs
+from app.services.pages import Page, PageRequest, page
+from app.storage.store import Store
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a client asks for, checked as far as that needs no database."""
+
+    model: str
+    training_file: str
+    method: Method
+    hyperparameters: Hyperparameters
+    method_is_default: bool = False
+    validation_file: str | None = None
+    seed: int | None = None
+    suffix: str | None = None
+    parent_adapter: str | None = None
+    max_seconds: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def create(session: Session, store: Store, broker: Broker, project_id: str, asked: JobRequest) -> Job:
+    """Queue a job. A worker hears of it once the transaction has committed.
+
+    Raises:
+        Invalid: It names what is not there, or its examples do not fit the base.
+    """
+    base = base_models.required(session, asked.model)
+    training = files.for_training(session, project_id, asked.training_file, param="training_file")
+    _check_examples(session, store, base, training, asked, param="training_file")
+    if asked.validation_file:
+        validation = files.for_training(session, project_id, asked.validation_file, param="validation_file")
+        _check_examples(session, store, base, validation, asked, param="validation_file")
+    parent = _parent(session, project_id, base, asked.parent_adapter)
+    job = _row(project_id, base, asked, parent)
+    _check_line(session, project_id, job.adapter_name, base)
+    session.add(job)
+    session.flush()
+    session.refresh(job)
+    runs.note(session, job, _created(asked, training, job, parent), payload={"method": asked.method})
+    after_commit(session, lambda: broker.ring(job.id))
+    return job
+
+
+def get(session: Session, project_id: str, job_id: str) -> Job:
+    """A job of the project.
+
+    Raises:
+        NotFound: There is none.
+    """
+    job = session.get(Job, job_id) if is_id("ftjob", job_id) else None
+    if job is None or job.project_id != project_id:
+        raise NotFound("job_not_found", "There is no job with this id in your project; list the jobs to see them.")
+    return job
+
+
+def list_jobs(
+    session: Session, project_id: str, request: PageRequest, *, metadata: Mapping[str, str] | None
+) -> Page[Job]:
+    """The project's jobs.
+
+    Args:
+        session: To read with.
+        project_id: Whose.
+        request: Which page.
+        metadata: Pairs that a job must have; null for jobs without any.
+    """
+    pairs = Job.client_metadata
+    shown = pairs == {} if metadata is None else pairs.contains(dict(metadata))
+    return page(
+        session, select(Job).where(Job.project_id == project_id), request, key=(Job.created_at, Job.id), shown=shown
+    )
+
+
+def cancel(session: Session, project_id: str, job_id: str) -> Job:
+    """End a job, or ask its worker to. Twice is once.
+
+    Raises:
+        NotFound: There is none.
+        Conflict: It has ended otherwise.
+    """
+    job = get(session, project_id, job_id)
+    runs.request_cancel(session, job)
+    return job
+
+
+def list_events(session: Session, project_id: str, job_id: str, request: PageRequest) -> Page[JobEvent]:
+    """What happened to a job."""
+    job = get(session, project_id, job_id)
+    return page(session, select(JobEvent).where(JobEvent.job_id == job.id), request, key=(JobEvent.seq,))
+
+
+def list_checkpoints(session: Session, project_id: str, job_id: str, request: PageRequest) -> Page[Checkpoint]:
+    """The states that a job has left on its way."""
+    job = get(session, project_id, job_id)
+    scope = select(Checkpoint).where(Checkpoint.job_id == job.id)
+    return page(session, scope, request, key=(Checkpoint.created_at, Checkpoint.id))
+
+
+def model_id(session: Session, job: Job) -> str:
+    """What the version that a job makes is or will be called."""
+    return publishing.model_id(job, session.get_one(Project, job.project_id))
+
+
+def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVersion | None) -> Job:
+    job_id = new_id("ftjob")
+    return Job(
+        id=job_id,
+        project_id=project_id,
+        base_model=base.name,
+        training_file_id=asked.training_file,
+        validation_file_id=asked.validation_file,
+        method=asked.method,
+        hyperparameters=asked.hyperparameters.model_dump(mode="json"),
+        seed=secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed,
+        adapter_name=asked.suffix or (parent.adapter.name if parent else f"adapter-{short(job_id)}"),
+        suffix=asked.suffix,
+        parent_version_id=parent.id if parent else None,
+        client_metadata=dict(asked.metadata),
+        max_seconds=asked.max_seconds,
+        status="queued",
+        phase="waiting",
+    )
+
+
+def _check_examples(
+    session: Session, store: Store, base: BaseModel, file: File, asked: JobRequest, *, param: str
+) -> None:
+    if refused := base_models.refused_roles(base, (file.validation or {})["stats"]["roles"]):
+        message = f"The chat template of {base.name} takes no {refused[0]} messages; use another base or rewrite them."
+        raise Invalid("unrecognized_role", message, param=param)
+    if lengths.may_not_fit(base, file, asked.hyperparameters):
+        counter = base_models.counter(session, store, base)
+        lengths.check_fit(counter, store, base, file, asked.hyperparameters, param=param)
+
+
+def _parent(session: Session, project_id: str, base: BaseModel, reference: str | None) -> AdapterVersion | None:
+    if reference is None:
+        return None
+    found = adapters.resolve(session, project_id, reference)
+    if found is None:
+        message = 'There is no such version in your project; name it like "my-adapter:3" or by its ft: model id.'
+        raise Invalid("parent_not_found", message, param="parent_adapter")
+    if found.version.adapter.base_model != base.name:
+        message = f"This version was trained over {found.version.adapter.base_model}; set model to that."
+        raise Invalid("parent_over_another_base", message, param="parent_adapter")
+    session.refresh(found.version, with_for_update={"read": True})  # nobody deletes it while the job is being posted
+    return found.version
+
+
+def _check_line(session: Session, project_id: str, name: str, base: BaseModel) -> None:
+    """An adapter's versions all lie over one base."""
+    query = select(Adapter.base_model).where(Adapter.project_id == project_id, Adapter.name == name)
+    line_base = session.scalar(query)
+    if line_base not in {None, base.name}:
+        message = f"The adapter {name} lies over {line_base}; choose another suffix, or {line_base} as model."
+        raise Invalid("adapter_over_another_base", message, param="suffix")
+
+
+def _created(asked: JobRequest, training: File, job: Job, parent: AdapterVersion | None) -> str:
+    """The first event: what was understood."""
+    chosen = " (the default, as the request named none)" if asked.method_is_default else ""
+    start = f" from {parent.adapter.name}:{parent.version}" if parent else ""
+    examples = (training.validation or {})["n_examples"]
+    return f"Job created: method {asked.method}{chosen}, {examples} examples, adapter {job.adapter_name}{start}."

@@ -1,0 +1,136 @@
+"""How long demonstrations are in the tokens of a base: whether a job's all fit, and the figures of a file."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import Any, Final
+
+from app.db.models import BaseModel, File
+from app.domain.demonstrations import MAX_REPORTED, Demonstration, Finding, stream_demonstrations
+from app.domain.errors import Invalid
+from app.domain.training import Hyperparameters, SdftHyperparameters
+from app.services.base_models import TokenCounter, template_tokens
+from app.storage.store import Store, StoredBlob
+
+MAX_COUNTED: Final = 1000
+"""Examples that figures are made from, evenly spread over the file."""
+
+_REPLAYS: Final = {"multi_turn": 1, "multi_turn_twice": 2}
+"""How often a teacher's template plays the last exchange before it asks again; the other templates add words only."""
+_PAPER_WORDS: Final = 40
+"""Tokens of the paper's wording around a demonstration, rounded up."""
+
+
+def may_not_fit(base: BaseModel, file: File, hyperparameters: Hyperparameters) -> bool:
+    """Whether any example can be too long for the base; if not, nothing needs to be read or counted.
+
+    A token is at least one byte, so the longest texts of the file, in bytes, bound every count from above.
+    """
+    stats = (file.validation or {})["stats"]
+    added = {role: template_tokens(base.overheads, [role]) for role in ("system", "user", "assistant", "tool")}
+    prompt = stats["prompt_bytes_max"] + (stats["messages_max"] + 1) * max(0, *added.values())
+    replays = _replays(hyperparameters)
+    teacher = (1 + replays) * prompt + max(1, replays) * stats["completion_bytes_max"] + _PAPER_WORDS
+    return bool(teacher + _answer(hyperparameters, stats["completion_bytes_max"]) > base.context_tokens)
+
+
+def check_fit(
+    counter: TokenCounter, store: Store, base: BaseModel, file: File, hyperparameters: Hyperparameters, *, param: str
+) -> None:
+    """Refuse examples that the base could only see cut.
+
+    Raises:
+        Invalid: Some do not fit; ``errors`` has their lines.
+    """
+    with _local(store, file) as path:
+        found = [
+            finding
+            for demonstration in stream_demonstrations(path)
+            if (finding := _too_long(counter, base.context_tokens, demonstration, hyperparameters))
+        ]
+    if found:
+        message = (
+            f"{len(found)} examples do not fit {base.name}. Line {found[0].line}: {found[0].message} {found[0].hint}"
+        )
+        raise Invalid(found[0].code, message, param=param, errors=[asdict(item) for item in found[:MAX_REPORTED]])
+
+
+def token_figures(counter: TokenCounter, store: Store, file: File) -> dict[str, Any]:
+    """Distributions of a file's lengths, from at most ``MAX_COUNTED`` examples."""
+    every = ceil((file.validation or {})["n_examples"] / MAX_COUNTED)
+    with _local(store, file) as path:
+        sample = list(islice(stream_demonstrations(path), 0, None, every))
+    prompts = [counter.prompt(demonstration.messages) for demonstration in sample]
+    completions = [counter.text(demonstration.completion) for demonstration in sample]
+    teachers = [sum(pair) + _PAPER_WORDS for pair in zip(prompts, completions, strict=True)]
+    return {
+        "n_counted": len(sample),
+        "prompt": _figures(prompts),
+        "demonstration": _figures(completions),
+        "teacher_prompt": _figures(teachers),
+    }
+
+
+def _too_long(
+    counter: TokenCounter, context_tokens: int, demonstration: Demonstration, hyperparameters: Hyperparameters
+) -> Finding | None:
+    completion = counter.text(demonstration.completion)
+    prompt = counter.prompt(demonstration.messages)
+    answer = _answer(hyperparameters, completion)
+    if prompt + answer > context_tokens:
+        message = f"Prompt and answer have {prompt} + {answer} tokens; the context is {context_tokens}."
+        return Finding("example_over_context", demonstration.line, message, "Shorten the example or remove it.")
+    if not isinstance(hyperparameters, SdftHyperparameters):
+        return None
+    teacher = prompt + completion
+    if replays := _replays(hyperparameters):
+        teacher = prompt + replays * (_exchange(counter, demonstration) + completion)
+    elif hyperparameters.template == "paper":
+        teacher += _PAPER_WORDS
+    if teacher + answer > context_tokens:
+        message = (
+            f"The teacher's prompt and the answer have {teacher} + {answer} tokens; the context is {context_tokens}."
+        )
+        hint = "Shorten the example, lower max_completion_tokens or choose a shorter template."
+        return Finding("teacher_prompt_over_context", demonstration.line, message, hint)
+    return None
+
+
+def _exchange(counter: TokenCounter, demonstration: Demonstration) -> int:
+    """Tokens that one more showing of the last exchange adds, without the answer's content."""
+    start = max(index for index, message in enumerate(demonstration.messages) if message["role"] == "user")
+    answer = {"role": "assistant", "content": ""}
+    return counter.prompt([*demonstration.messages[start:], answer]) - counter.prompt([])
+
+
+def _replays(hyperparameters: Hyperparameters) -> int:
+    return _REPLAYS.get(hyperparameters.template, 0) if isinstance(hyperparameters, SdftHyperparameters) else 0
+
+
+def _answer(hyperparameters: Hyperparameters, completion: int) -> int:
+    """Room for the answer: as long as the demonstration at least, or as long as asked for."""
+    asked = hyperparameters.max_completion_tokens if isinstance(hyperparameters, SdftHyperparameters) else "auto"
+    return completion if asked == "auto" else max(asked, completion)
+
+
+def _figures(values: Sequence[int]) -> dict[str, Any]:
+    ordered = sorted(values)
+    at = {name: ordered[ceil(share * len(ordered)) - 1] for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
+    bins = Counter(1 << max(value - 1, 0).bit_length() for value in ordered)
+    histogram = [{"up_to": upper, "count": count} for upper, count in sorted(bins.items())]
+    return {"min": ordered[0], **at, "max": ordered[-1], "histogram": histogram}
+
+
+@contextmanager
+def _local(store: Store, file: File) -> Iterator[Path]:
+    """The file's bytes on a disk, while they are read."""
+    path = store.stage()
+    try:
+        store.fetch(StoredBlob(file.sha256, file.num_bytes), path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
