@@ -1,0 +1,232 @@
+"""Puts every question to every arm, once. Knows a policy's doors and no model; judges nothing.
+
+All arms decode the same prompts greedily under the same limits, so every later comparison is paired. The base's answers
+serve three times: as its score, as the reference of the others, and as the text along which drift is measured.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import mean
+from typing import Any, Final, Literal, Protocol
+
+from worker.evals.scorers import NLL
+from worker.evals.suites import Item, Suite
+from worker.sdft.policy import Arm, Rollout
+from worker.sdft.prompts import teacher_messages
+
+ArmName = Literal["base", "parent", "candidate", "ceiling"]
+"""Who answers. ``candidate`` is the new version; ``ceiling`` is what the candidate was distilled from: the starting
+point with that very item's demonstration in its context."""
+
+Prompts = list[list[int]]
+
+MAX_UNSCORED_ANSWERS: Final = 16
+"""Answers shown of a suite that is judged by likelihood alone: decoding long texts costs much and decides nothing."""
+DRIFT_ITEMS: Final = 16
+"""Prompts of each sort along which drift is measured."""
+
+
+class Answering(Protocol):
+    """The part of a policy that is needed here."""
+
+    context_tokens: int
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids of a conversation up to where the assistant begins to speak."""
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Ids of an assistant turn, its end included."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+
+    def greedy(
+        self, prompts: Prompts, max_new_tokens: list[int], *, arm: Arm, on_batch: Callable[[int], None]
+    ) -> list[Rollout]:
+        """The most likely answers."""
+
+    def nll(self, prompts: Prompts, completions: Prompts, *, arm: Arm) -> list[float]:
+        """Mean negative log-likelihood per completion token."""
+
+    def kl(self, prompts: Prompts, completions: Prompts, *, p: Arm, q: Arm) -> list[float]:
+        """Mean KL(p || q) per completion token."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an arm said, and whether it came to an end by itself."""
+
+    text: str
+    ids: tuple[int, ...]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Divergence per token along the base's own answers to ``n`` prompts of one sort."""
+
+    prompts: Literal["neutral", "task"]
+    n: int
+    base_to_candidate: float
+    candidate_to_base: float
+
+
+@dataclass
+class Measured:
+    """All that was observed, keyed by suite and arm; lists follow the suite's items."""
+
+    suites: tuple[Suite, ...]
+    answers: dict[tuple[str, ArmName], list[Answer]] = field(default_factory=dict)
+    nll: dict[tuple[str, ArmName], list[float]] = field(default_factory=dict)
+    drift: list[Drift] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_dropped: int = 0
+    """Items that did not fit the context and were asked of nobody."""
+
+    def arms(self, suite: Suite) -> tuple[ArmName, ...]:
+        """Who was asked."""
+        return tuple(arm for name, arm in self.answers if name == suite.name)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add up the seconds of a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def evaluate(
+    policy: Answering,
+    suites: Sequence[Suite],
+    *,
+    has_parent: bool,
+    template: str | None,
+    on_progress: Callable[[int, int], None],
+) -> Measured:
+    """Ask everything of everyone.
+
+    Args:
+        policy: Base, starting point and candidate in one.
+        suites: Of all roles, with different names.
+        has_parent: Whether the starting point is another than the base.
+        template: How the teacher is shown a demonstration; ``None`` leaves the ceiling out.
+        on_progress: Told how many of how many questions are done.
+    """
+    run = _Run(policy, has_parent, template)
+    fitting = tuple(replace(suite, items=tuple(filter(run.fits, suite.items))) for suite in suites)
+    measured = Measured(fitting, num_dropped=_num_items(suites) - _num_items(fitting))
+    plan = [(suite, arm) for suite in fitting for arm in run.arms(suite)]
+    likely = [(suite, arm) for suite, arm in plan if suite.role != "general"]
+    drifting = [suite for suite in fitting if suite.role != "earlier" and suite.items]
+    progress = _Progress(
+        sum(len(_asked(suite)) for suite, _ in plan) + _num_items([suite for suite, _ in likely]) + len(drifting),
+        on_progress,
+    )
+    for suite, arm in plan:
+        with measured.timed("answers"):
+            measured.answers[suite.name, arm] = run.answer(suite, arm, progress.within)
+        progress.add(len(_asked(suite)))
+    for suite, arm in likely:
+        with measured.timed("likelihoods"):
+            measured.nll[suite.name, arm] = run.likelihoods(suite, arm)
+        progress.add(len(suite.items))
+    for suite in drifting:
+        with measured.timed("drift"):
+            measured.drift.append(run.drift(suite, measured.answers[suite.name, "base"]))
+        progress.add(1)
+    return measured
+
+
+class _Progress:
+    """Counts questions; ``within`` takes the count inside the present lot."""
+
+    def __init__(self, total: int, tell: Callable[[int, int], None]) -> None:
+        self._done, self._total, self._tell = 0, total, tell
+
+    def within(self, done: int) -> None:
+        self._tell(self._done + done, self._total)
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._tell(self._done, self._total)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One policy under one set of choices."""
+
+    policy: Answering
+    has_parent: bool
+    template: str | None
+
+    def arms(self, suite: Suite) -> tuple[ArmName, ...]:
+        """The base never learnt an earlier skill, so of those only the parent and the candidate are asked."""
+        parent: tuple[ArmName, ...] = ("parent",) if self.has_parent else ()
+        if suite.role == "earlier":
+            return (*parent, "candidate")
+        if suite.role == "skill" and self.template is not None:
+            return ("base", *parent, "candidate", "ceiling")
+        return ("base", *parent, "candidate")
+
+    def fits(self, item: Item) -> bool:
+        """Whether question, answer and, with a teacher, demonstration fit the context."""
+        longest = max(len(self._prompt(item, arm)) for arm in self._views())
+        room = max(item.max_new_tokens, len(self.policy.encode_completion(item.completion)))
+        return longest + room <= self.policy.context_tokens
+
+    def answer(self, suite: Suite, arm: ArmName, on_batch: Callable[[int], None]) -> list[Answer]:
+        """An arm's answers to a suite."""
+        items = _asked(suite)
+        rollouts = self.policy.greedy(
+            [self._prompt(item, arm) for item in items],
+            [item.max_new_tokens for item in items],
+            arm=self._weights(arm),
+            on_batch=on_batch,
+        )
+        return [Answer(self.policy.decode(one.ids), tuple(one.ids), one.stopped) for one in rollouts]
+
+    def likelihoods(self, suite: Suite, arm: ArmName) -> list[float]:
+        """How unlikely an arm finds the demonstrations."""
+        return self.policy.nll(
+            [self._prompt(item, arm) for item in suite.items],
+            [self.policy.encode_completion(item.completion) for item in suite.items],
+            arm=self._weights(arm),
+        )
+
+    def drift(self, suite: Suite, answers: Sequence[Answer]) -> Drift:
+        """How far the candidate's predictions have moved along the base's answers."""
+        spread = range(0, len(answers), max(1, len(answers) // DRIFT_ITEMS))[:DRIFT_ITEMS]
+        prompts = [self._prompt(suite.items[index], "base") for index in spread]
+        said = [list(answers[index].ids) for index in spread]
+        return Drift(
+            "neutral" if suite.role == "general" else "task",
+            n=len(spread),
+            base_to_candidate=mean(self.policy.kl(prompts, said, p="base", q="student")),
+            candidate_to_base=mean(self.policy.kl(prompts, said, p="student", q="base")),
+        )
+
+    def _views(self) -> tuple[ArmName, ...]:
+        return ("base",) if self.template is None else ("base", "ceiling")
+
+    def _prompt(self, item: Item, arm: ArmName) -> list[int]:
+        if arm == "ceiling" and self.template is not None:
+            return self.policy.encode_chat(teacher_messages(self.template, item))
+        return self.policy.encode_chat(item.messages)
+
+    def _weights(self, arm: ArmName) -> Arm:
+        if arm == "candidate":
+            return "student"
+        return "parent" if arm == "parent" or (arm == "ceiling" and self.has_parent) else "base"
+
+
+def _num_items(suites: Sequence[Suite]) -> int:
+    return sum(len(suite.items) for suite in suites)
+
+
+def _asked(suite: Suite) -> tuple[Item, ...]:
+    """The items that are decoded."""
+    if any(item.scorer == NLL for item in suite.items):
+        return suite.items[:MAX_UNSCORED_ANSWERS]
+    return suite.items

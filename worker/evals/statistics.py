@@ -1,0 +1,127 @@
+"""Intervals and tests for small, paired samples, and what may be concluded from them. Knows numbers only."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Verdict = Literal["better", "worse", "same", "insufficient_evidence"]
+
+Z_95: Final = 1.959963984540054
+CONFIDENCE: Final = 0.95
+_TAILS: Final = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+RESAMPLES: Final = 10_000
+CHUNK_ELEMENTS: Final = 2_000_000
+"""Numbers drawn at once: bounds memory at some 16 MB whatever the sample's size."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sample of ``n`` items says of a quantity."""
+
+    value: float
+    interval: Interval
+    n: int
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's score interval of a rate; all of 0..1 when nothing was counted."""
+    if n == 0:
+        return Interval(0.0, 1.0)
+    rate, weight = successes / n, Z_95**2 / n
+    center = (rate + weight / 2) / (1 + weight)
+    half = Z_95 * math.sqrt(rate * (1 - rate) / n + weight / (4 * n)) / (1 + weight)
+    # At the ends the formula gives exactly 0 or 1, up to rounding.
+    return Interval(0.0 if successes == 0 else center - half, 1.0 if successes == n else center + half)
+
+
+def resolution(n: int) -> float:
+    """The largest change that ``n`` unchanged items leave possible: Wilson's upper limit for 0 of ``n``."""
+    return wilson(0, n).high
+
+
+def paired_difference(after: Sequence[float], before: Sequence[float], *, seed: int) -> Estimate:
+    """Mean of ``after - before`` over the same items, with a percentile bootstrap interval.
+
+    Raises:
+        ValueError: No items, or not the same number on both sides.
+    """
+    differences = _differences(after, before)
+    low, high = np.quantile(_resampled_means(differences, seed)[:, 0], _TAILS)
+    return Estimate(float(differences.mean()), Interval(float(low), float(high)), len(differences))
+
+
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Estimate | None:
+    """Ratio of two means over the same items; ``None`` if a resample's denominator is not above zero.
+
+    Raises:
+        ValueError: No items, or not the same number on both sides.
+    """
+    _differences(numerator, denominator)
+    pairs = np.stack([np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)], axis=1)
+    means = _resampled_means(pairs, seed)
+    if means[:, 1].min() <= 0:
+        return None
+    low, high = np.quantile(means[:, 0] / means[:, 1], _TAILS)
+    top, bottom = pairs.mean(axis=0)
+    return Estimate(float(top / bottom), Interval(float(low), float(high)), len(pairs))
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided exact p-value that items are lost as often as they are gained."""
+    changed = lost + gained
+    tail = sum(math.comb(changed, k) for k in range(min(lost, gained) + 1))
+    return min(1.0, float(2 * tail / 2**changed))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of a family, adjusted by Holm's step-down rule, in the order given."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted
+
+
+def conclude(difference: Estimate, *, margin: float, p_value: float | None = None) -> Verdict:
+    """What a paired difference allows one to say, higher being better.
+
+    ``same`` needs the interval inside the margin and, for counts, enough items to have seen a change of that size. A
+    direction needs the interval on one side of zero and, for counts, McNemar's agreement: the bootstrap alone is too
+    sure of small samples.
+    """
+    low, high = difference.interval.low, difference.interval.high
+    if max(-low, high, resolution(difference.n) if p_value is not None else 0.0) <= margin:
+        return "same"
+    if p_value is not None and p_value > 1 - CONFIDENCE:
+        return "insufficient_evidence"
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "insufficient_evidence"
+
+
+def _differences(after: Sequence[float], before: Sequence[float]) -> NDArray[np.float64]:
+    if len(after) != len(before) or not after:
+        raise ValueError(f"paired samples must be equally long and not empty, not {len(after)} and {len(before)}")
+    return np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+
+
+def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Means of ``RESAMPLES`` samples drawn with replacement, [RESAMPLES, columns]."""
+    columns = values.reshape(len(values), -1)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_ELEMENTS // columns.size)
+    sizes = [min(chunk, RESAMPLES - start) for start in range(0, RESAMPLES, chunk)]
+    means = [columns[rng.integers(0, len(columns), (size, len(columns)))].mean(axis=1) for size in sizes]
+    return np.concatenate(means, dtype=np.float64)

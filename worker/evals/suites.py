@@ -1,0 +1,167 @@
+"""What is asked: held-out demonstrations, earlier skills of the lineage, and the general suite that ships.
+
+Splits here, before training, so that nothing asked later was ever trained on. Knows no model.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, Literal
+
+from app.domain.demonstrations import Demonstration
+
+MIN_TO_SPLIT: Final = 24
+MIN_HELDOUT: Final = 8
+MAX_HELDOUT: Final = 200
+HELDOUT_SHARE: Final = 0.1
+
+Role = Literal["skill", "earlier", "general"]
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    Args:
+        id: Unique in its suite.
+        kind: What ability it tests.
+        messages: The conversation up to the answer.
+        expected: Any of these is right; for a demonstration, its completion.
+        scorer: Name of the rule that compares.
+        max_new_tokens: Longest answer.
+    """
+
+    id: str
+    kind: str
+    messages: tuple[Mapping[str, Any], ...]
+    expected: tuple[str, ...]
+    scorer: str
+    max_new_tokens: int
+
+    @property
+    def completion(self) -> str:
+        """The answer an expert gave."""
+        return self.expected[0]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Questions that are reported together.
+
+    Args:
+        name: Shown in the report.
+        role: Whether it tests what was taught now, what was taught before, or what nobody taught.
+        items: In a fixed order; all arms see the same.
+        rehearsed: Kinds of which the rehearsal prompts have examples too, on other subjects.
+    """
+
+    name: str
+    role: Role
+    items: tuple[Item, ...]
+    rehearsed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Split:
+    """A training part and questions that it does not hold; ``statement`` says in a sentence how they were parted."""
+
+    training: list[Demonstration]
+    heldout: list[Demonstration]
+    statement: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the held-out part."""
+        return hashlib.sha256(render_demonstrations(self.heldout).encode()).hexdigest()
+
+
+def split(demonstrations: Sequence[Demonstration], seed: int) -> Split:
+    """Part a training file: a tenth is held out, at least 8 and at most 200; nothing if there are fewer than 24.
+
+    The choice depends on the seed and on each prompt alone, not on the file's order; equal prompts stay together.
+    """
+    prompts = {prompt_sha256(one): one for one in reversed(demonstrations)}
+    if len(prompts) < MIN_TO_SPLIT:
+        return Split(
+            list(demonstrations),
+            [],
+            f"Nothing was held out: {len(prompts)} different prompts are fewer than {MIN_TO_SPLIT}.",
+        )
+    size = min(MAX_HELDOUT, max(MIN_HELDOUT, round(len(prompts) * HELDOUT_SHARE)))
+    chosen = frozenset(_shuffled(prompts, seed)[:size])
+    training = [one for one in demonstrations if prompt_sha256(one) not in chosen]
+    heldout = [prompts[key] for key in sorted(chosen)]
+    statement = f"{size} of {len(prompts)} different prompts of the training file were held out before training."
+    return Split(training, heldout, statement)
+
+
+def hold_out(training: Sequence[Demonstration], validation: Sequence[Demonstration], seed: int) -> Split:
+    """Use a validation file: its prompts less those that are trained on, at most 200."""
+    trained = {prompt_sha256(one) for one in training}
+    prompts = {prompt_sha256(one): one for one in reversed(validation)}
+    unseen = {key: one for key, one in prompts.items() if key not in trained}
+    chosen = sorted(_shuffled(unseen, seed)[:MAX_HELDOUT])
+    statement = (
+        f"{len(chosen)} of the validation file's {len(validation)} examples were used (at most {MAX_HELDOUT}); "
+        f"{len(validation) - len(prompts)} repeated a prompt, {len(prompts) - len(unseen)} were in the training file."
+    )
+    return Split(list(training), [unseen[key] for key in chosen], statement)
+
+
+def demonstration_suite(
+    name: str, role: Role, demonstrations: Sequence[Demonstration], *, scorer: str, max_new_tokens: int
+) -> Suite:
+    """Held-out demonstrations as questions."""
+    items = tuple(
+        Item(f"{index:03d}", name, one.messages, (one.completion,), scorer, max_new_tokens)
+        for index, one in enumerate(demonstrations, 1)
+    )
+    return Suite(name, role, items)
+
+
+def general_suite() -> Suite:
+    """The retention suite that ships with the project."""
+    items = tuple(
+        Item(
+            id=row["id"],
+            kind=row["kind"],
+            messages=({"role": "user", "content": row["prompt"]},),
+            expected=tuple(row["expected"]),
+            scorer=row["scorer"],
+            max_new_tokens=row["max_new_tokens"],
+        )
+        for row in _shipped("general.jsonl")
+    )
+    return Suite("general", "general", items, frozenset(row["kind"] for row in _shipped("rehearsal.jsonl")))
+
+
+def rehearsal_prompts() -> list[list[dict[str, str]]]:
+    """Neutral prompts to rehearse with; they share no subject with the general suite."""
+    return [[{"role": "user", "content": row["prompt"]}] for row in _shipped("rehearsal.jsonl")]
+
+
+def render_demonstrations(demonstrations: Sequence[Demonstration]) -> str:
+    """A file that ``read_demonstrations`` reads back."""
+    return "".join(
+        json.dumps({"messages": [*one.messages, {"role": "assistant", "content": one.completion}]}, ensure_ascii=False)
+        + "\n"
+        for one in demonstrations
+    )
+
+
+def prompt_sha256(demonstration: Demonstration) -> str:
+    """Digest of a prompt, blind to case and spacing."""
+    turns = [[message["role"], " ".join(message["content"].casefold().split())] for message in demonstration.messages]
+    return hashlib.sha256(json.dumps(turns).encode()).hexdigest()
+
+
+def _shuffled(keys: Mapping[str, Any], seed: int) -> list[str]:
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+
+
+def _shipped(name: str) -> list[dict[str, Any]]:
+    text = resources.files("worker.data").joinpath(name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
