@@ -1,5 +1,7 @@
-"""The training loop, as the paper tells it: sample from the student, score the same ids under the teacher's context,
-step towards the teacher, report, maybe checkpoint.
+"""The training loop, as the paper tells it.
+
+Sample from the student, score the same ids under the teacher's context, step towards the teacher, report, maybe
+checkpoint.
 
 Knows no transformers and no files: a policy speaks for the first, ``Checkpoints`` for the second.
 """
@@ -63,7 +65,7 @@ class TrainResult:
     finished: bool
 
 
-def train(
+def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from where
     policy: Policy,
     demonstrations: Sequence[Demonstration],
     rehearsal: Sequence[Sequence[Mapping[str, Any]]],

@@ -1,7 +1,10 @@
 """Conversations and answers as token ids, exactly as a base's own chat template writes them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+
+from transformers import AutoTokenizer, GenerationConfig
 
 _MARK = "MARK-d0c5"
 
@@ -35,6 +38,14 @@ class Chat:
             raise ValueError(f"the base model's chat template closes a turn with {closing!r}, which is no end token")
         self._closing_ids = closing_ids[: end + 1]
         self.stop_ids = frozenset([*stop_ids, closing_ids[end]])
+
+    @classmethod
+    def load(cls, base_folder: Path) -> Self:
+        """Of a base's folder, without its weights."""
+        tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
+        generation = GenerationConfig.from_pretrained(base_folder, local_files_only=True)
+        stop = generation.eos_token_id
+        return cls(tokenizer, stop if isinstance(stop, list) else [] if stop is None else [stop])
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids up to where the assistant begins to speak."""

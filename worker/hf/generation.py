@@ -5,9 +5,10 @@ Prompts are padded on the left with explicit mask and positions; rows that are d
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -37,7 +38,7 @@ def inverse_cdf(generator: torch.Generator) -> Choose:
 
 @torch.no_grad()
 def decode(
-    decoder: nn.Module, head: Head, prompts: Sequence[list[int]], limits: Sequence[int], stop_ids: frozenset[int],
+    decoder: Any, head: Head, prompts: Sequence[list[int]], *, limits: Sequence[int], stop_ids: frozenset[int],
     choose: Choose,
 ) -> list[Rollout]:  # fmt: skip
     """Extend each prompt until a stop id or its limit.
@@ -77,28 +78,29 @@ def decode(
 
 
 class MergedCopy:
-    """A second set of linear weights with an adapter folded in: on a CPU, decoding is bound by reading weights, and
-    two more small products a layer cost more than the fold. The training weights are never touched.
+    """A second set of linear weights with an adapter folded in. The training weights are never touched.
+
+    On a CPU, two more small products a layer cost more than one fold for each call.
 
     Args:
         model: A causal LM before adapters are put in; all but its linear layers is shared with it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         shared = {id(tensor): tensor for tensor in model.parameters()}
-        self._model = copy.deepcopy(model, memo=shared)
-        self.decoder: nn.Module = self._model.get_decoder()
+        self._model: Any = copy.deepcopy(model, memo=shared)
 
     @torch.no_grad()
-    def fold(self, adapted: nn.Module, adapter: str) -> nn.Module:
+    def fold(self, adapted: nn.Module, adapter: str) -> Any:
         """The backbone with ``adapter``'s present weights folded in."""
         for name, layer in adapted.named_modules():
-            if isinstance(layer, LoraLayer):
-                weight, linear = layer.get_base_layer().weight, self._model.get_submodule(name)
+            if isinstance(layer, Linear):
+                weight: Any = layer.base_layer.weight
+                linear: Any = self._model.get_submodule(name)
                 if linear.weight is weight:
                     linear.weight = nn.Parameter(torch.empty_like(weight), requires_grad=False)
                 torch.add(weight, layer.get_delta_weight(adapter), out=linear.weight)
-        return self.decoder
+        return self._model.get_decoder()
 
 
 def _pad_left(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,21 @@
-"""A transformers causal LM as a policy: one frozen base, LoRA by PEFT for the student and, if the job continues an
-adapter, a frozen second one for the teacher. Alone knows device and dtype.
+"""A transformers causal LM as a policy: one frozen base and adapters by PEFT.
+
+The student's adapter is trained; a job that continues an adapter holds a frozen second one for the teacher. Alone knows
+device and dtype.
 """
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from worker.hf.chat import Chat
 from worker.hf.generation import Choose, MergedCopy, decode, inverse_cdf, most_likely
@@ -39,7 +41,7 @@ class HfPolicy:
         num_parameters: Of the base.
     """
 
-    def __init__(self, model: nn.Module, chat: Chat, lora: LoraConfig, *, has_teacher: bool) -> None:
+    def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, has_teacher: bool) -> None:
         self.head = _head(model)
         self.device = self.head.weight_VH.device
         self.vocab_size = len(self.head.weight_VH)
@@ -53,11 +55,11 @@ class HfPolicy:
             warnings.filterwarnings(
                 "ignore", "`is_gradient_checkpointing`", FutureWarning
             )  # PEFT 0.21 asks transformers 5
-            self._peft: PeftModel = get_peft_model(model, lora, adapter_name="student")
+            self._peft: Any = get_peft_model(model, lora, adapter_name="student")
             if has_teacher:
                 self._peft.add_adapter("teacher", lora)
         self._peft.set_adapter("student")
-        self._backbone: nn.Module = model.get_decoder()
+        self._backbone: Any = model.get_decoder()
         self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
 
     @classmethod
@@ -77,22 +79,17 @@ class HfPolicy:
             num_threads: CPU threads; as many as torch likes if not given.
 
         Raises:
-            ValueError: The base has no usable chat template, or its logits are not a plain function of its hidden states.
+            ValueError: The base has no usable chat template, or does more to its logits than ``Head`` can.
         """
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         on_cpu = torch.device(device).type == "cpu"
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             base_folder, dtype=torch.float32 if on_cpu else torch.bfloat16, local_files_only=True
         )
         model = model.to(device).requires_grad_(requires_grad=False)
-        stop = model.generation_config.eos_token_id
-        chat = Chat(
-            AutoTokenizer.from_pretrained(base_folder, local_files_only=True),
-            stop if isinstance(stop, list) else [stop] if stop is not None else [],
-        )
         if parent is not None:
             config = json.loads((parent / CONFIG_NAME).read_text(encoding="utf-8"))
             lora_rank, lora_alpha = config["r"], config["lora_alpha"]
@@ -101,7 +98,7 @@ class HfPolicy:
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            policy = cls(model, chat, lora, has_teacher=parent is not None)
+            policy = cls(model, Chat.load(base_folder), lora, has_teacher=parent is not None)
         if parent is not None:
             policy.load_student(load_file(parent / WEIGHTS_NAME))
             freeze(policy.parameters(), policy.teacher_parameters())
@@ -224,9 +221,9 @@ class HfPolicy:
                     decoder,
                     self.head,
                     [prompts[index] for index in bucket],
-                    [limits[index] for index in bucket],
-                    self.stop_ids,
-                    choose,
+                    limits=[limits[index] for index in bucket],
+                    stop_ids=self.stop_ids,
+                    choose=choose,
                 )
                 answers.update(zip(bucket, batch, strict=True))
                 if on_batch:
@@ -266,7 +263,7 @@ def _ones(hidden_TH: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _head(model: nn.Module) -> Head:
+def _head(model: Any) -> Head:
     """The map from hidden states to logits, checked against the model's own logits.
 
     Raises:

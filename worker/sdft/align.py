@@ -37,8 +37,11 @@ class Aligned:
 
 
 def row_weights(sequences: Sequence[Aligned]) -> list[float]:
-    """Weight of each of a sequence's loss positions, so that the weighted sum of all losses is the mean over sequences
-    of the mean over their positions. A completion that ends before the skip does not count as a sequence."""
+    """Weight of each of a sequence's loss positions.
+
+    The weighted sum of all losses is then the mean over sequences of the mean over their positions. A completion that
+    ends before the skip does not count as a sequence.
+    """
     num_live = sum(sequence.num_rows > 0 for sequence in sequences)
     return [1 / (num_live * sequence.num_rows) if sequence.num_rows else 0.0 for sequence in sequences]
 
@@ -63,7 +66,8 @@ def make_batch(prompts: Sequence[list[int]], completions: Sequence[list[int]], s
     length = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
     ids_BL = torch.zeros(len(prompts), length, dtype=torch.long)
     mask_BL = torch.zeros_like(ids_BL)
-    rows, targets, num_rows = [], [], []
+    rows: list[int] = []
+    targets: list[int] = []
     for index, (prompt, completion, skip) in enumerate(zip(prompts, completions, skips, strict=True)):
         ids = prompt + completion
         ids_BL[index, : len(ids)] = torch.tensor(ids)
@@ -71,12 +75,11 @@ def make_batch(prompts: Sequence[list[int]], completions: Sequence[list[int]], s
         first = index * length + len(prompt) - 1
         rows += range(first + skip, first + len(completion))
         targets += completion[skip:]
-        num_rows.append(max(0, len(completion) - skip))
     return TokenBatch(
         ids_BL=ids_BL,
         mask_BL=mask_BL,
         positions_BL=torch.arange(length).expand_as(ids_BL),
         rows_T=torch.tensor(rows, dtype=torch.long),
         targets_T=torch.tensor(targets, dtype=torch.long),
-        num_rows=num_rows,
+        num_rows=[max(0, len(completion) - skip) for completion, skip in zip(completions, skips, strict=True)],
     )

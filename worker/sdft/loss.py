@@ -135,7 +135,7 @@ def _run(
     student_TH: Tensor, head: Head, weights_T: Tensor, chunk: _Chunk, chunk_elements: int
 ) -> tuple[Tensor, Positions]:
     rows = max(1, chunk_elements // head.weight_VH.shape[0])
-    loss, *known = _Fused.apply(student_TH, head, weights_T, chunk, rows)
+    loss, *known = _Fused.apply(student_TH, head, weights_T, chunk, rows)  # type: ignore[no-untyped-call]
     return loss, Positions(*known)
 
 
@@ -143,7 +143,7 @@ class _Fused(torch.autograd.Function):
     """Sum of weight x loss over positions, and in the same pass its gradient with respect to the hidden states."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - torch passes arguments by position
         ctx: Any, student_TH: Tensor, head: Head, weights_T: Tensor, chunk: _Chunk, rows: int
     ) -> tuple[Tensor, ...]:
         grad_TH = torch.empty_like(student_TH) if ctx.needs_input_grad[0] else None

@@ -63,8 +63,8 @@ class Guards:
         entropy = metrics.get("teacher_entropy", 0.0)
         if entropy > self._max_entropy:
             raise Diverged(
-                f"The teacher's entropy is {entropy:.2f} nats, more than half of what blind guessing gives: its weights "
-                "are damaged, or it does not know the language of the demonstrations."
+                f"The teacher's entropy is {entropy:.2f} nats, more than half of what blind guessing gives: its "
+                "weights are damaged, or it does not know the language of the demonstrations."
             )
         if "distinct_4" in metrics:
             self._watch("repetition", 1 - metrics["distinct_4"])

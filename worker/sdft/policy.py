@@ -4,7 +4,7 @@ Knows nothing of tokenizers, adapters or devices: a table of bigrams is a policy
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -55,8 +55,14 @@ class TokenBatch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
-        tensors = (self.ids_BL, self.mask_BL, self.positions_BL, self.rows_T, self.targets_T)
-        return type(self)(*(tensor.to(device) for tensor in tensors), self.num_rows)
+        return replace(
+            self,
+            ids_BL=self.ids_BL.to(device),
+            mask_BL=self.mask_BL.to(device),
+            positions_BL=self.positions_BL.to(device),
+            rows_T=self.rows_T.to(device),
+            targets_T=self.targets_T.to(device),
+        )
 
 
 class Policy(Protocol):

@@ -1,4 +1,4 @@
-"""The student's part of a step: its own hidden states with a graph, the divergence, and the gradient left on its weights.
+"""The student's part of a step: hidden states with a graph, the divergence, the gradient on its weights.
 
 Micro-batches bound memory and change nothing else: every position carries its weight in the step's mean.
 """

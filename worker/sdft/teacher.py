@@ -11,10 +11,13 @@ from worker.sdft.policy import Policy
 
 @torch.no_grad()
 def freeze(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
-    """Make the teacher a snapshot of the student: of the adapter that the job starts from, not of the bare base, which
-    would pull every skill of an earlier version back out."""
+    """Make the teacher a snapshot of the student.
+
+    That is the adapter that the job starts from, not the bare base, which would pull every skill of an earlier version
+    back out.
+    """
     for name, tensor in teacher.items():
-        tensor.copy_(student[name]).requires_grad_(requires_grad=False)
+        tensor.copy_(student[name]).requires_grad_(False)  # noqa: FBT003
 
 
 @torch.no_grad()
