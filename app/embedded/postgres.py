@@ -41,7 +41,8 @@ def start_postgres(folder: Path) -> Server:
         grace_seconds=STOP_SECONDS,
     )
     process.wait_until(lambda: _is_ready(data, process.pid), timeout_seconds=START_SECONDS)
-    return Server(f"postgresql+psycopg://sdft@/postgres?host={quote(str(sockets), safe='/')}", process, folder)
+    url = f"postgresql+psycopg://sdft@/postgres?host={quote(str(sockets), safe='/')}"
+    return Server.of(process, url=url, folder=folder)
 
 
 def _initialise(data: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+SOCKETS_NAME = "sockets"
 POLL_SECONDS = 0.02
 KILL_SECONDS = 10
 MAX_SOCKET_PATH = 103
@@ -78,22 +79,29 @@ class OwnedProcess:
 
 
 @dataclass(frozen=True)
-class Server:
-    """A running server; as a context manager it is stopped at the end of the block."""
+class Server(OwnedProcess):
+    """A running server; as a context manager it is stopped at the end of the block.
+
+    Args:
+        url: How to reach it; the same after a restart below the same folder.
+        folder: Where it keeps its data.
+    """
 
     url: str
-    process: OwnedProcess
     folder: Path
 
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self.process.pid
+    @classmethod
+    def of(cls, process: OwnedProcess, *, url: str, folder: Path) -> Self:
+        """A process that answers at ``url``."""
+        return cls(**vars(process), url=url, folder=folder)
 
     def stop(self) -> None:
         """Shut down in order; nothing that was acknowledged is lost."""
-        self.process.stop()
-        _remove_sockets(self.folder)
+        super().stop()
+        link = self.folder / SOCKETS_NAME
+        if link.is_symlink():
+            shutil.rmtree(link.readlink(), ignore_errors=True)
+            link.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -159,21 +167,15 @@ def tail(log: Path, num_lines: int = 20) -> str:
 def socket_folder(folder: Path, *, longest_name: str) -> Path:
     """Where a server below ``folder`` may put its socket: the folder itself, or a short one when its path is too long.
 
-    ``<folder>/sockets`` then links to the short one, so that the next start removes it.
+    ``<folder>/sockets`` then links to the short one, so that the next start uses it again.
     """
-    _remove_sockets(folder)
     if len(os.fsencode(folder / longest_name)) <= MAX_SOCKET_PATH:
         return folder
-    short = Path(tempfile.mkdtemp(prefix="sdft-"))
-    (folder / "sockets").symlink_to(short)
-    return short
-
-
-def _remove_sockets(folder: Path) -> None:
-    link = folder / "sockets"
-    if link.is_symlink():
-        shutil.rmtree(link.readlink(), ignore_errors=True)
-        link.unlink()
+    link = folder / SOCKETS_NAME
+    if not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(tempfile.mkdtemp(prefix="sdft-"))
+    return link.readlink()
 
 
 def _locked(handle: IO[str]) -> bool:

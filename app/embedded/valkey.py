@@ -43,7 +43,7 @@ def start_valkey(folder: Path) -> Server:
         grace_seconds=STOP_SECONDS,
     )
     process.wait_until(lambda: _answers(address), timeout_seconds=START_SECONDS)
-    return Server(f"redis+socket://{quote(str(address), safe='/')}", process, folder)
+    return Server.of(process, url=f"redis+socket://{quote(str(address), safe='/')}", folder=folder)
 
 
 def _answers(address: Path) -> bool:

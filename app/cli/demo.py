@@ -1,0 +1,21 @@
+"""``sdft demo``: starts the story of ``app.demo.run``, which is only a client of the API and of this command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    skills: Annotated[int, typer.Option(min=1, max=2, help="Skills to train, the second on top of the first.")] = 2,
+    home: Annotated[Path, typer.Option(help="Folder of the demo's own service.")] = Path("~/.sdft/demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service running at the end.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the jobs.")] = 0,
+) -> None:
+    """Train two small skills on a small real model, on a CPU, and see what was learned and what was kept."""
+    command = [sys.executable, "-m", "app.demo.run", f"--skills={skills}", f"--home={home}", f"--seed={seed}"]
+    if keep:
+        command.append("--keep")
+    raise typer.Exit(subprocess.run(command, check=False).returncode)

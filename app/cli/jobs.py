@@ -1,0 +1,163 @@
+"""``sdft jobs``: create, list, show, watch and cancel training jobs."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.connection import Key, Url, connect
+from app.cli.home import DEFAULT_HOME, Home, HomeOption
+from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, print_json, print_table, show_time
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types.fine_tuning import FineTuningJob
+
+cli = typer.Typer(help="Create, list, show, watch and cancel training jobs.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job: ftjob-...")]
+Pairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="Repeat for more.")]
+
+
+@cli.command()
+def create(
+    model: Annotated[str, typer.Option(help="Base model, as `sdft models list` shows it.")],
+    training_file: Annotated[str, typer.Option(help="Id of an uploaded file, or a path to upload.")],
+    validation_file: Annotated[str | None, typer.Option(help="The same, for held-out demonstrations.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Name of the adapter; an existing one gets a new version.")] = None,
+    parent: Annotated[str | None, typer.Option(help='Version to start from, like "my-adapter:3".')] = None,
+    method: Annotated[str, typer.Option(help="sdft or supervised.")] = "sdft",
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result on the same machine.")] = None,
+    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Hyperparameter; repeat.")] = [],  # noqa: B006
+    metadata: Pairs = [],  # noqa: B006 - typer copies it
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Create a job. With --watch the exit code says how it ended."""
+    client = connect(Home(home), url, key)
+    hyperparameters = {name: _value(text) for name, text in _pairs(set_).items()}
+    request: dict[str, Any] = {
+        "model": model,
+        "training_file": _file_id(client, training_file),
+        "validation_file": _file_id(client, validation_file) if validation_file else None,
+        "suffix": suffix,
+        "seed": seed,
+        "method": {"type": method, method: {"hyperparameters": hyperparameters}},
+        "metadata": _pairs(metadata) or None,
+    }
+    job = client.fine_tuning.jobs.create(
+        **{name: value for name, value in request.items() if value is not None},
+        extra_body={"parent_adapter": parent} if parent else None,
+    )
+    if watch:
+        _follow(client, job.id, json=json)
+    elif json:
+        print_json(job.to_dict())
+    else:
+        typer.echo(f"{job.id}\nFollow it: sdft jobs watch {job.id}")
+
+
+@cli.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    metadata: Pairs = [],  # noqa: B006 - typer copies it
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    client = connect(Home(home), url, key)
+    filters: dict[str, Any] = {"metadata": _pairs(metadata)} if metadata else {}
+    jobs = client.fine_tuning.jobs.list(limit=limit, **filters).data
+    if json:
+        print_json([job.to_dict() for job in jobs])
+        return
+    columns = ("job", "created", "status", "model", "fine-tuned model")
+    rows = ((job.id, show_time(job.created_at), job.status, job.model, job.fine_tuned_model) for job in jobs)
+    print_table(columns, rows, empty="There are no jobs; create one with: sdft jobs create")
+
+
+@cli.command()
+def show(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, json: Json = False) -> None:
+    """Show a job as it stands."""
+    found = connect(Home(home), url, key).fine_tuning.jobs.retrieve(job).to_dict()
+    if json:
+        print_json(found)
+    else:
+        shown = {name: value for name, value in found.items() if value not in (None, [], {})}
+        print_table(("field", "value"), shown.items(), empty="")
+
+
+@cli.command()
+def watch(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, json: Json = False) -> None:
+    """Follow a job until it ends: phase, step, loss, speed, time left. Exit code 3 if it fails or is cancelled."""
+    _follow(connect(Home(home), url, key), job, json=json)
+
+
+@cli.command()
+def cancel(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, json: Json = False) -> None:
+    """End a job; what it had trained is thrown away."""
+    found = connect(Home(home), url, key).fine_tuning.jobs.cancel(job)
+    if json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(f"{found.id} is {'cancelled' if found.status == 'cancelled' else 'being cancelled'}.")
+
+
+def _follow(client: "OpenAI", job_id: str, *, json: bool) -> None:
+    from rich.console import Console
+
+    from app.client.watch import follow, watch
+
+    if json:
+        job = follow(client, job_id, on_event=lambda event: print_json(event.to_dict()), on_state=lambda _: None)
+        print_json(job.to_dict())
+    else:
+        job = watch(client, job_id, Console())
+        typer.echo(_ending(job))
+    if job.status != "succeeded":
+        raise typer.Exit(JOB_FAILED_EXIT_CODE)
+
+
+def _ending(job: "FineTuningJob") -> str:
+    if job.status == "succeeded":
+        adapter = getattr(job, "adapter", None) or {}
+        pulled = f"{adapter.get('name')}:{adapter.get('version')}"
+        return f"{job.fine_tuned_model}\nReport: sdft report {job.id}\nAdapter: sdft adapters pull {pulled}"
+    if job.error and job.error.code:
+        return f"The job failed ({job.error.code}): {job.error.message}"
+    return f"The job was {job.status}."
+
+
+def _file_id(client: "OpenAI", named: str) -> str:
+    """Upload what is a path; a file's id is taken as it is."""
+    path = Path(named)
+    if path.is_file():
+        with path.open("rb") as content:
+            return client.files.create(file=content, purpose="fine-tune").id
+    if named.startswith("file-"):
+        return named
+    raise CliError(f"{named} is neither a file on this machine nor the id of an uploaded one (file-...).")
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CliError(f"{text!r} has no value; write NAME=VALUE.")
+        pairs[name] = value
+    return pairs
+
+
+def _value(text: str) -> Any:
+    """A hyperparameter as JSON where it is that (numbers, objects), else as text."""
+    try:
+        return jsonlib.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,88 @@
+"""What commands print: JSON for programs, tables for people, and errors that say how to go on."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ERROR_EXIT_CODE = 1
+JOB_FAILED_EXIT_CODE = 3
+INVALID_FILE_EXIT_CODE = 4
+
+
+class CliError(Exception):
+    """Something the person at the terminal can fix; the message says how."""
+
+
+def print_json(value: object) -> None:
+    """One JSON value a line."""
+    typer.echo(json.dumps(value, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table, or a line that says why there is none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    if table.row_count:
+        Console().print(table)
+    else:
+        typer.echo(empty)
+
+
+def show_time(seconds: float) -> str:
+    """Unix seconds as local time."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def explain(error: Exception, *, as_json: bool) -> int | None:
+    """Print an expected error and give its exit code. None if it is not one: that is a bug and keeps its traceback."""
+    found = _describe(error)
+    if found is None:
+        return None
+    if as_json:
+        print_json({"error": found})
+    else:
+        typer.secho(f"Error: {found['message']}", fg="red", err=True)
+        for finding in found.get("errors") or []:
+            typer.echo(f"  {describe_finding(finding)}", err=True)
+    return INVALID_FILE_EXIT_CODE if found.get("code") == "invalid_file" else ERROR_EXIT_CODE
+
+
+def describe_finding(finding: dict[str, Any]) -> str:
+    """One thing that is wrong with a file, on a line."""
+    where = f"line {finding['line']}: " if finding.get("line") else ""
+    return f"{where}{finding['message']} {finding.get('hint') or ''}".rstrip()
+
+
+def _describe(error: Exception) -> dict[str, Any] | None:
+    from app.client.download import BadDownload
+    from app.domain.errors import ServiceError
+    from app.embedded import ProcessFailed
+
+    if isinstance(error, CliError | ProcessFailed | BadDownload):
+        return {"code": "cli_error", "message": str(error)}
+    if isinstance(error, ServiceError):
+        return {"code": error.code, "message": error.message, "param": error.param, "errors": error.errors}
+    return _describe_answer(error) if "openai" in sys.modules else None
+
+
+def _describe_answer(error: Exception) -> dict[str, Any] | None:
+    """What the API said, or that it said nothing."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        body = error.body if isinstance(error.body, dict) else {}
+        return {"message": error.message, **body, "status": error.status_code, "request_id": error.request_id}
+    if isinstance(error, openai.APIConnectionError):
+        message = f"No answer from {error.request.url}. Is the service running? `sdft up` starts one."
+        return {"code": "no_answer", "message": message}
+    return None

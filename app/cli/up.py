@@ -1,0 +1,71 @@
+"""``sdft up``: the whole service under one folder, until it is told to stop."""
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from app.cli.home import DEFAULT_HOME, Home, HomeOption
+from app.cli.output import Json, print_json
+
+DEFAULT_PROJECT = "default"
+
+
+def up(
+    home: HomeOption = DEFAULT_HOME,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    json: Json = False,
+) -> None:
+    """Run database, broker, worker and API until Ctrl-C or SIGTERM; the next start finds everything as it was.
+
+    Every request needs an API key; the first start makes one. SDFT_DATABASE__URL and SDFT_BROKER__URL, where set,
+    are used instead of the embedded servers.
+    """
+    from app.cli.service import run_service
+
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    place = Home(home)
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with place.hold():
+        with run_service(place, host=host, port=port, say=say) as service:
+            new_key = _ensure_key(place)
+            if json:
+                print_json({"url": service.url, "home": str(place.root), "api_key": new_key})
+            else:
+                _welcome(service.url, place, new_key)
+            service.watch(stopping)
+            say("Stopping. A job in training writes a checkpoint first and goes on at the next start.")
+        say("Stopped.")
+
+
+def _ensure_key(home: Home) -> str | None:
+    """Make the first key. None if there is one already."""
+    from app.cli.home import operator_resources
+    from app.db.session import transaction
+    from app.services.access import create_key
+
+    if home.saved_key():
+        return None
+    with operator_resources(home) as resources, transaction(resources.sessions) as session:
+        secret = create_key(session, project=DEFAULT_PROJECT, name="sdft up").secret
+        # Inside the transaction: a key that could not be saved does not exist.
+        home.save_key(secret)
+    return secret
+
+
+def _welcome(url: str, home: Home, new_key: str | None) -> None:
+    shown = new_key or f"$(cat {home.key_path})"
+    first = "" if new_key is None else f"  API key  {new_key}  (also in {home.key_path})\n"
+    typer.echo(
+        f"The service runs at {url} (Ctrl-C stops it).\n"
+        f"  Home     {home.root}\n{first}"
+        f"  OpenAI   export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={shown}\n"
+        f"  Docs     {url}/docs"
+    )

@@ -1,0 +1,60 @@
+"""An evaluation report as a person reads it at a terminal. Shows what was measured; computes nothing."""
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+ARMS = ("base", "parent", "candidate", "ceiling")
+STYLES = {"ship": "green", "look_closer": "yellow", "do_not_ship": "red"}
+
+
+def show_report(report: dict[str, Any], console: Console) -> None:
+    """Print the summary, every suite by arm, and what was kept of what was known."""
+    console.print(render(report))
+
+
+def render(report: dict[str, Any]) -> RenderableType:
+    """The report as something that rich can print."""
+    summary = report["summary"]
+    parts: list[RenderableType] = [
+        Text(report["title"], style="bold"),
+        Text(summary["headline"], style=STYLES[summary["recommendation"]]),
+        *(Text(f"  {summary[question]['sentence']}") for question in ("skill", "retention", "ceiling")),
+        Text(),
+        _scores(report["suites"]),
+    ]
+    if report["kept"]:
+        parts += [Text(), _kept(report["kept"])]
+    parts += [Text(f"! {caveat}", style="yellow") for caveat in report["caveats"]]
+    return Group(*parts)
+
+
+def _scores(suites: list[dict[str, Any]]) -> Table:
+    shown = [arm for arm in ARMS if any(arm == score["arm"] for suite in suites for score in suite["arms"])]
+    table = Table("suite", "n", *shown, title="Scores, with 95 % intervals", title_justify="left", box=None)
+    for suite in suites:
+        by_arm = {score["arm"]: score for score in suite["arms"]}
+        cells = (_score(suite["measure"], by_arm[arm]["score"]) if arm in by_arm else "" for arm in shown)
+        table.add_row(escape(suite["name"]), str(suite["n"]), *cells)
+    return table
+
+
+def _kept(rows: list[dict[str, Any]]) -> Table:
+    columns = ("suite", "of what", "had", "kept", "share")
+    table = Table(*columns, title="What was kept", title_justify="left", box=None)
+    for row in rows:
+        if row["share"] is not None and row["group"] in {"all", "rehearsed kinds", "other kinds"}:
+            of_what = f"{row['reference']}, {row['group']}"
+            share = _score("share_right", row["share"])
+            table.add_row(escape(row["suite"]), of_what, str(row["num_had"]), str(row["num_kept"]), share)
+    return table
+
+
+def _score(measure: str, bounds: dict[str, float]) -> str:
+    value, low, high = (bounds[name] for name in ("value", "low", "high"))
+    if measure == "share_right":
+        return f"{value:.0%} [dim]({low:.0%} to {high:.0%})[/]"
+    return f"{value:.2f} [dim]({low:.2f} to {high:.2f})[/]"
