@@ -3,6 +3,8 @@
 Every function raises ``LeaseLost`` where the job is no longer the attempt's, and then has written nothing.
 """
 
+import csv
+import io
 from collections.abc import Sequence
 
 from sqlalchemy import select
@@ -16,6 +18,8 @@ from app.domain.runs import Noted, StepDone
 from app.domain.training import TrainingConfig
 from app.services.runs import Claim, forget_states, held, note
 from app.storage.store import StoredBlob
+
+OPENAI_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
 def record_phase(session: Session, claim: Claim, phase: Phase) -> None:
@@ -87,6 +91,18 @@ def record_checkpoint(
     )
     session.flush()
     return [sha256 for sha256 in replaced if sha256 != state.sha256]
+
+
+def metrics_csv(session: Session, job_id: str) -> str:
+    """A line for each step: OpenAI's columns first, then whatever else was measured."""
+    metrics = select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step)
+    rows = [{"step": row.step, **row.values} for row in session.scalars(metrics)]
+    ours = sorted({name for row in rows for name in row} - set(OPENAI_COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*OPENAI_COLUMNS, *ours], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def result_file(session: Session, job: Job, filename: str, blob: StoredBlob) -> File:

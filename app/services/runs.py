@@ -48,10 +48,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Lease:
-    """What a renewal answers. ``seconds_running`` counts from the start of the first attempt."""
+    """What a renewal answers.
+
+    Args:
+        cancel_requested: The client wants the job to end.
+        seconds_running: Since the start of the first attempt.
+        max_seconds: Wall limit that the client gave, if it gave one.
+    """
 
     cancel_requested: bool
     seconds_running: float
+    max_seconds: int | None
 
 
 def transition(
@@ -111,11 +118,11 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Lease:
         update(Job)
         .where(Job.id == claim.job_id, Job.fence == claim.fence, Job.status == "running")
         .values(lease_expires_at=NOW + timedelta(seconds=lease_seconds))
-        .returning(Job.cancel_requested_at.is_not(None), func.extract("epoch", NOW - Job.started_at))
+        .returning(Job.cancel_requested_at.is_not(None), func.extract("epoch", NOW - Job.started_at), Job.max_seconds)
     ).one_or_none()
     if row is None:
         raise LeaseLost(claim.job_id)
-    return Lease(cancel_requested=row[0], seconds_running=float(row[1]))
+    return Lease(cancel_requested=row[0], seconds_running=float(row[1]), max_seconds=row[2])
 
 
 def held(session: Session, claim: Claim) -> Job:
@@ -264,6 +271,8 @@ def _fail_or_retry(
     outcome: Outcome = "retry",
 ) -> None:
     num_failed = job.failed_attempts + 1
+    # Who lost its lease has already kept the job waiting for longer than that.
+    wait_seconds = 0 if outcome == "lease_lost" else RETRY_SECONDS * 4 ** (num_failed - 1)
     if job.cancel_requested_at is not None:
         _cancel(session, job)
     elif code not in RETRYABLE or num_failed >= MAX_FAILED_ATTEMPTS:
@@ -278,7 +287,7 @@ def _fail_or_retry(
             level="warn",
             phase="retry_wait",
             failed_attempts=num_failed,
-            available_at=NOW + timedelta(seconds=RETRY_SECONDS * 4 ** (num_failed - 1)),
+            available_at=NOW + timedelta(seconds=wait_seconds),
         )
 
 

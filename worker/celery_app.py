@@ -1,0 +1,84 @@
+"""The Celery worker: how it is configured, and what its main process does at its start and end.
+
+``celery -A worker.celery_app worker --concurrency=1``, one worker a device. This is where the worker reads settings.
+"""
+
+import os
+import socket
+from functools import cache
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
+
+from app.dispatch import celery_settings
+from app.domain.ids import new_id
+from app.logs import configure_logging
+from app.resources import open_resources
+from app.services.workers import WorkerProcess
+from app.settings import Settings
+from worker import sweeper
+from worker.attempt import Slot
+from worker.home import Home, OwnedHome
+from worker.sweeper import Sweeper
+
+SLOT_POOL_SIZE = 2
+"""The attempt's own loop and its lease keeper."""
+BACKSTOP_SECONDS = 15 * 60
+"""Celery's own limit strikes so much later than the attempt's, should a supervisor hang."""
+
+settings = Settings()
+
+app = Celery("sdft", include=["worker.tasks"])
+app.conf.update(
+    celery_settings(settings.broker.url.get_secret_value(), key_prefix=settings.broker.key_prefix),
+    worker_pool="prefork",  # the only pool with time limits
+    worker_pool_start_method="spawn",  # the sweeper is a thread: a fork could copy a lock that it holds
+    worker_concurrency=1,
+    worker_max_tasks_per_child=1,
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=True,  # or a short job waits behind a long one while another worker is idle
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_send_task_events=False,
+    worker_soft_shutdown_timeout=0,
+    task_acks_late=False,  # the lease recovers a lost attempt; a repeated message would only repeat a crash
+    task_reject_on_worker_lost=False,
+    task_time_limit=settings.limits.job_seconds + BACKSTOP_SECONDS,
+)
+
+
+@cache
+def slot() -> Slot:
+    """Where the attempts of this pool process run; opened on first use, never in the main process."""
+    return Slot(
+        resources=open_resources(settings, pool_size=SLOT_POOL_SIZE),
+        home=Home.of_parent(),
+        times=settings.worker,
+        max_seconds=settings.limits.job_seconds,
+        num_threads=settings.worker.threads or os.cpu_count(),
+    )
+
+
+def worker_process(worker_id: str, pid: int) -> WorkerProcess:
+    """How this worker reports itself."""
+    return WorkerProcess(worker_id, socket.gethostname(), pid, settings.worker.device)
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _configure_logging(**_: Any) -> None:
+    configure_logging(settings.log_format)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _open(**_: Any) -> None:
+    home = OwnedHome(settings.storage.work, new_id("worker"))
+    worker = worker_process(home.worker_id, os.getpid())
+    keeper = Sweeper(open_resources(settings, pool_size=sweeper.POOL_SIZE), worker, home, settings.worker)
+    keeper.start()
+    worker_shutting_down.connect(lambda **_: home.drain(), weak=False)
+
+    def close(**_: Any) -> None:
+        keeper.stop()
+        home.close()
+
+    worker_shutdown.connect(close, weak=False)

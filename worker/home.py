@@ -1,0 +1,87 @@
+"""The folder of one Celery worker: scratch space of its attempts, and the sign that it is to leave.
+
+The main process holds a lock on the folder for life, so that the next start can tell the folders of the living from
+what a ``kill -9`` left behind. Its children, however they were started, find the folder in their environment.
+"""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import IO
+
+HOME_VARIABLE = "SDFT_WORKER_HOME"
+_LOCK = "lock"
+_DRAINING = "draining"
+
+
+class Home:
+    """A worker's folder, as all of its processes see it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of_parent(cls) -> "Home":
+        """The folder that the main process made."""
+        return cls(Path(os.environ[HOME_VARIABLE]))
+
+    @property
+    def worker_id(self) -> str:
+        """Id of the worker, which names its folder."""
+        return self.folder.name
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is to leave: no new attempt, and a checkpoint and release of the one that runs."""
+        return (self.folder / _DRAINING).exists()
+
+    def drain(self) -> None:
+        """Tell every process of this worker that it is to leave."""
+        (self.folder / _DRAINING).touch()
+
+    def attempt(self, job_id: str, fence: int) -> Path:
+        """An empty folder for one attempt. There is one at a time: another is what a killed supervisor left."""
+        for abandoned in self.folder.glob("ftjob-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        folder = self.folder / f"{job_id}-{fence}"
+        folder.mkdir()
+        return folder
+
+
+class OwnedHome(Home):
+    """A worker's folder in the main process: made, locked, and removed at the end.
+
+    Args:
+        root: Where all workers of this machine have their folders.
+        worker_id: Id of the worker.
+    """
+
+    def __init__(self, root: Path, worker_id: str) -> None:
+        super().__init__(root / worker_id)
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root)
+        self.folder.mkdir(mode=0o700)
+        self._lock = (self.folder / _LOCK).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.environ[HOME_VARIABLE] = str(self.folder)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+
+def _remove_abandoned(root: Path) -> None:
+    for lock in root.glob(f"*/{_LOCK}"):
+        with lock.open() as handle:
+            if _is_free(handle):
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _is_free(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

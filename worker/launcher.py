@@ -1,0 +1,189 @@
+"""One trainer process: started in a session of its own, listened to, asked to stop, killed, and its end explained.
+
+Knows the pipe of ``app.domain.runs`` and how processes die; nothing of the database. The trainer gets an environment
+of chosen variables, without credentials.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from app.domain.lifecycle import FailureCode
+from app.domain.runs import DRAINED_EXIT_CODE, KEEP_ALIVE, MESSAGES, Message
+
+TRAINER: Final = (sys.executable, "-m", "worker.pipeline")
+REPORT_FD_VARIABLE: Final = "SDFT_REPORT_FD"
+LOG_NAME: Final = "trainer.log"
+LOG_TAIL_BYTES: Final = 16 * 1024
+PIPE_BYTES: Final = 1 << 16
+
+_PASSED_ON: Final = (
+    "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "PYTHON", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OMP_", "MKL_",
+    "CUDA", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "ROCR_", "HIP_", "HSA_",
+)  # fmt: skip
+_FIXED: Final = {
+    # Base models lie on disk; a trainer never fetches anything.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Threads that spin while they wait make a shared machine five times slower.
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+}
+_OOM_COUNTERS: Final = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
+_PR_SET_PDEATHSIG: Final = 1
+_libc = ctypes.CDLL(None)
+
+
+class Trainer:
+    """A trainer process at work in an attempt's folder; gone, with all that it started, at the end of the block.
+
+    Args:
+        command: What to run; the folder is added as the last argument.
+        folder: The attempt's folder, ready.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, *, device: str) -> None:
+        self._log = folder / LOG_NAME
+        self._oom_kills = _count_oom_kills()
+        self._unfinished_line = b""
+        self._silent = False
+        self._writing = threading.Lock()
+        self._pipe, pipe_of_trainer = os.pipe()
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, str(folder)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(os.environ, device) | {REPORT_FD_VARIABLE: str(pipe_of_trainer)},
+                pass_fds=[pipe_of_trainer],
+                start_new_session=True,
+                preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - calls what is loaded, takes no lock
+            )
+        os.close(pipe_of_trainer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._process.wait()
+        os.close(self._pipe)
+        with self._writing:
+            if self._process.stdin:
+                self._process.stdin.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone; what it had started is gone by then too."""
+        if self._process.returncode is None and self._process.poll() is not None:
+            self._kill_group()
+        return self._process.returncode is not None
+
+    @property
+    def drained(self) -> bool:
+        """Whether it left because it was asked to, with a checkpoint."""
+        return self._process.returncode == DRAINED_EXIT_CODE
+
+    @property
+    def silent(self) -> bool:
+        """Whether everything it ever said has been received."""
+        return self._silent
+
+    def receive(self, timeout_seconds: float) -> list[Message]:
+        """What it has said since the last call; waits for the first word at most that long.
+
+        Raises:
+            pydantic.ValidationError: It said something that is not in the protocol.
+        """
+        if self._silent:
+            time.sleep(timeout_seconds)
+            return []
+        chunk = b""
+        if select.select([self._pipe], [], [], timeout_seconds)[0]:
+            chunk = os.read(self._pipe, PIPE_BYTES)
+            self._silent = not chunk
+        *lines, self._unfinished_line = (self._unfinished_line + chunk).split(b"\n")
+        return [MESSAGES.validate_json(line) for line in lines]
+
+    def keep_alive(self) -> None:
+        """Tell it that the lease is held; silence or end of file would mean the opposite."""
+        with self._writing:
+            if self._process.stdin and not self._process.stdin.closed:
+                with suppress(BrokenPipeError):  # it is gone, as the attempt's loop is about to see
+                    self._process.stdin.write(KEEP_ALIVE)
+
+    def terminate(self) -> None:
+        """Ask it to write a checkpoint and leave."""
+        if not self.ended:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it and everything it started."""
+        if not self.ended:
+            self._kill_group()
+
+    def explain_end(self) -> tuple[FailureCode, str]:
+        """Why it ended without saying so itself: a code and a sentence for the client."""
+        status = self._process.wait()
+        if status == -signal.SIGKILL and _count_oom_kills() > self._oom_kills:
+            return (
+                "out_of_memory",
+                "The worker ran out of memory; a smaller batch_size or shorter completions need less.",
+            )
+        if status < 0:
+            return "worker_lost", f"The trainer was ended by signal {-status} ({signal.Signals(-status).name})."
+        return "worker_lost", f"The trainer ended unexpectedly with exit status {status}."
+
+    def log_tail(self) -> str:
+        """The end of its output; for the operator, never for a client."""
+        with self._log.open("rb") as log:
+            log.seek(max(0, self._log.stat().st_size - LOG_TAIL_BYTES))
+            return log.read().decode(errors="replace")
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _environment(ours: Mapping[str, str], device: str) -> dict[str, str]:
+    chosen = {name: value for name, value in ours.items() if name.startswith(_PASSED_ON)} | _FIXED
+    if device == "cpu":
+        chosen["CUDA_VISIBLE_DEVICES"] = ""
+    elif device.startswith("cuda:"):
+        chosen["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    return chosen
+
+
+def _dying_with(parent: int) -> Callable[[], None] | None:
+    """What the new process does first, so that no trainer outlives a supervisor that was killed.
+
+    Linux only; elsewhere the end of its standard input tells it.
+    """
+    if sys.platform != "linux":
+        return None
+
+    def set_death_signal() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return set_death_signal
+
+
+def _count_oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory, on this machine and in this control group."""
+    lines = [line for counter in _OOM_COUNTERS if counter.exists() for line in counter.read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

@@ -1,0 +1,161 @@
+"""Lays out the folder of one attempt (see ``app.domain.runs``): the order, and every file that it names.
+
+Reads the rows in one short transaction, then copies bytes out of the store without holding any.
+"""
+
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.models import Adapter, AdapterFile, AdapterVersion, BaseModel, Blob, Evaluation, File, Job, Project
+from app.db.session import transaction
+from app.domain.lifecycle import FailureCode
+from app.domain.runs import ORDER_NAME, BaseModelRef, EarlierSkill, Order, ParentRef
+from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
+from app.resources import Resources
+from app.services.publishing import model_id
+from app.services.runs import Claim, held, latest_checkpoint
+from app.storage.store import CorruptBlob, StoredBlob
+
+TRAINING_NAME = "train.jsonl"
+VALIDATION_NAME = "validation.jsonl"
+PARENT_FOLDER = PurePosixPath("parent")
+EARLIER_FOLDER = PurePosixPath("earlier")
+RESUME_FOLDER = PurePosixPath("resume")
+_RESUME_ARCHIVE = RESUME_FOLDER / "adapter.tar"
+
+
+class Unprepared(Exception):
+    """The attempt cannot start here."""
+
+    def __init__(self, code: FailureCode, message: str) -> None:
+        super().__init__(message)
+        self.code: FailureCode = code
+        self.message = message
+
+
+@dataclass
+class _Plan:
+    """Which blob goes where."""
+
+    files: dict[PurePosixPath, StoredBlob] = field(default_factory=dict)
+
+    def copy(self, session: Session, sha256: str, to: PurePosixPath) -> None:
+        blob = session.get_one(Blob, sha256)
+        self.files[to] = StoredBlob(blob.sha256, blob.num_bytes)
+
+
+def prepare(
+    resources: Resources, claim: Claim, folder: Path, *, checkpoint_seconds: float, num_threads: int | None
+) -> None:
+    """Fill the attempt's folder.
+
+    Raises:
+        LeaseLost: The job is no longer this attempt's.
+        Unprepared: This worker lacks the base model, or stored bytes are damaged.
+    """
+    plan = _Plan()
+    with transaction(resources.sessions) as session:
+        order = _order(session, claim, plan, resources.models).model_copy(
+            update={"checkpoint_seconds": checkpoint_seconds, "num_threads": num_threads}
+        )
+    try:
+        for path, blob in plan.files.items():
+            resources.store.fetch(blob, folder / path)
+    except CorruptBlob as error:
+        raise Unprepared("internal_error", "A stored file that this job needs is damaged.") from error
+    if order.resume_step is not None:
+        with tarfile.open(folder / _RESUME_ARCHIVE) as archive:
+            archive.extractall(folder / RESUME_FOLDER / "adapter", filter="data")
+        (folder / _RESUME_ARCHIVE).unlink()
+    (folder / ORDER_NAME).write_text(order.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
+    job = held(session, claim)
+    hyperparameters = SupervisedHyperparameters if job.method == "supervised" else SdftHyperparameters
+    checkpoint = latest_checkpoint(session, job.id)
+    if checkpoint:
+        plan.copy(session, session.get_one(File, checkpoint.adapter_file_id).sha256, _RESUME_ARCHIVE)
+        plan.copy(session, str(checkpoint.state_sha256), RESUME_FOLDER / "state.safetensors")
+    return Order.model_validate(
+        {
+            "job_id": job.id,
+            "attempt": job.fence,
+            "method": job.method,
+            "hyperparameters": hyperparameters.model_validate(job.hyperparameters),
+            "seed": job.seed,
+            "resolved": TrainingConfig.model_validate(job.resolved) if job.resolved else None,
+            "base": _base(session, job, models),
+            "adapter": job.adapter_name,
+            "version_name": model_id(job, session.get_one(Project, job.project_id)),
+            "training_sha256": _data(session, job.training_file_id, TRAINING_NAME, plan),
+            "validation_sha256": _data(session, job.validation_file_id, VALIDATION_NAME, plan),
+            "parent": _parent(session, job, plan),
+            "earlier": _earlier(session, job, plan),
+            "resume_step": checkpoint.step if checkpoint else None,
+        }
+    )
+
+
+def _base(session: Session, job: Job, models: Path) -> BaseModelRef:
+    base = session.get_one(BaseModel, job.base_model)
+    folder = models / base.path
+    if not folder.is_dir():
+        raise Unprepared("base_model_unavailable", f"The worker does not have the base model {base.name}.")
+    return BaseModelRef(
+        name=base.name,
+        path=str(folder),
+        source=base.source,
+        revision=base.revision,
+        weights_sha256=base.weights_sha256,
+        chat_template_sha256=base.chat_template_sha256,
+        license=base.license,
+        context_tokens=base.context_tokens,
+        num_parameters=base.num_parameters,
+    )
+
+
+def _data(session: Session, file_id: str | None, name: str, plan: _Plan) -> str | None:
+    if file_id is None:
+        return None
+    sha256 = session.get_one(File, file_id).sha256
+    plan.copy(session, sha256, PurePosixPath(name))
+    return sha256
+
+
+def _parent(session: Session, job: Job, plan: _Plan) -> ParentRef | None:
+    if job.parent_version_id is None:
+        return None
+    version = session.get_one(AdapterVersion, job.parent_version_id)
+    for file in session.scalars(select(AdapterFile).where(AdapterFile.version_id == version.id)):
+        plan.copy(session, file.sha256, PARENT_FOLDER / file.path)
+    line = session.get_one(Adapter, version.adapter_id)
+    return ParentRef(adapter=line.name, version=version.version, model_id=version.model_id)
+
+
+def _earlier(session: Session, job: Job, plan: _Plan) -> list[EarlierSkill]:
+    """What each ancestor's skill was measured on, nearest first."""
+    skills: list[EarlierSkill] = []
+    next_id = job.parent_version_id
+    while next_id is not None:
+        version = session.get_one(AdapterVersion, next_id)
+        next_id = version.parent_version_id
+        evaluation = session.scalar(select(Evaluation).where(Evaluation.version_id == version.id))
+        if evaluation is None or evaluation.heldout_sha256 is None:
+            continue
+        path = EARLIER_FOLDER / f"{len(skills)}.jsonl"
+        plan.copy(session, evaluation.heldout_sha256, path)
+        skills.append(
+            EarlierSkill(
+                adapter=session.get_one(Adapter, version.adapter_id).name,
+                version=version.version,
+                path=str(path),
+                scorer=evaluation.scorer,
+                max_completion_tokens=evaluation.max_completion_tokens,
+            )
+        )
+    return skills
