@@ -22,6 +22,17 @@ from app.storage.store import StoredBlob
 TRAINING_PURPOSE = "fine-tune"
 
 
+def check_purpose(purpose: str) -> None:
+    """Refuse what is meant for another service.
+
+    Raises:
+        Invalid: Clients upload training files only.
+    """
+    if purpose != TRAINING_PURPOSE:
+        message = f'purpose must be "{TRAINING_PURPOSE}": this service takes demonstrations to train on, nothing else.'
+        raise Invalid("invalid_value", message, param="purpose")
+
+
 def check(path: Path) -> Report:
     """Validate an upload before anything is kept; reads the whole file, so hold no session meanwhile.
 

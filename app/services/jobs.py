@@ -109,15 +109,13 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
-def list_events(session: Session, project_id: str, job_id: str, request: PageRequest) -> Page[JobEvent]:
+def list_events(session: Session, job: Job, request: PageRequest) -> Page[JobEvent]:
     """What happened to a job."""
-    job = get(session, project_id, job_id)
     return page(session, select(JobEvent).where(JobEvent.job_id == job.id), request, key=(JobEvent.seq,))
 
 
-def list_checkpoints(session: Session, project_id: str, job_id: str, request: PageRequest) -> Page[Checkpoint]:
+def list_checkpoints(session: Session, job: Job, request: PageRequest) -> Page[Checkpoint]:
     """The states that a job has left on its way."""
-    job = get(session, project_id, job_id)
     scope = select(Checkpoint).where(Checkpoint.job_id == job.id)
     return page(session, scope, request, key=(Checkpoint.created_at, Checkpoint.id))
 

@@ -1,0 +1,38 @@
+"""JSON bodies: read with the same strictness as a line of a training file, and answered once."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from app.domain.errors import Invalid
+from app.domain.strict_json import Malformed, parse
+from app.services.idempotency import Answer
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        try:
+            return parse(await self.body())
+        except Malformed as bad:
+            raise Invalid(bad.code, f"{bad.message} {bad.hint}", param=bad.path or None) from None
+
+
+class StrictRoute(APIRoute):
+    """A route whose body has one meaning, or is refused."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, with our reader."""
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+def answered(answer: Answer) -> JSONResponse:
+    """The answer to a POST, marked if it was given before."""
+    return JSONResponse(answer.body, headers={"Idempotent-Replayed": "true"} if answer.replayed else None)

@@ -1,0 +1,159 @@
+"""What is wrong with a request, said so that its sender can put it right.
+
+Which field, what it takes, what it may have been meant to be: names and ranges are read from the OpenAPI document, so
+that an error never says another thing.
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from starlette.requests import Request
+
+from app.domain.errors import Invalid
+
+Schema = Mapping[str, Any]
+Location = Sequence[str | int]
+
+_CODES = {
+    "extra_forbidden": "unknown_parameter",
+    "missing": "missing_required_parameter",
+    "unsupported_method": "unsupported_method",
+}
+_OWN_WORDS = ("unsupported_method", "value_error")
+"""Kinds of findings whose messages we wrote ourselves."""
+
+
+def operation_of(request: Request) -> Schema:
+    """What the OpenAPI document says about the route that serves a request."""
+    method = "get" if request.method == "HEAD" else request.method.lower()
+    operation: Schema = request.app.openapi()["paths"][request.scope["route"].path_format][method]
+    return operation
+
+
+def explain(request: Request, findings: Sequence[Mapping[str, Any]]) -> Invalid:
+    """One error from all that pydantic found in a request; its ``errors`` has one entry a field."""
+    openapi, operation = request.app.openapi(), operation_of(request)
+    entries: dict[str, dict[str, Any]] = {}
+    for finding in findings:
+        entry = _entry(finding, openapi, operation)
+        entries.setdefault(entry["param"], entry)  # each member of a union has a finding; together they are one
+    # A name that is not understood comes first: it often is why another one is missing.
+    ordered = sorted(entries.values(), key=lambda entry: entry["code"] != "unknown_parameter")
+    first = ordered[0]
+    return Invalid(first["code"], first["message"], param=first["param"] or None, errors=ordered)
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """What to say about a name that is not understood."""
+    near = get_close_matches(name.rpartition(".")[2], known, n=1)
+    if near:
+        return f"{_shown(name)} is not a parameter here; did you mean {near[0]}?"
+    return f"{_shown(name)} is not a parameter here; there are: {', '.join(known) or 'none'}."
+
+
+def _entry(finding: Mapping[str, Any], openapi: Schema, operation: Schema) -> dict[str, Any]:
+    place, *location = finding["loc"]
+    schema, path = _follow(_root(place, operation), location, openapi)
+    kind = finding["type"]
+    if kind == "extra_forbidden":
+        name = ".".join([*path, str(location[-1])])
+        return {"code": _CODES[kind], "param": name, "message": unknown(name, sorted(_properties(schema, openapi)))}
+    if kind == "missing" and location:
+        path = path if path and path[-1] == location[-1] else [*path, str(location[-1])]
+    param = ".".join(path)
+    if kind in _OWN_WORDS:
+        message = finding["msg"].removeprefix("Value error, ")
+    elif not location:
+        message = "The body must be a JSON object, sent with Content-Type: application/json."
+    else:
+        is_missing = " is required: it" if kind == "missing" else ""
+        message = f"{_shown(param)}{is_missing} must be {_describe(schema, openapi)}."
+    return {"code": _CODES.get(kind, "invalid_value"), "param": param, "message": message}
+
+
+def _root(place: str, operation: Schema) -> Schema:
+    """The schema of the body, or one that has every query parameter as a property."""
+    if place == "body":
+        body: Schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        return body
+    parameters = [parameter for parameter in operation.get("parameters", []) if parameter["in"] == place]
+    return {"type": "object", "properties": {parameter["name"]: parameter["schema"] for parameter in parameters}}
+
+
+def _follow(schema: Schema, location: Location, openapi: Schema) -> tuple[Schema, list[str]]:
+    """Go along pydantic's location, past the names of union members, which are no part of the request."""
+    path: list[str] = []
+    for part in location:
+        inner = _inner(schema, part, openapi)
+        if inner is not None:
+            schema = inner
+            path.append(str(part))
+    return schema, path
+
+
+def _inner(schema: Schema, part: str | int, openapi: Schema) -> Schema | None:
+    for option in _options(schema, openapi):
+        if part == "[key]":
+            continue
+        if part in option.get("properties", {}):
+            found: Schema = option["properties"][part]
+            return found
+        if isinstance(option.get("additionalProperties"), dict) and isinstance(part, str):
+            return {
+                "type": "string",
+                "maxLength": option["propertyNames"]["maxLength"],
+                **option["additionalProperties"],
+            }
+        if isinstance(part, int) and "items" in option:
+            items: Schema = option["items"]
+            return items
+    return None
+
+
+def _options(schema: Schema, openapi: Schema) -> list[Schema]:
+    """The members of a union, references followed."""
+    if "$ref" in schema:
+        schema = openapi["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        return [option for member in schema["anyOf"] for option in _options(member, openapi)]
+    return [schema]
+
+
+def _properties(schema: Schema, openapi: Schema) -> set[str]:
+    return {name for option in _options(schema, openapi) for name in option.get("properties", {})}
+
+
+def _describe(schema: Schema, openapi: Schema) -> str:
+    return ", or ".join(_describe_one(option) for option in _options(schema, openapi))
+
+
+def _describe_one(schema: Schema) -> str:
+    if "const" in schema:
+        return f'"{schema["const"]}"'
+    if "enum" in schema:
+        return "one of " + ", ".join(f'"{value}"' for value in schema["enum"])
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "a string",
+        "boolean": "true or false",
+        "array": "a list",
+        "object": "an object",
+        "null": "null",
+    }
+    limits = (
+        ("minimum", "from {}"),
+        ("exclusiveMinimum", "above {}"),
+        ("maximum", "to {}"),
+        ("minLength", "of at least {} characters"),
+        ("maxLength", "of at most {} characters"),
+        ("maxProperties", "with at most {} keys"),
+        ("maxItems", "with at most {} items"),
+        ("pattern", "that matches {}"),
+    )
+    return " ".join([words[schema["type"]], *(text.format(schema[name]) for name, text in limits if name in schema)])
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= 100 else f"{name[:97]}...").strip("'")

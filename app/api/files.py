@@ -1,0 +1,129 @@
+"""``/v1/files``: uploads, validated before they are kept, and downloads."""
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.bodies import answered
+from app.api.dependencies import CallerDep, ResourcesDep, SendingDep, SessionDep, SettingsDep, StoreDep, pages
+from app.api.downloads import download
+from app.api.multipart import Upload, received
+from app.api.schemas.common import DeletedObject, ListObject
+from app.api.schemas.files import FileObject, ValidationObject
+from app.db.models import File
+from app.db.session import transaction
+from app.domain.errors import Invalid
+from app.resources import Resources
+from app.services import base_models, blobs, files, idempotency, lengths
+from app.services.idempotency import Answer, Sending
+from app.services.pages import PageRequest
+from app.storage.store import StoredBlob
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+FilesPage = Annotated[PageRequest, Depends(pages(default=10_000, maximum=10_000))]
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "JSON lines of demonstrations."},
+                        "purpose": {"const": files.TRAINING_PURPOSE, "type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", response_model=FileObject, openapi_extra=_FORM)
+async def create_file(
+    request: Request, resources: ResourcesDep, settings: SettingsDep, caller: CallerDep, sending: SendingDep
+) -> Response:
+    """Upload demonstrations. Every line is checked; a file with an error is not kept, and all errors are told."""
+    async with received(request, resources.store, max_file_bytes=settings.limits.upload_bytes) as upload:
+        return answered(await run_in_threadpool(_keep, resources, caller.project_id, upload, sending))
+
+
+@router.get("")
+def list_files(
+    session: SessionDep, caller: CallerDep, page: FilesPage, purpose: Annotated[str | None, Query(max_length=64)] = None
+) -> ListObject[FileObject]:
+    """List files, newest first."""
+    return ListObject[FileObject].of(files.list_files(session, caller.project_id, page, purpose=purpose), FileObject.of)
+
+
+@router.get("/{file_id}")
+def retrieve_file(file_id: str, session: SessionDep, caller: CallerDep) -> FileObject:
+    """One file."""
+    return FileObject.of(files.get(session, caller.project_id, file_id))
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: str, session: SessionDep, caller: CallerDep) -> DeletedObject:
+    """Delete a file that no unfinished job and no published version needs."""
+    files.delete(session, caller.project_id, file_id)
+    return DeletedObject(id=file_id, object="file", deleted=True)
+
+
+@router.get("/{file_id}/content", response_class=Response)
+@router.head("/{file_id}/content", include_in_schema=False)
+def file_content(file_id: str, request: Request, session: SessionDep, store: StoreDep, caller: CallerDep) -> Response:
+    """The bytes; takes Range, If-Range and If-None-Match."""
+    file = files.get(session, caller.project_id, file_id)
+    return download_file(request, store, file)
+
+
+@router.get("/{file_id}/validation")
+def file_validation(file_id: str, session: SessionDep, store: StoreDep, caller: CallerDep) -> ValidationObject:
+    """What validation found in a training file, and how long its examples are in the tokens of each base model."""
+    file = files.get(session, caller.project_id, file_id)
+    if file.validation is None:
+        raise Invalid("not_a_training_file", "Only files uploaded with purpose fine-tune are validated.")
+    tokens = {
+        base.name: lengths.token_figures(base_models.counter(session, store, base), store, file)
+        for base in base_models.list_base_models(session)
+    }
+    return ValidationObject(
+        object="file.validation",
+        file_id=file.id,
+        valid=True,
+        errors=[],
+        **file.validation | {"stats": file.validation["stats"] | {"tokens": tokens}},
+    )
+
+
+def download_file(request: Request, store: StoreDep, file: File) -> Response:
+    """A file's bytes under its name."""
+    blob = StoredBlob(file.sha256, file.num_bytes)
+    kinds = {"csv": "text/csv; charset=utf-8", "json": "application/json", "tar": "application/x-tar"}
+    media_type = kinds.get(file.filename.rpartition(".")[2], "application/octet-stream")
+    return download(request, store, blob, filename=file.filename, media_type=media_type)
+
+
+def _keep(resources: Resources, project_id: str, upload: Upload, sending: Sending) -> Answer:
+    """Validate and store what was received, each without a session; then make its row."""
+    files.check_purpose(upload.fields["purpose"])
+    report = files.check(upload.path)
+    blob = StoredBlob(upload.sha256, upload.num_bytes)
+    with transaction(resources.sessions) as session:
+        blobs.record(session, blob)  # from here on nobody removes the same bytes as garbage
+    resources.store.put_file(upload.path)
+    # Not of the body as it came: a client's library draws a new boundary for each try.
+    content = json.dumps([upload.fields, upload.filename, upload.sha256], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    with transaction(resources.sessions) as session:
+
+        def act() -> dict[str, Any]:
+            file = files.create(session, project_id, filename=upload.filename, blob=blob, report=report)
+            return FileObject.of(file).model_dump(mode="json")
+
+        return idempotency.answer_once(session, sending, digest, act)

@@ -1,0 +1,127 @@
+"""The way in, before anything of a body is read: an id for the request, a valid key, a limit for the body.
+
+Plain ASGI, because a framework's dependencies run after the body was parsed.
+"""
+
+import secrets
+import time
+from typing import Final
+
+import structlog
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import problems
+from app.db.session import transaction
+from app.domain.errors import Invalid, ServiceError, TooLarge, UnsupportedMedia
+from app.services.access import Caller, authenticate
+
+log = structlog.get_logger()
+
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
+UPLOAD: Final = ("POST", "/v1/files")
+_FRAMING_BYTES: Final = 1024 * 1024
+"""What multipart may add to the bytes of a file: fields, headers, boundaries."""
+
+
+class Gate:
+    """Lets requests through to the application, or answers them itself.
+
+    Args:
+        app: What is behind.
+        sessions: To look keys up with.
+        json_bytes: Largest body.
+        upload_bytes: Largest file of an upload.
+    """
+
+    def __init__(self, app: ASGIApp, *, sessions: sessionmaker[Session], json_bytes: int, upload_bytes: int) -> None:
+        self._app = app
+        self._sessions = sessions
+        self._json_bytes = json_bytes
+        self._upload_bytes = upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req_{secrets.token_hex(16)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._serve(scope, receive, _stamped(scope, send, request_id))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            limit = await self._admit(scope)
+        except ServiceError as refusal:
+            response = problems.answer(scope, refusal)
+        except problems.DATABASE_BUSY:
+            response = problems.answer(scope, problems.BUSY)
+        else:
+            await self._app(scope, _limited(receive, limit), send)
+            return
+        response.headers["Connection"] = "close"  # or the server would read the body only to drop it
+        await response(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> int:
+        """Check what stands before the body.
+
+        Returns:
+            How many bytes the body may have.
+        """
+        headers = Headers(scope=scope)
+        if scope["path"] not in OPEN_PATHS:
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            presented = token.strip() if scheme.lower() == "bearer" else None
+            scope["state"]["caller"] = await run_in_threadpool(self._authenticate, presented)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            raise Invalid("bad_encoding", "The address contains a NUL character; remove it.")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia("unsupported_content_encoding", "Send the body as it is, without Content-Encoding.")
+        is_upload = (scope["method"], scope["path"]) == UPLOAD
+        limit = self._upload_bytes + _FRAMING_BYTES if is_upload else self._json_bytes
+        if int(headers.get("content-length", 0)) > limit:
+            raise _too_large(limit)
+        return limit
+
+    def _authenticate(self, presented: str | None) -> Caller:
+        with transaction(self._sessions) as session:
+            return authenticate(session, presented)
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Count what comes, as a body without a length may be of any."""
+    num_bytes = 0
+
+    async def counted() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > limit:
+            raise _too_large(limit)
+        return message
+
+    return counted
+
+
+def _stamped(scope: Scope, send: Send, request_id: str) -> Send:
+    """Headers that every answer has, and a line in the log for each."""
+    started = time.monotonic()
+
+    async def stamped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = request_id
+            headers.setdefault("X-Content-Type-Options", "nosniff")
+            headers.setdefault("Cache-Control", "no-store")
+            seconds = round(time.monotonic() - started, 4)
+            log.info("request", method=scope["method"], path=scope["path"], status=message["status"], seconds=seconds)
+        await send(message)
+
+    return stamped
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge("body_too_large", f"The body is larger than the {limit} bytes that this route takes.")

@@ -1,0 +1,80 @@
+"""Whether the process lives, and whether it can do its work. Open to everyone; says nothing of the inside."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import anyio
+import anyio.to_thread
+import structlog
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
+
+from app.api.dependencies import ResourcesDep
+from app.db.migrate import is_at_head
+from app.resources import Resources
+
+log = structlog.get_logger()
+router = APIRouter(tags=["health"])
+
+_PATIENCE_SECONDS = 1.5
+Outcome = Literal["ok", "failed", "warning"]
+
+
+class Health(BaseModel):
+    """That the process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """What the process needs, one by one. Without the broker jobs are still taken: a sweeper rings later."""
+
+    status: Literal["ready", "not_ready"]
+    checks: dict[str, Outcome]
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Touches nothing."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", response_model=Readiness)
+async def readyz(resources: ResourcesDep) -> JSONResponse:
+    """Asks the database, the store and the broker, all at once and none for long."""
+    probes = _probes(resources)
+    checks: dict[str, Outcome] = dict.fromkeys(probes, "failed")
+
+    async def check(name: str) -> None:
+        with anyio.move_on_after(_PATIENCE_SECONDS):
+            if await anyio.to_thread.run_sync(_passes, name, probes[name], abandon_on_cancel=True):
+                checks[name] = "ok"
+
+    async with anyio.create_task_group() as group:
+        for name in probes:
+            group.start_soon(check, name)
+    if checks["broker"] == "failed":
+        checks["broker"] = "warning"
+    is_ready = "failed" not in checks.values()
+    body = Readiness(status="ready" if is_ready else "not_ready", checks=checks)
+    return JSONResponse(body.model_dump(), status_code=200 if is_ready else 503)
+
+
+def _probes(resources: Resources) -> dict[str, Callable[[], object]]:
+    engine = resources.sessions.kw["bind"]
+    return {
+        "database": lambda: engine.connect().close(),
+        "schema": lambda: is_at_head(engine),
+        "store": resources.store.check,
+        "broker": resources.broker.ping,
+    }
+
+
+def _passes(name: str, probe: Callable[[], object]) -> bool:
+    """A probe fails by raising, whatever it raises, or by answering no."""
+    try:
+        return probe() is not False
+    except Exception:
+        log.warning("not_ready", check=name, exc_info=True)
+        return False

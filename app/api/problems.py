@@ -1,0 +1,121 @@
+"""Every error a client can get: its status, and one body for two readers.
+
+The body is an RFC 9457 problem and carries the ``error`` member that OpenAI's clients read. The only file with the
+statuses of errors.
+"""
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from app.api.explanations import explain
+from app.domain.errors import (
+    Conflict,
+    Forbidden,
+    InProgress,
+    Invalid,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Unprocessable,
+    UnsupportedMedia,
+)
+
+log = structlog.get_logger()
+
+_STATUSES: dict[type[ServiceError], tuple[int, str, dict[str, str]]] = {
+    Invalid: (400, "invalid_request_error", {}),
+    Unauthenticated: (401, "authentication_error", {"WWW-Authenticate": "Bearer"}),
+    Forbidden: (403, "permission_error", {}),
+    NotFound: (404, "not_found_error", {}),
+    # OpenAI's clients take 409 for "try again" unless told otherwise.
+    Conflict: (409, "conflict_error", {"x-should-retry": "false"}),
+    InProgress: (409, "conflict_error", {"Retry-After": "1"}),
+    TooLarge: (413, "invalid_request_error", {}),
+    UnsupportedMedia: (415, "invalid_request_error", {}),
+    Unprocessable: (422, "invalid_request_error", {}),
+    Unavailable: (503, "server_error", {"Retry-After": "5"}),
+}
+DATABASE_BUSY = (PoolTimeout, OperationalError)
+_TRANSPORT_CODES = {404: "unknown_route", 405: "method_not_allowed"}
+BUSY = Unavailable("database_busy", "The service cannot reach its database now; try again in a moment.")
+
+
+def answer(scope: Scope, error: ServiceError) -> JSONResponse:
+    """The response to an error that is meant for the client."""
+    status, kind, headers = _STATUSES[type(error)]
+    return problem(scope, status, kind, error, headers)
+
+
+def problem(
+    scope: Scope, status: int, kind: str, error: ServiceError, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """The one error body."""
+    request_id = scope.get("state", {}).get("request_id")
+    about = {"message": error.message, "type": kind, "param": error.param, "code": error.code, "errors": error.errors}
+    body = {
+        "type": f"urn:sdft-service:problem:{error.code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.message,
+        "instance": scope["path"],
+        "error": about,
+        "request_id": request_id,
+    }
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Replace every handler of the framework, so that no error has another body."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    for kind in DATABASE_BUSY:
+        app.add_exception_handler(kind, _database_busy)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)  # noqa: S101 - handlers are registered by class
+    return answer(request.scope, error)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return answer(request.scope, explain(request, error.errors()))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """What the framework refuses: no such route, no such verb, and what went wrong while it read a body."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if isinstance(error.__cause__, ServiceError):
+        return answer(request.scope, error.__cause__)
+    told = {
+        404: "There is no such route; /openapi.json has all of them.",
+        405: f"This route does not take {request.method}; the Allow header says what it takes.",
+    }
+    code = _TRANSPORT_CODES.get(error.status_code, "invalid_request")
+    told_error = ServiceError(code, told.get(error.status_code, error.detail))
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    return problem(request.scope, error.status_code, kind, told_error, dict(error.headers or {}))
+
+
+async def _database_busy(request: Request, error: Exception) -> JSONResponse:
+    log.warning("database_busy", error=type(error).__name__)
+    return answer(request.scope, BUSY)
+
+
+async def _bug(request: Request, _: Exception) -> JSONResponse:
+    """Says nothing of the inside; the traceback is in the log under the request's id."""
+    told = ServiceError("internal_error", "Something went wrong here. Tell the operator the request id.")
+    return problem(request.scope, 500, "server_error", told)

@@ -1,0 +1,294 @@
+"""Jobs, their events and their checkpoints, in OpenAI's shapes with our additions."""
+
+import time
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from app.api.schemas.common import Identified, Strict, unix, unix_or_none
+from app.db.models import Checkpoint, Job, JobEvent
+from app.domain.errors import Invalid
+from app.domain.lifecycle import RETRYABLE
+from app.domain.training import (
+    MAX_SEED,
+    Hyperparameters,
+    Method,
+    SdftHyperparameters,
+    SharedHyperparameters,
+    SupervisedHyperparameters,
+)
+from app.services.adapters import NAME_PATTERN
+from app.services.jobs import JobRequest
+from app.services.standings import Standing
+
+MAX_JOB_SECONDS = 30 * 24 * 3600
+
+
+def _known_method(value: Any) -> Any:
+    if value not in ("sdft", "supervised"):
+        raise PydanticCustomError("unsupported_method", 'method.type must be "sdft" or "supervised".')
+    return value
+
+
+class SdftBlock(Strict):
+    """``method.sdft``."""
+
+    hyperparameters: SdftHyperparameters = SdftHyperparameters()
+
+
+class SupervisedBlock(Strict):
+    """``method.supervised``."""
+
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+
+
+class MethodRequest(Strict):
+    """How to train. Only the block that ``type`` names may be given."""
+
+    type: Annotated[Method, BeforeValidator(_known_method)]
+    sdft: SdftBlock | None = None
+    supervised: SupervisedBlock | None = None
+
+
+class LimitsRequest(Strict):
+    """What a job may use."""
+
+    max_seconds: int | None = Field(None, ge=1, le=MAX_JOB_SECONDS, description="Wall time of all attempts together.")
+
+
+class CreateJob(Strict):
+    """A job to queue. Whatever is not named here is refused."""
+
+    model: str = Field(min_length=1, max_length=256, description="A base model, as /v1/models lists them.")
+    training_file: str = Field(min_length=1, max_length=64)
+    validation_file: str | None = Field(None, min_length=1, max_length=64)
+    method: MethodRequest | None = Field(None, description="This server's default method if left out.")
+    hyperparameters: SharedHyperparameters | None = Field(None, deprecated=True, description="Use method instead.")
+    suffix: str | None = Field(
+        None, max_length=64, pattern=f"^{NAME_PATTERN}$", description="Name of the adapter line that the version joins."
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        None, max_length=16
+    )
+    integrations: list[Any] | None = Field(None, max_length=0, description="None are offered.")
+    parent_adapter: str | None = Field(
+        None, min_length=1, max_length=400, description='The version to start from: "name:3" or an ft: model id.'
+    )
+    limits: LimitsRequest | None = None
+
+    def understood(self, default_method: Method) -> JobRequest:
+        """The request with its method settled.
+
+        Raises:
+            Invalid: It says two things about the method.
+        """
+        method = self.method.type if self.method else default_method
+        return JobRequest(
+            model=self.model,
+            training_file=self.training_file,
+            method=method,
+            hyperparameters=self._hyperparameters(method),
+            method_is_default=self.method is None,
+            validation_file=self.validation_file,
+            seed=self.seed,
+            suffix=self.suffix,
+            parent_adapter=self.parent_adapter,
+            max_seconds=self.limits.max_seconds if self.limits else None,
+            metadata=self.metadata or {},
+        )
+
+    def _hyperparameters(self, method: Method) -> Hyperparameters:
+        blocks = {"sdft": self.method and self.method.sdft, "supervised": self.method and self.method.supervised}
+        chosen = blocks.pop(method)
+        for name, block in blocks.items():
+            if block:
+                message = f'method.type is "{method}", so method.{name} has no effect; remove it or change the type.'
+                raise Invalid("invalid_value", message, param=f"method.{name}")
+        old_style = self.__dict__["hyperparameters"]  # not by its name, which warns that it is deprecated
+        if chosen and old_style:
+            message = "Hyperparameters are given twice; keep those in method and remove the deprecated ones."
+            raise Invalid("invalid_value", message, param="hyperparameters")
+        if chosen:
+            return chosen.hyperparameters
+        asked = old_style.model_dump(exclude_unset=True) if old_style else {}
+        return SdftHyperparameters(**asked) if method == "sdft" else SupervisedHyperparameters(**asked)
+
+
+class JobErrorObject(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+    retryable: bool
+
+
+class ProgressObject(BaseModel):
+    """How far a job is: optimizer steps, and a phase's own count where it has no steps."""
+
+    step: int
+    total_steps: int | None
+    percent: float | None
+    phase_done: int | None
+    phase_total: int | None
+    seconds_remaining: float | None
+    queue_position: int | None
+
+
+class JobAdapterObject(BaseModel):
+    """The line that the job's version joins, and its number once it is published."""
+
+    name: str
+    version: int | None
+
+
+class JobObject(Identified):
+    """A job. ``hyperparameters`` are as asked until a worker has given every "auto" its value."""
+
+    object: Literal["fine_tuning.job"]
+    created_at: int
+    finished_at: int | None
+    model: str
+    fine_tuned_model: str | None
+    status: str
+    error: JobErrorObject | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    seed: int
+    trained_tokens: int | None
+    organization_id: str
+    estimated_finish: int | None
+    metadata: dict[str, str] | None
+    integrations: list[Any]
+    user_provided_suffix: str | None
+    phase: str
+    progress: ProgressObject
+    attempt: int
+    adapter: JobAdapterObject
+    evaluation_id: str | None
+
+    @classmethod
+    def of(cls, standing: Standing) -> Self:
+        """A job as clients see it."""
+        job, remaining = standing.job, standing.seconds_remaining
+        numbers = _numbers(job)
+        return cls(
+            id=job.id,
+            object="fine_tuning.job",
+            created_at=unix(job.created_at),
+            finished_at=unix_or_none(job.finished_at),
+            model=job.base_model,
+            fine_tuned_model=standing.fine_tuned_model,
+            status=job.status,
+            error=_error(job),
+            hyperparameters=numbers,
+            method={"type": job.method, job.method: {"hyperparameters": numbers}},
+            training_file=job.training_file_id,
+            validation_file=job.validation_file_id,
+            result_files=[result["file_id"] for result in job.result_file_ids],
+            seed=job.seed,
+            trained_tokens=job.trained_tokens,
+            organization_id=job.project_id,
+            estimated_finish=None if remaining is None else int(time.time() + remaining),
+            metadata=job.client_metadata or None,
+            integrations=[],
+            user_provided_suffix=job.suffix,
+            phase=job.phase,
+            progress=_progress(standing),
+            attempt=job.fence,
+            adapter=JobAdapterObject(name=job.adapter_name, version=standing.version),
+            evaluation_id=standing.evaluation_id,
+        )
+
+
+class EventObject(Identified):
+    """Something that happened to a job."""
+
+    object: Literal["fine_tuning.job.event"]
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: JobEvent) -> Self:
+        """An event as clients see it."""
+        return cls(
+            id=event.id,
+            object="fine_tuning.job.event",
+            created_at=unix(event.created_at),
+            level=event.level,
+            message=event.message,
+            type=event.type,
+            data=event.payload,
+        )
+
+
+class CheckpointObject(Identified):
+    """The adapter as it was after a step; ``file_id`` is its archive."""
+
+    object: Literal["fine_tuning.job.checkpoint"]
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: dict[str, float]
+    step_number: int
+    file_id: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model_id: str) -> Self:
+        """A checkpoint of the job that makes ``model_id``, as clients see it."""
+        return cls(
+            id=checkpoint.id,
+            object="fine_tuning.job.checkpoint",
+            created_at=unix(checkpoint.created_at),
+            fine_tuned_model_checkpoint=f"{model_id}:ckpt-step-{checkpoint.step}",
+            fine_tuning_job_id=checkpoint.job_id,
+            metrics={"step": checkpoint.step} | checkpoint.metrics,
+            step_number=checkpoint.step,
+            file_id=checkpoint.adapter_file_id,
+        )
+
+
+def _numbers(job: Job) -> dict[str, Any]:
+    """Hyperparameters under the names that clients use, each "auto" replaced by what it became."""
+    asked, resolved = job.hyperparameters, job.resolved
+    if resolved is None:
+        return asked
+    multiplier = 1.0 if asked["learning_rate_multiplier"] == "auto" else asked["learning_rate_multiplier"]
+    became = resolved | {
+        "n_epochs": resolved["num_epochs"],
+        "learning_rate_multiplier": multiplier,
+        "learning_rate": resolved["learning_rate"] / multiplier,
+    }
+    return {name: became[name] if value == "auto" else value for name, value in asked.items()}
+
+
+def _error(job: Job) -> JobErrorObject | None:
+    if job.error_code is None:
+        return None
+    return JobErrorObject(
+        code=job.error_code,
+        message=job.error_message or "",
+        param=job.error_param,
+        retryable=job.error_code in RETRYABLE,
+    )
+
+
+def _progress(standing: Standing) -> ProgressObject:
+    job = standing.job
+    return ProgressObject(
+        step=job.progress_step,
+        total_steps=job.total_steps,
+        percent=round(100 * job.progress_step / job.total_steps, 1) if job.total_steps else None,
+        phase_done=job.phase_done,
+        phase_total=job.phase_total,
+        seconds_remaining=standing.seconds_remaining,
+        queue_position=standing.queue_position,
+    )

@@ -1,0 +1,54 @@
+"""The API process: ``uvicorn --factory app.main:create_app``."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+
+from app.api import adapters, evaluations, files, health, jobs, models
+from app.api.dependencies import refuse_unknown_query
+from app.api.gate import Gate
+from app.api.problems import handle_errors
+from app.api.schemas.common import Problem
+from app.resources import Resources, open_resources
+from app.settings import Settings
+
+ROUTERS = (files.router, jobs.router, models.router, adapters.router, evaluations.router, health.router)
+
+
+def create_app(settings: Settings | None = None, *, resources: Resources | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: From the environment if not given.
+        resources: Opened from the settings, and closed at the end, if not given.
+    """
+    settings = settings or Settings()
+    held = resources or open_resources(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if resources is None:
+            held.close()
+
+    app = FastAPI(
+        title="SDFT service",
+        summary="Self-distillation fine-tuning: demonstrations in, versioned LoRA adapters and evidence out.",
+        version=version("sdft-service"),
+        lifespan=lifespan,
+        dependencies=[Depends(refuse_unknown_query)],
+        responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
+        docs_url="/docs" if settings.docs else None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings, app.state.resources = settings, held
+    for router in ROUTERS:
+        app.include_router(router)
+    handle_errors(app)
+    limits = settings.limits
+    app.add_middleware(Gate, sessions=held.sessions, json_bytes=limits.json_bytes, upload_bytes=limits.upload_bytes)
+    return app
