@@ -114,7 +114,8 @@ def conclude(difference: Estimate, *, margin: float, p_value: float | None = Non
 def _differences(after: Sequence[float], before: Sequence[float]) -> NDArray[np.float64]:
     if len(after) != len(before) or not after:
         raise ValueError(f"paired samples must be equally long and not empty, not {len(after)} and {len(before)}")
-    return np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    differences: NDArray[np.float64] = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    return differences
 
 
 def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:

@@ -1,0 +1,214 @@
+"""From observations to a report: scores with intervals, paired comparisons, what was kept, what it cost.
+
+Knows neither models nor pages. Everything random is seeded, so a report can be computed again to the last digit.
+"""
+
+from collections.abc import Iterator, Sequence
+from statistics import mean
+from typing import Any, Final
+
+from worker.evals.behaviour import describe
+from worker.evals.marks import Marks, mark, scorer_names
+from worker.evals.run import ArmName, Measured
+from worker.evals.schema import (
+    ArmScore,
+    Bounds,
+    Comparison,
+    Cost,
+    DriftReport,
+    Flip,
+    Kept,
+    Method,
+    Report,
+    SuiteReport,
+)
+from worker.evals.scorers import NLL, NLL_VERSION, SCORERS, ScorerChoice
+from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_difference, wilson
+from worker.evals.suites import Item, Split
+from worker.evals.summary import caveats, summarize
+
+MARGIN: Final = 0.1
+"""Ten points, or for free text a tenth of a nat per token: smaller changes are called the same."""
+SEED: Final = 0
+MAX_FLIPS: Final = 100
+MAX_CHARACTERS: Final = 2000
+"""Of a prompt or an answer that the report shows."""
+
+
+def build_report(
+    measured: Measured,
+    *,
+    title: str,
+    scorer: ScorerChoice,
+    split: Split,
+    template: str | None,
+    cost: Cost,
+    provenance: dict[str, Any],
+) -> Report:
+    """Judge what was measured.
+
+    Args:
+        measured: From ``evaluate``.
+        title: What the version is called.
+        scorer: How the skill's scorer was chosen.
+        split: How the held-out part came to be.
+        template: How the teacher was shown demonstrations.
+        cost: Of the job so far; the evaluation's own is added.
+        provenance: Whatever identifies what was run; shown as it is.
+    """
+    marked = [mark(measured, suite) for suite in measured.suites if suite.items]
+    comparisons = _compare(marked)
+    suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
+    kept = [row for marks in marked if marks.judged and marks.suite.role != "skill" for row in _kept(marks)]
+    demonstrations = [one.completion for one in split.training]
+    return Report(
+        title=title,
+        summary=summarize(marked, suites, kept, margin=MARGIN),
+        suites=suites,
+        kept=kept,
+        drift=[DriftReport(**vars(drift)) for drift in measured.drift],
+        behaviour=[
+            describe(marks.suite.name, arm, answers, demonstrations)
+            for marks in marked
+            for arm, answers in marks.answers.items()
+        ],
+        method=Method(
+            scorer=scorer.name,
+            scorer_reason=scorer.reason,
+            split=split.statement,
+            heldout_sha256=split.sha256 if split.heldout else None,
+            template=template,
+            margin=MARGIN,
+            resamples=RESAMPLES,
+            seed=SEED,
+        ),
+        caveats=caveats(suites, kept, num_dropped=measured.num_dropped),
+        errors=[error for marks in marked for error in marks.errors],
+        cost=_with_evaluation(cost, measured),
+        provenance=provenance,
+    )
+
+
+def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:
+    versions = {name: NLL_VERSION if name == NLL else SCORERS[name].version for name in scorer_names(marks.suite.items)}
+    return SuiteReport(
+        name=marks.suite.name,
+        role=marks.suite.role,
+        measure="share_right" if marks.judged else "negative_nll",
+        scorers=versions,
+        n=len(marks.items),
+        arms=[_arm_score(marks, arm) for arm in marks.scores],
+        comparisons=comparisons,
+        flips=list(_flips(marks))[:MAX_FLIPS] if marks.judged else [],
+    )
+
+
+def _arm_score(marks: Marks, arm: ArmName) -> ArmScore:
+    scores = marks.scores[arm]
+    if marks.judged:
+        num_right, interval = sum(marks.right(arm)), wilson(sum(marks.right(arm)), len(scores))
+    else:
+        num_right, interval = None, paired_difference(scores, [0.0] * len(scores), seed=SEED).interval
+    return ArmScore(
+        arm=arm,
+        num_right=num_right,
+        score=Bounds(value=mean(scores) if scores else 0.0, low=interval.low, high=interval.high),
+        nll=marks.nll.get(arm),
+        field_f1=marks.field_f1.get(arm),
+    )
+
+
+def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
+    """The candidate against base and parent on every suite. P-values that test for loss are one family."""
+    pairs = [
+        (marks, arm) for marks in marked if marks.items for arm in marks.scores if arm not in {"candidate", "ceiling"}
+    ]
+    raw = [mcnemar(*_changes(marks, arm)) if marks.judged else None for marks, arm in pairs]
+    family = [index for index, (marks, _) in enumerate(pairs) if marks.suite.role != "skill" and raw[index] is not None]
+    adjusted = dict(zip(family, holm([value for index in family if (value := raw[index]) is not None]), strict=True))
+    found: dict[str, list[Comparison]] = {marks.suite.name: [] for marks in marked}
+    for index, (marks, arm) in enumerate(pairs):
+        found[marks.suite.name].append(_comparison(marks, arm, adjusted.get(index, raw[index])))
+    return found
+
+
+def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison:
+    estimate = paired_difference(marks.scores["candidate"], marks.scores[arm], seed=SEED)
+    lost, gained = _changes(marks, arm) if marks.judged else (None, None)
+    return Comparison(
+        against=arm,
+        difference=Bounds(value=estimate.value, low=estimate.interval.low, high=estimate.interval.high),
+        num_lost=lost,
+        num_gained=gained,
+        p_value=p_value,
+        verdict=conclude(estimate, margin=MARGIN, p_value=p_value),
+    )
+
+
+def _changes(marks: Marks, arm: ArmName) -> tuple[int, int]:
+    """How many items the candidate lost and gained against an arm."""
+    pairs = list(zip(marks.right(arm), marks.right("candidate"), strict=True))
+    return pairs.count((True, False)), pairs.count((False, True))
+
+
+def _kept(marks: Marks) -> Iterator[Kept]:
+    """What is left of what a reference had right: in all, by rehearsed or not, by kind."""
+    kinds, rehearsed = list(dict.fromkeys(item.kind for item in marks.items)), marks.suite.rehearsed
+    groups = {"all": kinds}
+    if len(kinds) > 1:
+        groups["rehearsed kinds"] = [kind for kind in kinds if kind in rehearsed]
+        groups["other kinds"] = [kind for kind in kinds if kind not in rehearsed]
+        groups |= {kind: [kind] for kind in kinds}
+    for reference in (arm for arm in marks.scores if arm not in {"candidate", "ceiling"}):
+        for group, members in groups.items():
+            yield _kept_of(marks, reference, group, members)
+
+
+def _kept_of(marks: Marks, reference: ArmName, group: str, kinds: Sequence[str]) -> Kept:
+    marked = zip(marks.items, marks.right(reference), marks.right("candidate"), strict=True)
+    pairs = [(before, after) for item, before, after in marked if item.kind in kinds]
+    num_kept = pairs.count((True, True))
+    num_had = num_kept + pairs.count((True, False))
+    interval = wilson(num_kept, num_had)
+    return Kept(
+        suite=marks.suite.name,
+        group=group,
+        num_rehearsed_kinds=len(marks.suite.rehearsed.intersection(kinds)),
+        num_kinds=len(kinds),
+        reference=reference,
+        n=len(pairs),
+        num_had=num_had,
+        num_kept=num_kept,
+        num_gained=pairs.count((False, True)),
+        share=Bounds(value=num_kept / num_had, low=interval.low, high=interval.high) if num_had else None,
+    )
+
+
+def _flips(marks: Marks) -> Iterator[Flip]:
+    """Items that changed, lost ones first."""
+    position = {item.id: index for index, item in enumerate(marks.suite.items)}
+    rows = list(zip(marks.items, marks.right(marks.reference), marks.right("candidate"), strict=True))
+    for item, before, after in sorted(rows, key=lambda row: row[2]):
+        if before == after:
+            continue
+        yield Flip(
+            item=item.id,
+            kind=item.kind,
+            change="gained" if after else "lost",
+            prompt=_question(item)[:MAX_CHARACTERS],
+            expected=[text[:MAX_CHARACTERS] for text in item.expected],
+            answers={arm: said[position[item.id]].text[:MAX_CHARACTERS] for arm, said in marks.answers.items()},
+        )
+
+
+def _question(item: Item) -> str:
+    """The conversation, bare where it is a single turn."""
+    if len(item.messages) == 1:
+        return str(item.messages[0]["content"])
+    return "\n".join(f"{message['role']}: {message['content']}" for message in item.messages)
+
+
+def _with_evaluation(cost: Cost, measured: Measured) -> Cost:
+    seconds = cost.seconds | {f"evaluation_{phase}": value for phase, value in measured.seconds.items()}
+    generated = sum(len(one.ids) for answers in measured.answers.values() for one in answers)
+    return cost.model_copy(update={"seconds": seconds, "generated_tokens": cost.generated_tokens + generated})

@@ -1,0 +1,179 @@
+"""The report as data: versioned, immutable, the same on the wire, in the database and on the page. Computes nothing."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker.evals.run import ArmName
+from worker.evals.statistics import Verdict
+from worker.evals.suites import Role
+
+Recommendation = Literal["ship", "look_closer", "do_not_ship"]
+Measure = Literal["share_right", "negative_nll"]
+"""Of a suite's scores: share of right answers, or for free text the mean log-likelihood of the demonstration."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Bounds(_Frozen):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ArmScore(_Frozen):
+    """What one arm scored on one suite."""
+
+    arm: ArmName
+    num_right: int | None = Field(description="None where answers are not judged.")
+    score: Bounds
+    nll: float | None = Field(description="Mean negative log-likelihood of the demonstration, nats per token.")
+    field_f1: float | None = Field(description="Of JSON answers: F1 over fields.")
+
+
+class Comparison(_Frozen):
+    """The candidate against another arm on the same items."""
+
+    against: ArmName
+    difference: Bounds
+    num_lost: int | None
+    num_gained: int | None
+    p_value: float | None = Field(description="Exact McNemar; Holm-adjusted over all that tests for loss.")
+    verdict: Verdict
+
+
+class Flip(_Frozen):
+    """An item that the candidate and its starting point judge differently."""
+
+    item: str
+    kind: str
+    change: Literal["lost", "gained"]
+    prompt: str
+    expected: list[str]
+    answers: dict[ArmName, str]
+
+
+class SuiteReport(_Frozen):
+    """One suite, all arms."""
+
+    name: str
+    role: Role
+    measure: Measure
+    scorers: dict[str, int] = Field(description="Name and version of every scorer used.")
+    n: int
+    arms: list[ArmScore]
+    comparisons: list[Comparison]
+    flips: list[Flip]
+
+
+class Kept(_Frozen):
+    """Of the items that a reference got right, those that the candidate still gets right."""
+
+    suite: str
+    group: str = Field(description="all, rehearsed kinds, other kinds, or one kind.")
+    num_kinds: int
+    num_rehearsed_kinds: int = Field(description="Kinds in the group of which rehearsal prompts have examples too.")
+    reference: ArmName
+    n: int
+    num_had: int
+    num_kept: int
+    num_gained: int = Field(description="Right now, and not right for the reference.")
+    share: Bounds | None = Field(description="None where the reference got nothing right.")
+
+
+class DriftReport(_Frozen):
+    """KL divergence in nats per token along the base's own answers."""
+
+    prompts: Literal["neutral", "task"]
+    n: int
+    base_to_candidate: float
+    candidate_to_base: float
+
+
+class Behaviour(_Frozen):
+    """How an arm's answers look, whether right or wrong."""
+
+    suite: str
+    arm: ArmName
+    mean_tokens: float
+    truncated: float = Field(description="Share of answers that the limit ended.")
+    distinct_4: float | None = Field(description="Different token 4-grams of all; None if answers are shorter.")
+    artefacts: float = Field(description='Share of answers that speak of "the example" and the like.')
+    copied: float = Field(description="Share of answers that repeat a training demonstration at length or whole.")
+
+
+class ScorerError(_Frozen):
+    """An item that could not be judged; it counts for no arm."""
+
+    suite: str
+    item: str
+    arm: ArmName
+    scorer: str
+    message: str
+
+
+class Question(_Frozen):
+    """One of the three questions, answered."""
+
+    verdict: Verdict
+    sentence: str
+
+
+class CeilingQuestion(_Frozen):
+    """How much of what could be distilled has arrived."""
+
+    share: Bounds | None
+    sentence: str
+
+
+class Summary(_Frozen):
+    """What a reader with ten seconds needs."""
+
+    recommendation: Recommendation
+    headline: str
+    skill: Question
+    retention: Question
+    ceiling: CeilingQuestion
+
+
+class Method(_Frozen):
+    """How it was measured."""
+
+    scorer: str
+    scorer_reason: str
+    split: str
+    heldout_sha256: str | None
+    template: str | None
+    margin: float = Field(description="Changes within it are called the same.")
+    resamples: int
+    seed: int
+
+
+class Cost(_Frozen):
+    """What the job took."""
+
+    seconds: dict[str, float] = Field(description="By phase.")
+    trained_tokens: int
+    generated_tokens: int
+    peak_memory_bytes: int | None
+
+
+class Report(_Frozen):
+    """Everything that a job measured."""
+
+    schema_version: Literal[1] = 1
+    title: str
+    summary: Summary
+    suites: list[SuiteReport]
+    kept: list[Kept]
+    drift: list[DriftReport]
+    behaviour: list[Behaviour]
+    method: Method
+    caveats: list[str]
+    errors: list[ScorerError]
+    cost: Cost
+    provenance: dict[str, Any]

@@ -1,0 +1,166 @@
+"""What the numbers allow one to say, in sentences: three questions, a recommendation, and what not to conclude."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from worker.evals.marks import Marks
+from worker.evals.schema import (
+    ArmScore,
+    Bounds,
+    CeilingQuestion,
+    Comparison,
+    Kept,
+    Question,
+    Recommendation,
+    SuiteReport,
+    Summary,
+)
+from worker.evals.statistics import Verdict, paired_ratio, wilson
+
+RATIO_SEED: Final = 0
+ENOUGH: Final = 97
+"""Items that bring a rate's half-width down to ten points."""
+ENOUGH_TO_FORGET: Final = 50
+
+_GRAVEST: Final[tuple[Verdict, ...]] = ("worse", "insufficient_evidence", "same", "better")
+
+
+def summarize(
+    marked: Sequence[Marks], suites: Sequence[SuiteReport], kept: Sequence[Kept], *, margin: float
+) -> Summary:
+    """Answer the three questions."""
+    skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
+    marks = next((one for one in marked if one.suite.role == "skill" and one.items), None)
+    arrived, left = _arrived(skill), _left(suites, kept)
+    recommendation = _recommend(arrived.verdict, left.verdict)
+    return Summary(
+        recommendation=recommendation,
+        headline=_headline(recommendation, arrived.verdict, left.verdict, has_skill=skill is not None, margin=margin),
+        skill=arrived,
+        retention=left,
+        ceiling=_ceiling(marks),
+    )
+
+
+def caveats(suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_dropped: int) -> list[str]:
+    """What a reader should not conclude."""
+    notes = ["One training run: another seed may come out differently."]
+    if not any(suite.role == "skill" and suite.n for suite in suites):
+        notes.append("No questions were held out, so this report cannot say whether the skill arrived.")
+    for suite in suites:
+        if suite.measure == "share_right" and 0 < suite.n < ENOUGH:
+            half = (wilson(suite.n // 2, suite.n).high - wilson(suite.n // 2, suite.n).low) / 2
+            notes.append(f"{suite.name}: {suite.n} questions tell a rate to within {100 * half:.0f} points at worst.")
+        if suite.measure == "negative_nll":
+            notes.append(f"{suite.name}: free text is compared by likelihood, not by what a reader would think of it.")
+    notes.extend(
+        f"The {row.reference} had only {row.num_had} general questions right: little could be lost."
+        for row in kept
+        if row.suite == "general" and row.group == "all" and row.num_had < ENOUGH_TO_FORGET
+    )
+    notes.append(
+        "The general suite is easy and short. Kinds of which there are rehearsal prompts too are listed apart: only "
+        "the other kinds show whether retention reaches beyond what is rehearsed."
+    )
+    if num_dropped:
+        notes.append(f"{num_dropped} questions did not fit the context of the base model and were asked of nobody.")
+    return notes
+
+
+def _arrived(skill: SuiteReport | None) -> Question:
+    if skill is None:
+        return Question(verdict="insufficient_evidence", sentence="There was no held-out question to ask.")
+    arms = {score.arm: score for score in skill.arms}
+    start = _starting_point(skill.comparisons)
+    candidate = arms["candidate"]
+    if skill.measure == "share_right":
+        before = ", ".join(f"{arm} {score.num_right}" for arm, score in arms.items() if arm in {"base", "parent"})
+        right = f"{candidate.num_right} of {skill.n} held-out questions right"
+        sentence = f"{right} ({_percent(candidate.score)}); before: {before}."
+    else:
+        sentence = (
+            f"Nats per token of {skill.n} held-out demonstrations: {_nats(candidate)}, "
+            f"{start.against} {_nats(arms[start.against])} (change {_signed(start.difference)}, higher is better)."
+        )
+    return Question(verdict=start.verdict, sentence=sentence)
+
+
+def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
+    """The gravest verdict over general ability, against the base, and earlier skills, against the parent."""
+    verdicts = [
+        comparison.verdict
+        for suite in suites
+        for comparison in suite.comparisons
+        if (suite.role, comparison.against) in {("general", "base"), ("general", "parent"), ("earlier", "parent")}
+    ]
+    sentences = [
+        f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept"
+        + (f" ({_percent(row.share)})." if row.share else ".")
+        for row in kept
+        if row.group == "all"
+    ]
+    if not verdicts:
+        return Question(verdict="insufficient_evidence", sentence="Nothing else was tested.")
+    return Question(verdict=min(verdicts, key=_GRAVEST.index), sentence="\n".join(sentences))
+
+
+def _ceiling(marks: Marks | None) -> CeilingQuestion:
+    """The candidate's share of what its teacher scores: of the score, or for free text of the gain."""
+    if marks is None or "ceiling" not in marks.scores:
+        return CeilingQuestion(share=None, sentence="No teacher was asked, so there is no ceiling to compare with.")
+    candidate, ceiling = marks.scores["candidate"], marks.scores["ceiling"]
+    if not marks.judged:
+        start = marks.scores[marks.reference]
+        candidate = [after - before for after, before in zip(candidate, start, strict=True)]
+        ceiling = [after - before for after, before in zip(ceiling, start, strict=True)]
+    ratio = paired_ratio(candidate, ceiling, seed=RATIO_SEED)
+    if ratio is None:
+        return CeilingQuestion(
+            share=None, sentence="With the demonstration in its context the model is no better: nothing to distil."
+        )
+    share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)
+    shown = f"{sum(marks.right('ceiling'))} of {len(marks.items)} right" if marks.judged else "its gain in likelihood"
+    return CeilingQuestion(
+        share=share,
+        sentence=f"{_percent(share)} of what the teacher, with the demonstration before its eyes, reaches ({shown}).",
+    )
+
+
+def _starting_point(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison with what the job started from; arms come with the base first."""
+    return comparisons[-1]
+
+
+def _recommend(arrived: Verdict, left: Verdict) -> Recommendation:
+    if left == "worse" or arrived in {"same", "worse"}:
+        return "do_not_ship"
+    return "ship" if arrived == "better" and left in {"same", "better"} else "look_closer"
+
+
+def _headline(
+    recommendation: Recommendation, arrived: Verdict, left: Verdict, *, has_skill: bool, margin: float
+) -> str:
+    if recommendation == "ship":
+        return f"Ship it: the skill arrived, and what else was tested stayed within {100 * margin:.0f} points."
+    if recommendation == "do_not_ship":
+        if left != "worse":
+            return "Do not ship it: the skill did not arrive."
+        gain = "the skill arrived, but" if arrived == "better" else "the skill is not shown to have arrived, and"
+        return f"Do not ship it: {gain} other abilities were lost."
+    if not has_skill:
+        return "Look closer: no questions were held out to show that the skill arrived."
+    if arrived == "better":
+        return "Look closer: the skill arrived, but there are too few questions to say that nothing was lost."
+    return "Look closer: too few questions to say whether the skill arrived."
+
+
+def _percent(bounds: Bounds) -> str:
+    return f"{100 * bounds.value:.0f}\u00a0%, 95\u00a0% interval {100 * bounds.low:.0f} to {100 * bounds.high:.0f}"
+
+
+def _nats(score: ArmScore) -> str:
+    return f"{-score.score.value:.2f}"
+
+
+def _signed(bounds: Bounds) -> str:
+    return f"{bounds.value:+.2f}, 95\u00a0% interval {bounds.low:+.2f} to {bounds.high:+.2f}"
