@@ -3,6 +3,7 @@
 The folder is found next to the ``app`` package, in a clone and in an installed wheel alike.
 """
 
+import os
 from pathlib import Path
 
 from alembic import command
@@ -32,3 +33,7 @@ def is_at_head(engine: Engine) -> bool:
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_heads()
     return set(current) == set(ScriptDirectory(str(FOLDER)).get_heads())
+
+
+if __name__ == "__main__":
+    upgrade(os.environ["SDFT_DATABASE__URL"])
