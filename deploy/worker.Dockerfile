@@ -1,0 +1,17 @@
+# Worker and operator commands, with torch, whose usual Linux wheel brings its own CUDA libraries. Build from the
+# repository's root. A machine without a GPU takes a smaller image: --build-arg TORCH_INDEX=<torch's CPU wheel index>
+FROM python:3.12-slim AS build
+ARG TORCH_INDEX=
+WORKDIR /src
+COPY . .
+RUN python -m venv /opt/sdft \
+    && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch \
+    && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt '.[worker]'
+
+FROM python:3.12-slim
+COPY --from=build /opt/sdft /opt/sdft
+ENV PATH=/opt/sdft/bin:$PATH PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
+RUN useradd --uid 10001 --create-home sdft && install -d -o sdft -g sdft /data /work
+USER sdft
+WORKDIR /home/sdft
+CMD ["celery", "-A", "worker.celery_app", "worker", "--concurrency=1", "--loglevel=INFO"]
