@@ -12,6 +12,8 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from worker.hf.cache import open_cache
+from worker.sdft.align import shared_prefix
 from worker.sdft.loss import Head
 from worker.sdft.policy import Rollout
 
@@ -54,9 +56,11 @@ def decode(
     device = head.weight_VH.device
     said: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
-    ids_BL, mask_BL = _pad_left(prompts, device)
-    positions_BL = (mask_BL.cumsum(-1) - 1).clamp_(min=0)
-    cache = DynamicCache(config=decoder.config)
+    prefix = [] if _slides(decoder) else shared_prefix(prompts)
+    cache = open_cache(decoder, prefix, len(prompts), device)
+    ids_BL, mask_BL = _pad_left([prompt[len(prefix) :] for prompt in prompts], device)
+    mask_BL = nn.functional.pad(mask_BL, (len(prefix), 0), value=1)
+    positions_BL = (mask_BL.cumsum(-1) - 1).clamp_(min=0)[:, len(prefix) :]
     while rows:
         hidden_BLH = decoder(
             input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions_BL, past_key_values=cache, use_cache=True
@@ -101,6 +105,11 @@ class MergedCopy:
                     linear.weight = nn.Parameter(torch.empty_like(weight), requires_grad=False)
                 torch.add(weight, layer.get_delta_weight(adapter), out=linear.weight)
         return self._model.get_decoder()
+
+
+def _slides(decoder: Any) -> bool:
+    """Whether some layers see a window only: it would count the padding between a shared prefix and what follows."""
+    return any(layer.is_sliding for layer in DynamicCache(config=decoder.config).layers)
 
 
 def _pad_left(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM
 
+from worker.hf.cache import open_cache
 from worker.hf.chat import Chat
 from worker.hf.generation import Choose, MergedCopy, decode, inverse_cdf, most_likely
 from worker.sdft.align import buckets, make_batch
@@ -145,9 +147,10 @@ class HfPolicy:
         with self._weights(arm):
             hidden_BLH = self._backbone(
                 input_ids=batch.ids_BL,
-                attention_mask=batch.mask_BL,
+                attention_mask=pad(batch.mask_BL, (len(batch.prefix), 0), value=1),
                 position_ids=batch.positions_BL,
-                use_cache=False,
+                past_key_values=open_cache(self._backbone, batch.prefix, len(batch.ids_BL), self.device),
+                use_cache=True,
             ).last_hidden_state
         hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
         return hidden_TH

@@ -12,6 +12,8 @@ from worker.sdft.policy import TokenBatch
 
 MAX_PADDING = 0.25
 """A batch's shortest sequence is at most this share shorter than its longest."""
+MIN_SAVING = 64
+"""Tokens that sharing a prefix must save before it is worth a pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,41 @@ def buckets(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return groups
 
 
+def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """What all prompts begin with, such as a system message; empty where computing it once would save too little.
+
+    At least one token of each prompt is left over.
+    """
+    first, last = min(prompts), max(prompts)  # in lexical order: what these two share, all share
+    length = 0
+    for one, other in zip(first[:-1], last[:-1], strict=False):
+        if one != other:
+            break
+        length += 1
+    return first[:length] if length * (len(prompts) - 1) >= MIN_SAVING else []
+
+
 def make_batch(prompts: Sequence[list[int]], completions: Sequence[list[int]], skips: Sequence[int]) -> TokenBatch:
     """Pad prompt + completion on the right. The hidden state *before* a completion token is what predicts it."""
-    length = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
+    prefix = shared_prefix(prompts)
+    past = len(prefix)
+    length = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)) - past
     ids_BL = torch.zeros(len(prompts), length, dtype=torch.long)
     mask_BL = torch.zeros_like(ids_BL)
     rows: list[int] = []
     targets: list[int] = []
     for index, (prompt, completion, skip) in enumerate(zip(prompts, completions, skips, strict=True)):
-        ids = prompt + completion
+        ids = prompt[past:] + completion
         ids_BL[index, : len(ids)] = torch.tensor(ids)
         mask_BL[index, : len(ids)] = 1
-        first = index * length + len(prompt) - 1
+        first = index * length + len(prompt) - past - 1
         rows += range(first + skip, first + len(completion))
         targets += completion[skip:]
     return TokenBatch(
+        prefix=prefix,
         ids_BL=ids_BL,
         mask_BL=mask_BL,
-        positions_BL=torch.arange(length).expand_as(ids_BL),
+        positions_BL=torch.arange(past, past + length).expand_as(ids_BL),
         rows_T=torch.tensor(rows, dtype=torch.long),
         targets_T=torch.tensor(targets, dtype=torch.long),
         num_rows=[max(0, len(completion) - skip) for completion, skip in zip(completions, skips, strict=True)],

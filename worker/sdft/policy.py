@@ -35,9 +35,12 @@ class Rollout:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded sequences with explicit mask and positions; a pad id may be a stop id, so ids tell nothing.
+    """Sequences with a common beginning, then right-padded with explicit mask and positions.
+
+    A pad id may be a stop id, so ids tell nothing of padding.
 
     Args:
+        prefix: What every sequence begins with, held once; B, L and the rows below are of what follows it.
         ids_BL: Token ids.
         mask_BL: 1 on tokens, 0 on padding.
         positions_BL: Position of each token in its sequence.
@@ -46,6 +49,7 @@ class TokenBatch:
         num_rows: Loss positions of each sequence, in order; they sum to T.
     """
 
+    prefix: list[int]
     ids_BL: Tensor
     mask_BL: Tensor
     positions_BL: Tensor
