@@ -1,0 +1,108 @@
+"""A trainer that does as its training file says, speaking the real protocol through the real reporter.
+
+The file holds one JSON object, see ``Script``. Its "weights" are a digest over all steps since the first, carried by
+checkpoints, so that a resumed run ends with the same bytes as an uninterrupted one, or the test fails.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from app.domain.runs import DRAINED_EXIT_CODE, Order, checkpoint_path
+from worker.reporting import PipeReporter
+
+
+class Script(BaseModel):
+    steps: int = 3
+    step_seconds: float = 0.01
+    checkpoint_every: int = 1
+    crash_at: int | None = None
+    crash_attempts: int = 99  # crash in the first so many attempts only
+    crash_signal: int | None = None  # else exit 3
+    ignore_term: bool = False
+    hang_at: int | None = None
+    fail: str | None = None
+    say: str | None = None  # a raw line for the pipe
+    evaluate_seconds: float = 0.0
+
+
+def main(folder: Path) -> None:
+    script = Script.model_validate_json((folder / "train.jsonl").read_bytes())
+    order = Order.model_validate_json((folder / "order.json").read_bytes())
+    pipe = os.fdopen(int(os.environ["SDFT_REPORT_FD"]), "wb")
+    reporter = PipeReporter(pipe, folder)
+    reporter.listen(sys.stdin.buffer)
+    if script.ignore_term:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if script.say:
+        pipe.write(script.say.encode() + b"\n")
+        pipe.flush()
+    state = train(script, order, folder, reporter)
+    if script.fail:
+        reporter.failed(script.fail, "As scripted.")
+        return
+    reporter.phase("evaluating")
+    time.sleep(script.evaluate_seconds)
+    export(folder, state)
+    reporter.finished(trained_tokens=script.steps * 10, scorer="exact", max_completion_tokens=8)
+
+
+def train(script: Script, order: Order, folder: Path, reporter: PipeReporter) -> bytes:
+    done, state = 0, b"start"
+    if order.resume_step is not None:
+        saved = json.loads((folder / "resume/state.safetensors").read_bytes())
+        assert (folder / "resume/adapter/adapter_config.json").exists()
+        done, state = saved["step"], saved["state"].encode()
+    reporter.phase("training")
+    for step in range(done + 1, script.steps + 1):
+        time.sleep(script.step_seconds)
+        state = hashlib.sha256(state + str(step).encode()).hexdigest().encode()
+        reporter.step(step, script.steps, step * 10, {"train_loss": 1 / step})
+        if step == script.hang_at:
+            time.sleep(600)
+        if step == script.crash_at and order.attempt <= script.crash_attempts:
+            os.kill(os.getpid(), script.crash_signal) if script.crash_signal else sys.exit(3)
+        if step % script.checkpoint_every == 0 or reporter.should_stop():
+            save(folder, step, state, reporter)
+        if reporter.should_stop():
+            sys.exit(DRAINED_EXIT_CODE)
+    return state
+
+
+def save(folder: Path, step: int, state: bytes, reporter: PipeReporter) -> None:
+    place = folder / checkpoint_path(step)
+    write_adapter(place, state)
+    (place / "state.safetensors").write_text(json.dumps({"step": step, "state": state.decode()}))
+    reporter.checkpoint(step, place, {"train_loss": 1 / step})
+
+
+def export(folder: Path, state: bytes) -> None:
+    out = folder / "out"
+    write_adapter(out, state)
+    (out / "report.json").write_text(json.dumps({"suites": []}))
+    (out / "report.html").write_text("<!doctype html>")
+    (out / "heldout.jsonl").write_text("{}\n")
+
+
+def write_adapter(place: Path, state: bytes) -> None:
+    adapter = place / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(state)
+    (adapter / "SHA256SUMS").write_text(hashlib.sha256(state).hexdigest())
+    with tarfile.open(place / "adapter.tar", "w") as archive:
+        for path in sorted(adapter.iterdir()):
+            archive.addfile(tarfile.TarInfo(path.name), None) if path.stat().st_size == 0 else archive.add(
+                path, path.name
+            )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

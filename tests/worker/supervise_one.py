@@ -1,0 +1,50 @@
+"""One supervisor process without Celery: claims one job, sees one attempt through, says how it went.
+
+``TEST_NO_FENCE`` takes the fence and the trust out, for the control runs that must show what they are for.
+"""
+
+import os
+import socket
+import sys
+import time
+
+import structlog
+from sqlalchemy import select
+
+from app.db.models import Job
+from app.db.session import transaction
+from app.domain.ids import new_id
+from app.logs import configure_logging
+from app.resources import open_resources
+from app.services import publishing, records, runs, workers
+from app.settings import Settings
+from tests.worker.conftest import FAKE_TRAINER
+from worker.attempt import Slot, run_attempt
+from worker.home import OwnedHome
+from worker.lease import LeaseKeeper
+
+if os.environ.get("TEST_NO_FENCE"):
+
+    def unfenced(session, claim):
+        return session.scalars(select(Job).where(Job.id == claim.job_id).with_for_update()).one()
+
+    for module in (runs, records, publishing):
+        module.held = unfenced
+    LeaseKeeper.trusted = True
+
+settings = Settings()
+configure_logging(settings.log_format)
+home = OwnedHome(settings.storage.work, new_id("worker"))
+resources = open_resources(settings, pool_size=2)
+slot = Slot(resources, home, settings.worker, max_seconds=3600, num_threads=1)
+claimed_at = time.monotonic()
+with transaction(resources.sessions) as session:
+    workers.report(
+        session, workers.WorkerProcess(home.worker_id, socket.gethostname(), os.getpid(), "cpu"), draining=False
+    )
+    claim = runs.claim_next(session, home.worker_id, settings.worker.lease_seconds)
+if claim is None:
+    sys.exit("nothing to claim")
+with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.fence):
+    run_attempt(slot, claim, claimed_at=claimed_at, command=FAKE_TRAINER)
+home.close()

@@ -1,0 +1,245 @@
+"""One attempt in this process, with a real trainer process: how each kind of end is written down."""
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import func, select
+
+from app.db import models
+from app.services import runs
+from tests import factories
+from tests.worker.conftest import TIMES, Site, wait_until
+from worker.attempt import run_attempt
+from worker.launcher import Trainer
+
+
+def test_a_finished_attempt_leaves_a_version_its_files_and_its_metrics(site: Site) -> None:
+    job_id = site.post(steps=4)
+    assert site.run_one(site.slot())
+
+    job = site.job(job_id)
+    assert (job.status, job.phase, job.progress_step, job.trained_tokens) == ("succeeded", "done", 4, 40)
+    assert [(attempt.outcome, attempt.last_step) for attempt in site.attempts(job_id)] == [("succeeded", 4)]
+    assert [entry["kind"] for entry in job.result_file_ids] == ["metrics", "report", "adapter"]
+    with site.sessions() as session:
+        file = session.get_one(models.File, job.result_file_ids[0]["file_id"])
+        blob = session.get_one(models.Blob, file.sha256)
+        table = site.store.read_bytes(blob).decode().splitlines()
+        assert table[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+        assert table[2] == "2,0.5,,,"
+        states = select(func.count()).where(models.Checkpoint.state_sha256.is_not(None))
+        assert session.scalar(states) == 0
+        assert session.scalar(select(func.count()).select_from(models.Evaluation)) == 1
+
+
+def test_the_attempts_folder_is_gone_afterwards(site: Site) -> None:
+    site.post()
+    slot = site.slot()
+    site.run_one(slot)
+    assert [path.name for path in slot.home.folder.iterdir()] == ["lock"]
+
+
+def test_replaced_states_leave_the_store_at_once(site: Site) -> None:
+    site.post(steps=5)
+    site.run_one(site.slot())
+    with site.sessions() as session:
+        kept = set(session.scalars(select(models.Blob.sha256)))
+    stored = {path.name for path in (site.folder / "store" / "blobs").rglob("*") if path.is_file()}
+    assert stored <= kept
+    states = [sha for sha in stored if b'"step"' in (site.folder / "store" / "blobs" / sha[:2] / sha).read_bytes()]
+    assert len(states) == 1  # the last one, which garbage collection takes
+
+
+def test_a_crash_is_retried_from_the_checkpoint_and_ends_like_an_uninterrupted_run(
+    site: Site, no_waiting: None
+) -> None:
+    plain, crashed = site.post(steps=6), site.post(steps=6, crash_at=4, crash_attempts=1)
+    slot = site.slot()
+    while site.run_one(slot):
+        pass
+    first, second = site.attempts(crashed)
+    assert (first.outcome, first.error_code, first.last_step) == ("retry", "worker_lost", 4)
+    assert (second.outcome, second.first_step) == ("succeeded", 3)
+    assert site.weights(crashed) == site.weights(plain)
+
+
+def test_poison_fails_after_three_attempts(site: Site, no_waiting: None) -> None:
+    job_id = site.post(crash_at=2, crash_signal=signal.SIGSEGV)
+    slot = site.slot()
+    while site.run_one(slot):
+        pass
+    job = site.job(job_id)
+    assert (job.status, job.error_code, job.failed_attempts) == ("failed", "worker_lost", 3)
+    assert "SIGSEGV" in str(job.error_message)
+    assert [attempt.outcome for attempt in site.attempts(job_id)] == ["retry", "retry", "failed"]
+
+
+def test_a_failure_that_cannot_be_cured_is_not_retried(site: Site) -> None:
+    job_id = site.post(fail="diverged")
+    site.run_one(site.slot())
+    job = site.job(job_id)
+    assert (job.status, job.error_code, job.error_message) == ("failed", "diverged", "As scripted.")
+
+
+def test_what_the_kernel_killed_for_memory_is_called_out_of_memory(
+    site: Site, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    counts = iter([5, 6, 6, 6])
+    monkeypatch.setattr("worker.launcher._count_oom_kills", lambda: next(counts))
+    job_id = site.post(crash_at=1, crash_signal=signal.SIGKILL)
+    site.run_one(site.slot())
+    site.run_one(site.slot())
+    assert [attempt.error_code for attempt in site.attempts(job_id)] == ["out_of_memory", "worker_lost"]
+
+
+def test_nonsense_on_the_pipe_is_an_internal_error_and_raised(site: Site) -> None:
+    job_id = site.post(say='{"kind": "coup"}')
+    with pytest.raises(ValueError, match="coup"):
+        site.run_one(site.slot())
+    job = site.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "internal_error")
+    assert "coup" not in str(job.error_message)
+
+
+def test_a_missing_base_model_is_retried_elsewhere(site: Site) -> None:
+    job_id = site.post()
+    (site.folder / "models" / "tiny").rmdir()
+    site.run_one(site.slot())
+    job = site.job(job_id)
+    assert (job.status, job.phase, job.failed_attempts) == ("queued", "retry_wait", 1)
+    assert site.attempts(job_id)[0].error_code == "base_model_unavailable"
+
+
+@pytest.mark.parametrize("script", [{"step_seconds": 0.1}, {"step_seconds": 0.1, "ignore_term": True}, {"hang_at": 2}])
+def test_cancel_stops_a_running_trainer_and_publishes_nothing(site: Site, script: dict[str, object]) -> None:
+    job_id = site.post(steps=1000, **script)
+    runner = threading.Thread(target=site.run_one, args=[site.slot()])
+    runner.start()
+    wait_until(lambda: site.job(job_id).progress_step > 0)
+    site.cancel(job_id)
+    assert site.job(job_id).phase == "cancelling"
+    runner.join(timeout=TIMES.heartbeat_seconds + TIMES.kill_grace_seconds + 5)
+    assert not runner.is_alive()
+    assert site.job(job_id).status == "cancelled"
+    assert not site.versions(job_id)
+    assert not site.trainers()
+
+
+def test_cancel_during_the_evaluation_is_heeded(site: Site) -> None:
+    job_id = site.post(evaluate_seconds=30)
+    runner = threading.Thread(target=site.run_one, args=[site.slot()])
+    runner.start()
+    wait_until(lambda: site.job(job_id).phase == "evaluating")
+    site.cancel(job_id)
+    runner.join(timeout=10)
+    assert (site.job(job_id).status, site.versions(job_id)) == ("cancelled", [])
+
+
+def test_a_stuck_trainer_is_killed_and_the_job_tried_again(site: Site, no_waiting: None) -> None:
+    job_id = site.post(hang_at=2, ignore_term=True)
+    site.run_one(site.slot(TIMES.model_copy(update={"stall_seconds": 1.0})))
+    job, (attempt,) = site.job(job_id), site.attempts(job_id)
+    assert (job.status, job.phase) == ("queued", "retry_wait")
+    assert (attempt.outcome, attempt.error_code) == ("retry", "worker_lost")
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(1, 3600), (None, 1), (3600, 1)])
+def test_the_wall_limit_ends_a_job(site: Site, asked: int | None, limit: int) -> None:
+    job_id = site.post(steps=1000, step_seconds=0.05, job={"max_seconds": asked})
+    site.run_one(site.slot(max_seconds=limit))
+    job = site.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "time_limit")
+
+
+def test_a_draining_worker_gives_the_job_back_with_a_fresh_checkpoint(site: Site) -> None:
+    job_id = site.post(steps=1000, step_seconds=0.05, checkpoint_every=1000)
+    slot = site.slot()
+    runner = threading.Thread(target=site.run_one, args=[slot])
+    runner.start()
+    wait_until(lambda: site.job(job_id).progress_step > 3)
+    slot.home.drain()
+    runner.join(timeout=10)
+    job = site.job(job_id)
+    assert (job.status, job.phase, job.preemptions, job.failed_attempts) == ("queued", "waiting", 1, 0)
+    with site.sessions() as session:
+        checkpoint = runs.latest_checkpoint(session, job_id)
+    assert checkpoint is not None
+    assert checkpoint.step == job.progress_step
+
+
+def test_the_trainer_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SDFT_DATABASE__URL", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "HF_TOKEN"):
+        monkeypatch.setenv(name, "canary")
+    show = ("/bin/sh", "-c", "env; true")
+    with Trainer(show, tmp_path, device="cuda:1") as trainer:
+        wait_until(lambda: trainer.ended)
+        seen = trainer.log_tail()
+    assert "canary" not in seen
+    assert "CUDA_VISIBLE_DEVICES=1" in seen
+    assert "HF_HUB_OFFLINE=1" in seen
+
+
+def test_what_a_trainer_had_started_goes_with_it(tmp_path: Path) -> None:
+    with Trainer(("/bin/sh", "-c", "sleep 600 & echo $!"), tmp_path, device="cpu") as trainer:
+        wait_until(lambda: trainer.ended)
+        pid = int(trainer.log_tail())
+        wait_until(lambda: not _alive(pid), seconds=2)
+
+
+def test_the_database_may_be_away_for_moments(site: Site) -> None:
+    job_id = site.post(steps=60, step_seconds=0.05)
+    runner = threading.Thread(target=site.run_one, args=[site.slot()])
+    runner.start()
+    wait_until(lambda: site.job(job_id).progress_step > 0)
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+    with site.sessions() as session:
+        for _ in range(5):
+            assert runner.is_alive()
+            session.connection().exec_driver_sql(cut)
+            runner.join(timeout=0.4)
+    runner.join(timeout=20)
+    assert site.job(job_id).status == "succeeded"
+    assert len(site.attempts(job_id)) == 1
+
+
+def test_order_names_parent_and_earlier_skills(site: Site) -> None:
+    """The attempt's folder holds what the job starts from and what it must not forget, along the whole chain."""
+    with site.sessions.begin() as session:
+        project = factories.make_project(session)
+        first = factories.make_version(session, project=project, store=site.store, heldout=b"one\n")
+        line = session.get_one(models.Adapter, first.adapter_id)
+        second = factories.make_version(
+            session,
+            project=project,
+            adapter=line,
+            job=factories.make_job(session, "succeeded", project=project),
+            version=2,
+            parent_version_id=first.id,
+            store=site.store,
+            files={"adapter_config.json": b"{2}"},
+            heldout=b"two\n",
+        )
+        file = factories.make_file(session, project, content=b"{}", store=site.store)
+        factories.make_job(session, project=project, training_file=file, parent_version_id=second.id)
+    slot = site.slot()
+    claim = site.claim(slot)
+    assert claim is not None
+    seen = site.folder / "seen"
+    look = ("/bin/sh", "-c", f'cp -r "$0" {seen}')
+    run_attempt(slot, claim, claimed_at=time.monotonic(), command=look)
+    order = json.loads((seen / "order.json").read_text())
+    assert (order["parent"]["adapter"], order["parent"]["version"]) == (line.name, 2)
+    assert (seen / "parent" / "adapter_config.json").read_bytes() == b"{2}"
+    assert [(skill["version"], (seen / skill["path"]).read_text()) for skill in order["earlier"]] == [
+        (2, "two\n"),
+        (1, "one\n"),
+    ]
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
