@@ -97,9 +97,7 @@ class PipeReporter:
 
     def finished(self, *, trained_tokens: int, scorer: str, max_completion_tokens: int) -> None:
         """The output folder is complete."""
-        self._send(
-            Finished(trained_tokens=trained_tokens, scorer=scorer, max_completion_tokens=max_completion_tokens)
-        )
+        self._send(Finished(trained_tokens=trained_tokens, scorer=scorer, max_completion_tokens=max_completion_tokens))
 
     def failed(self, code: FailureCode, message: str, param: str | None = None) -> None:
         """The run ends here."""

@@ -14,7 +14,8 @@ The folder of one attempt::
     resume/state.safetensors
     checkpoints/step-<n>/adapter/ + state.safetensors     written by the trainer
     out/adapter/          the finished PEFT folder
-    out/report.json, report.html, metrics.csv, heldout.jsonl
+    out/adapter.tar       the same folder as a plain tar
+    out/report.json, report.html, heldout.jsonl
 """
 
 import math
@@ -53,6 +54,14 @@ class BaseModelRef(_Frozen):
     weights_sha256: str
     context_tokens: int
     num_parameters: int
+    chat_template_sha256: str
+    license: str | None
+
+    @property
+    def peft_name(self) -> str:
+        """What an adapter's config calls its base: an id that a hub client can resolve, else our name."""
+        kind, _, identity = self.source.partition(":")
+        return identity if kind == "hub" else self.name
 
 
 class EarlierSkill(_Frozen):
@@ -95,6 +104,8 @@ class Order(_Frozen):
 
 
 class PhaseStarted(_Frozen):
+    """The attempt does something else from now on."""
+
     kind: Literal["phase"] = "phase"
     phase: Phase
 

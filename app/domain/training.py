@@ -6,7 +6,7 @@ from the facts of the data and the base, and is the only place where an ``"auto"
 """
 
 import math
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,12 +14,19 @@ Method = Literal["sdft", "supervised"]
 Auto = Literal["auto"]
 TemplateName = Literal["paper", "example", "multi_turn", "multi_turn_twice"]
 
+T = TypeVar("T")
+
 MAX_SEED = 2**31 - 1
 MIN_EXAMPLES = 10
 MAX_COMPLETION_TOKENS = 1024
 """Cap of the automatic completion length; a client may ask for more."""
+MIN_STEPS = 40
+"""Steps that ``n_epochs: auto`` makes room for: fewer teach little, however few the examples."""
+LONG_DEMONSTRATION_TOKENS = 32
+SMALL_BASE_PARAMETERS = 1_000_000_000
+"""Below it a base takes, and needs, larger steps."""
 SAFE_LEARNING_RATE = 5e-4
-"""Above this a job on a model of 1B parameters or more is warned: 1e-3 kept 52 % of an earlier skill, 5e-4 94 %."""
+"""Above this a job on a base that is not small is warned: 1e-3 kept 52 % of an earlier skill, 5e-4 94 %."""
 
 
 class _Frozen(BaseModel):
@@ -29,7 +36,9 @@ class _Frozen(BaseModel):
 class RehearsalRequest(_Frozen):
     """Neutral prompts mixed into each step, whose teacher is the starting point without any demonstration."""
 
-    share: float = Field(0.25, ge=0, le=0.75, description="Rehearsal sequences of all sequences in a step; 0 turns it off.")
+    share: float = Field(
+        0.25, ge=0, le=0.75, description="Rehearsal sequences of all sequences in a step; 0 turns it off."
+    )
     prompts: Literal["builtin"] = Field("builtin", description="Where rehearsal prompts come from.")
 
 
@@ -126,51 +135,41 @@ def resolve(
     Raises:
         ValueError: The values asked for contradict each other; the message says how to fix it.
     """
-    small_base = num_parameters < 1_000_000_000
-    batch_size = requested.batch_size
-    if batch_size == "auto":
-        batch_size = max(8, min(32, facts.num_examples * 2 // 50))
+    small_base = num_parameters < SMALL_BASE_PARAMETERS
+    batch_size = _or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
     batch_size = min(batch_size, facts.num_examples)
-    num_epochs = requested.n_epochs
-    if num_epochs == "auto":
-        num_epochs = min(50, max(2, math.ceil(40 * batch_size / facts.num_examples)))
-    total_steps = max(1, math.ceil(facts.num_examples * num_epochs / batch_size))
-
-    learning_rate = requested.learning_rate
-    if learning_rate == "auto":
-        learning_rate = 1e-3 if small_base else 2e-4
-    if requested.learning_rate_multiplier != "auto":
-        learning_rate *= requested.learning_rate_multiplier
-    rank = requested.lora_rank if requested.lora_rank != "auto" else (16 if small_base else 32)
-    alpha = requested.lora_alpha if requested.lora_alpha != "auto" else 32
-
-    completion, skip, share = MAX_COMPLETION_TOKENS, 0, 0.0
-    template: TemplateName | Auto = "auto"
-    weak_teacher: Literal["warn", "fail"] = "warn"
-    if isinstance(requested, SdftHyperparameters):
-        template, weak_teacher, share = requested.template, requested.weak_teacher, requested.rehearsal.share
-        completion = requested.max_completion_tokens if requested.max_completion_tokens != "auto" else min(
-            MAX_COMPLETION_TOKENS, math.ceil(facts.demonstration_tokens_p99 * 1.5)
-        )
-        # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
-        skip = requested.loss_skip_tokens if requested.loss_skip_tokens != "auto" else (
-            3 if facts.demonstration_tokens_p50 >= 32 else 0
-        )
-    else:
-        completion = facts.demonstration_tokens_max
+    num_epochs = _or(requested.n_epochs, min(50, max(2, math.ceil(MIN_STEPS * batch_size / facts.num_examples))))
+    total_steps = math.ceil(facts.num_examples * num_epochs / batch_size)
+    learning_rate = _or(requested.learning_rate, 1e-3 if small_base else 2e-4)
+    config: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        "num_epochs": num_epochs,
+        "batch_size": batch_size,
+        "total_steps": total_steps,
+        "learning_rate": learning_rate * _or(requested.learning_rate_multiplier, 1.0),
+        "warmup_steps": min(total_steps, max(5, round(total_steps * 0.1))),
+        "lora_rank": _or(requested.lora_rank, 16 if small_base else 32),
+        "lora_alpha": _or(requested.lora_alpha, 32),
+    }
+    if isinstance(requested, SupervisedHyperparameters):
+        return TrainingConfig(**config, max_completion_tokens=facts.demonstration_tokens_max)
     return TrainingConfig(
-        method=method,
-        seed=seed,
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        total_steps=total_steps,
-        learning_rate=learning_rate,
-        warmup_steps=min(total_steps, max(5, round(total_steps * 0.1))),
-        lora_rank=rank,
-        lora_alpha=alpha,
-        max_completion_tokens=completion,
-        loss_skip_tokens=skip,
-        template=template,
-        weak_teacher=weak_teacher,
-        rehearsal_share=share,
+        **config,
+        max_completion_tokens=_or(
+            requested.max_completion_tokens,
+            min(MAX_COMPLETION_TOKENS, math.ceil(facts.demonstration_tokens_p99 * 1.5)),
+        ),
+        # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
+        loss_skip_tokens=_or(
+            requested.loss_skip_tokens, 3 if facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS else 0
+        ),
+        template=requested.template,
+        weak_teacher=requested.weak_teacher,
+        rehearsal_share=requested.rehearsal.share,
+        rehearsal_prompts=requested.rehearsal.prompts,
     )
+
+
+def _or(value: T | Auto, default: T) -> T:
+    return default if isinstance(value, str) else value

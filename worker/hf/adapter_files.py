@@ -16,14 +16,12 @@ def finish_folder(folder: Path, *, card: str, provenance: dict[str, Any]) -> Non
     """Add model card, provenance and checksums to a PEFT folder (config and weights already in it)."""
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    lines = [
-        f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != SUMS_NAME
-    ]
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != SUMS_NAME]
     (folder / SUMS_NAME).write_text("".join(lines), encoding="ascii")
 
 
 def write_tar(folder: Path, to: Path) -> None:
-    """A plain tar of a folder's files that depends on their names and bytes only, so that its digest means something."""
+    """A plain tar of a folder's files; it depends on their names and bytes only, so that its digest means something."""
     with tarfile.open(to, "w", format=tarfile.USTAR_FORMAT) as archive:
         for path in sorted(folder.iterdir()):
             member = tarfile.TarInfo(path.name)

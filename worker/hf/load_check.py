@@ -1,7 +1,7 @@
 """Whether a stranger can use the adapter: stock transformers + PEFT, nothing of ours, in a process of its own.
 
-``python -I load_check.py BASE ADAPTER`` reads ``{"prompt": [ids], "completion": [ids]}`` on standard input and prints the
-mean negative log-likelihood of the completion. Run by path, so that it cannot lean on this package.
+``python -I load_check.py BASE ADAPTER`` reads ``{"prompt": [ids], "completion": [ids]}`` on standard input and prints
+the mean negative log-likelihood of the completion. Run by path, so that it cannot lean on this package.
 """
 
 import json
@@ -11,7 +11,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Load, ask, print."""
     base_folder, adapter_folder = sys.argv[1:]
     probe = json.load(sys.stdin)
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, local_files_only=True)
@@ -20,4 +22,8 @@ if __name__ == "__main__":
     with torch.no_grad():
         logits_TV = model(ids).logits[0, len(probe["prompt"]) - 1 : -1].float()
     nll = torch.nn.functional.cross_entropy(logits_TV, torch.tensor(probe["completion"]))
-    print(json.dumps({"nll": nll.item()}))
+    sys.stdout.write(json.dumps({"nll": nll.item()}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""From an attempt's files to the parts a run works with: training and held-out demonstrations, and their lengths.
+
+Knows the attempt's folder and a chat template; no weights.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from app.domain.demonstrations import read_demonstrations
+from app.domain.runs import Order
+from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts
+from worker.evals.suites import Split, Suite, demonstration_suite, general_suite, hold_out, split
+from worker.hf.chat import Chat
+
+ANSWER_MARGIN = 1.5
+"""An evaluated answer may be this much longer than the longest demonstration before it is cut."""
+
+
+def part(order: Order, folder: Path) -> Split:
+    """The training part and what is held out of it, before anything is trained."""
+    demonstrations = read_demonstrations(folder / "train.jsonl")
+    if order.validation_sha256 is None:
+        return split(demonstrations, order.seed)
+    return hold_out(demonstrations, read_demonstrations(folder / "validation.jsonl"), order.seed)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of demonstrations in tokens of the job's base.
+
+    Args:
+        facts: Of the training part, for ``app.domain.training.resolve``.
+        longest_answer: New tokens that an evaluated answer may have.
+    """
+
+    facts: DatasetFacts
+    longest_answer: int
+
+    @classmethod
+    def of(cls, data: Split, chat: Chat) -> Self:
+        """Measure both parts."""
+        trained = sorted(len(chat.encode_completion(one.completion)) for one in data.training)
+        asked = [len(chat.encode_completion(one.completion)) for one in data.heldout]
+        return cls(
+            DatasetFacts(
+                num_examples=len(trained),
+                demonstration_tokens_p50=math.ceil(statistics.median(trained)),
+                demonstration_tokens_p99=trained[math.ceil(0.99 * len(trained)) - 1],
+                demonstration_tokens_max=trained[-1],
+            ),
+            min(MAX_COMPLETION_TOKENS, math.ceil(max(asked, default=trained[-1]) * ANSWER_MARGIN)),
+        )
+
+
+def make_suites(order: Order, folder: Path, data: Split, *, scorer: str, longest_answer: int) -> list[Suite]:
+    """What the version is asked: its own skill, the skills of its lineage, and general ability."""
+    skill = [demonstration_suite(order.adapter, "skill", data.heldout, scorer=scorer, max_new_tokens=longest_answer)]
+    earlier = [
+        demonstration_suite(
+            f"{skill.adapter}:{skill.version}",
+            "earlier",
+            read_demonstrations(folder / skill.path),
+            scorer=skill.scorer,
+            max_new_tokens=skill.max_completion_tokens,
+        )
+        for skill in order.earlier
+    ]
+    return [*(skill if data.heldout else []), *earlier, general_suite()]

@@ -1,0 +1,119 @@
+"""What a finished run leaves in ``out/``: the adapter's folder and tar, the report, the held-out demonstrations.
+
+Writes facts only; judges nothing. The last word has stock PEFT, in a clean process.
+"""
+
+import json
+import math
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from app.domain.runs import Order
+from app.domain.training import TrainingConfig
+from worker.evals.page import render_html
+from worker.evals.schema import Report
+from worker.evals.suites import Split, render_demonstrations
+from worker.hf import load_check
+from worker.hf.adapter_files import finish_folder, model_card, write_tar
+from worker.hf.model import HfPolicy
+from worker.sdft.prompts import TEMPLATES
+
+LIBRARIES: Final = ("sdft-service", "torch", "transformers", "peft", "safetensors", "tokenizers")
+MAX_NLL_DIFFERENCE: Final = 0.05
+"""Nats per token between ours and stock PEFT's, relative beyond 1: fp32 against a bf16 base on a GPU stays below it."""
+
+
+class LoadCheckFailed(Exception):
+    """The finished adapter does not do in stock PEFT what it did here."""
+
+
+def provenance(order: Order, config: TrainingConfig, data: Split, policy: HfPolicy) -> dict[str, Any]:
+    """All that identifies a run: what was asked, on what, with what."""
+    template = TEMPLATES.get(config.template)
+    return {
+        "job_id": order.job_id,
+        "adapter": order.adapter,
+        "base": order.base.model_dump(exclude={"path"}),
+        "parent": order.parent.model_dump() if order.parent else None,
+        "config": config.model_dump(),
+        "requested": order.hyperparameters.model_dump(),
+        "template": {"name": config.template, "version": template.version, "text": template.text} if template else None,
+        "data": {
+            "training_sha256": order.training_sha256,
+            "validation_sha256": order.validation_sha256,
+            "num_trained": len(data.training),
+            "num_heldout": len(data.heldout),
+            "heldout_sha256": data.sha256 if data.heldout else None,
+        },
+        "hardware": {
+            "device": torch.cuda.get_device_name(policy.device) if policy.device.type == "cuda" else "cpu",
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+    }
+
+
+def export(
+    order: Order, folder: Path, policy: HfPolicy, *, config: TrainingConfig, data: Split, report: Report
+) -> None:
+    """Write ``out/``; the adapter's tar last."""
+    out = folder / "out"
+    adapter = out / "adapter"
+    policy.save_adapter(adapter, base_name=order.base.peft_name, base_revision=order.base.revision)
+    card = model_card(
+        base=order.base.peft_name,
+        base_revision=order.base.revision,
+        license_name=order.base.license,
+        facts={
+            "version": order.version_name,
+            "made by job": order.job_id,
+            "method": config.method,
+            "started from": order.parent.model_id if order.parent else "the base",
+            "demonstrations": len(data.training),
+            "steps": config.total_steps,
+            "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}",
+        },
+        results="\n".join([f"**{report.summary.headline}**", "", *(f"- {line}" for line in _findings(report))]),
+    )
+    finish_folder(adapter, card=card, provenance=report.provenance)
+    (out / "report.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    (out / "report.html").write_text(render_html(report), encoding="utf-8")
+    if data.heldout:
+        (out / "heldout.jsonl").write_text(render_demonstrations(data.heldout), encoding="utf-8")
+    write_tar(adapter, out / "adapter.tar")
+
+
+def check_loading(order: Order, folder: Path, policy: HfPolicy, data: Split) -> None:
+    """Have stock PEFT load the folder in a clean process and say what it makes of one demonstration.
+
+    Raises:
+        LoadCheckFailed: It cannot, or its answer is another than ours.
+    """
+    probe = (data.heldout or data.training)[0]
+    prompt, completion = policy.encode_chat(probe.messages), policy.encode_completion(probe.completion)
+    [ours] = policy.nll([prompt], [completion], arm="student")
+    # By path and isolated: nothing of this package can help it.
+    outcome = subprocess.run(
+        [sys.executable, "-I", load_check.__file__, order.base.path, folder / "out" / "adapter"],
+        check=False,
+        input=json.dumps({"prompt": prompt, "completion": completion}),
+        capture_output=True,
+        text=True,
+    )
+    if outcome.returncode:
+        raise LoadCheckFailed(outcome.stderr)
+    theirs = json.loads(outcome.stdout.splitlines()[-1])["nll"]
+    if not math.isclose(ours, theirs, rel_tol=MAX_NLL_DIFFERENCE, abs_tol=MAX_NLL_DIFFERENCE):
+        raise LoadCheckFailed(f"nll {theirs} in stock PEFT, {ours} here")
+
+
+def _findings(report: Report) -> list[str]:
+    summary = report.summary
+    return [summary.skill.sentence, summary.retention.sentence, summary.ceiling.sentence, *report.caveats]

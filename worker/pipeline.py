@@ -1,0 +1,242 @@
+"""One attempt, start to end, in the trainer process: load, check, train, evaluate, export, load check.
+
+``python -m worker.pipeline FOLDER``, started by ``worker.launcher``. Works in one folder (see ``app.domain.runs``) and
+talks on one pipe; knows no database, no store and no broker.
+"""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.domain.errors import Unprocessable
+from app.domain.lifecycle import FailureCode, Phase
+from app.domain.runs import DRAINED_EXIT_CODE, ORDER_NAME, Order
+from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
+from worker.dataset import Lengths, make_suites, part
+from worker.evals.report import build_report
+from worker.evals.run import evaluate
+from worker.evals.schema import Cost
+from worker.evals.scorers import infer_scorer
+from worker.evals.suites import Split, rehearsal_prompts
+from worker.exporting import check_loading, export, provenance
+from worker.hf.chat import Chat
+from worker.hf.checkpoint import Checkpoints, read_checkpoint
+from worker.hf.model import HfPolicy
+from worker.reporting import Drained, PipeReporter
+from worker.sdft.monitor import Diverged
+from worker.teacher_check import check_teacher
+from worker.trainer import TrainResult, train
+
+REPORT_FD_VARIABLE = "SDFT_REPORT_FD"
+PAPER_BASE = 3_000_000_000
+"""Parameters below which replications of the paper found that plain fine-tuning acquires more."""
+
+
+class RunFailed(Exception):
+    """The job cannot succeed; the message is for the client."""
+
+    def __init__(self, code: FailureCode, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code: FailureCode = code
+        self.message, self.param = message, param
+
+
+class Attempt:
+    """What one call of this program works on.
+
+    Args:
+        folder: Laid out by the supervisor, the order in it.
+        reporter: To the supervisor.
+    """
+
+    def __init__(self, folder: Path, reporter: PipeReporter) -> None:
+        self.folder, self.reporter = folder, reporter
+        self.order = Order.model_validate_json((folder / ORDER_NAME).read_bytes())
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Say what begins, and remember how long it took."""
+        self.reporter.phase(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def run(self) -> None:
+        """Do what the order says.
+
+        Raises:
+            RunFailed, Unprocessable, Diverged: The job cannot succeed; the message is for the client.
+            Drained: The supervisor asked to leave; the last checkpoint holds all that matters.
+        """
+        with self.phase("loading"):
+            data = part(self.order, self.folder)
+            lengths = Lengths.of(data, Chat.load(Path(self.order.base.path)))
+            config = self.order.resolved or self.resolve(lengths)
+            policy = self.load(config)
+        if self.order.resolved is None:
+            with self.phase("checking"):
+                config = self.check(policy, data, config)
+            self.reporter.resolved(config)
+        with self.phase("training"):
+            result = self.train(policy, data, config)
+        with self.phase("evaluating"):
+            scorer = infer_scorer([one.completion for one in data.heldout or data.training])
+            longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
+            suites = make_suites(self.order, self.folder, data, scorer=scorer.name, longest_answer=longest_answer)
+            measured = evaluate(
+                policy,
+                suites,
+                has_parent=self.order.parent is not None,
+                template=config.template if config.method == "sdft" else None,
+                on_progress=self.reporter.progress,
+            )
+        with self.phase("exporting"):
+            report = build_report(
+                measured,
+                title=self.order.version_name,
+                scorer=scorer,
+                split=data,
+                template=config.template if config.method == "sdft" else None,
+                cost=self.cost(result),
+                provenance=provenance(self.order, config, data, policy),
+            )
+            export(self.order, self.folder, policy, config=config, data=data, report=report)
+        with self.phase("load_check"):
+            check_loading(self.order, self.folder, policy, data)
+        self.reporter.finished(
+            trained_tokens=result.trained_tokens, scorer=scorer.name, max_completion_tokens=longest_answer
+        )
+
+    def resolve(self, lengths: Lengths) -> TrainingConfig:
+        """Give every ``auto`` but the template its value."""
+        order = self.order
+        try:
+            return resolve(
+                order.hyperparameters,
+                method=order.method,
+                seed=order.seed,
+                facts=lengths.facts,
+                num_parameters=order.base.num_parameters,
+            )
+        except ValueError as error:
+            raise RunFailed("invalid_file", str(error), "method") from error
+
+    def load(self, config: TrainingConfig) -> HfPolicy:
+        """The base with the adapter that this job starts from."""
+        return HfPolicy.load(
+            Path(self.order.base.path),
+            lora_rank=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            parent=self.folder / "parent" if self.order.parent else None,
+            seed=self.order.seed,
+            num_threads=self.order.num_threads,
+        )
+
+    def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
+        """Before time is spent: does the teacher know more than the student, and shown in which way?"""
+        if (policy.lora_rank, policy.lora_alpha) != (config.lora_rank, config.lora_alpha):
+            self.reporter.event(
+                "info", f"The parent's LoRA rank {policy.lora_rank} and alpha {policy.lora_alpha} go on."
+            )
+            config = config.model_copy(update={"lora_rank": policy.lora_rank, "lora_alpha": policy.lora_alpha})
+        self.warn(config)
+        if config.method == "supervised":
+            return config
+        teacher = check_teacher(policy, data.training, config)
+        self.reporter.event("info", teacher.sentence, **teacher.numbers)
+        if not teacher.teacher_is_better:
+            message = (
+                "With the demonstration in its context the model finds the expert's answer no likelier than "
+                "without it, so there is little to distil. Use a larger base, clearer demonstrations, or another template."
+            )
+            if config.weak_teacher == "fail":
+                raise RunFailed("teacher_not_better", message)
+            self.reporter.event("warn", message)
+        return config.model_copy(update={"template": teacher.template})
+
+    def warn(self, config: TrainingConfig) -> None:
+        """Say what is known to go wrong with a choice."""
+        num_parameters = self.order.base.num_parameters
+        if config.learning_rate > SAFE_LEARNING_RATE and num_parameters >= SMALL_BASE_PARAMETERS:
+            self.reporter.event(
+                "warn",
+                f"A learning rate of {config.learning_rate:g} is known to cost earlier skills; "
+                f"{SAFE_LEARNING_RATE:g} or less keeps more of them.",
+            )
+        if config.method == "sdft" and num_parameters < PAPER_BASE:
+            self.reporter.event(
+                "info",
+                "Below 3 billion parameters plain supervised fine-tuning often acquires more, and forgets more. "
+                "The report shows what this version kept.",
+            )
+
+    def train(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainResult:
+        """From the start or from the last checkpoint to the last step.
+
+        Raises:
+            Drained: Asked to leave before that.
+        """
+        order = self.order
+        checkpoints = Checkpoints(
+            self.folder,
+            every_seconds=order.checkpoint_seconds,
+            base_name=order.base.peft_name,
+            base_revision=order.base.revision,
+        )
+        resume = read_checkpoint(self.folder / "resume") if order.resume_step is not None else None
+        result = train(policy, data.training, rehearsal_prompts(), config, self.reporter, checkpoints, resume)
+        if not result.finished:
+            raise Drained
+        return result
+
+    def cost(self, result: TrainResult) -> Cost:
+        """What the job took so far; a resumed attempt knows its own seconds only."""
+        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Cost(
+            seconds=self.seconds,
+            trained_tokens=result.trained_tokens,
+            generated_tokens=result.trained_tokens,
+            peak_memory_bytes=usage if sys.platform == "darwin" else usage * 1024,
+        )
+
+
+def main() -> int:
+    """Run one attempt; whatever ends it is said on the pipe."""
+    folder = Path(sys.argv[1])
+    with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
+        reporter = PipeReporter(pipe, folder)
+        reporter.listen(sys.stdin.buffer)
+        try:
+            Attempt(folder, reporter).run()
+        except Drained:
+            return DRAINED_EXIT_CODE
+        except RunFailed as error:
+            reporter.failed(error.code, error.message, error.param)
+        except Unprocessable as error:
+            reporter.failed("invalid_file", " ".join([error.message, *map(_line, error.errors[:10])]), error.param)
+        except Diverged as error:
+            reporter.failed("diverged", str(error))
+        except (MemoryError, torch.OutOfMemoryError):
+            reporter.failed(
+                "out_of_memory", "The worker ran out of memory; a smaller batch_size or shorter completions need less."
+            )
+        except Exception:
+            reporter.failed("internal_error", "An internal error ended the run; the operator's log says more.")
+            raise
+    return 0
+
+
+def _line(error: dict[str, Any]) -> str:
+    return f"Line {error['line']}: {error['message']}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

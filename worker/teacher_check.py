@@ -1,0 +1,107 @@
+"""Before training: does the demonstration in its context help the model, and shown in which way most?
+
+The template decides whether a small model can teach itself, and no template is best for every model. Knows a policy and
+the templates, nothing of steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final
+
+from app.domain.demonstrations import Demonstration
+from app.domain.training import TrainingConfig
+from worker.sdft.policy import Policy
+from worker.sdft.prompts import TEMPLATES, teacher_messages
+
+MAX_SAMPLE: Final = 16
+MAX_ANSWER_TOKENS: Final = 128
+"""An answer is only compared with its demonstration; one that is longer tells no more."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one way of asking fares on the sample.
+
+    Args:
+        nll: Mean negative log-likelihood of the demonstration, nats per token.
+        right: Share of greedy answers that are the demonstration, but for white space.
+    """
+
+    nll: float
+    right: float
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """What the teacher makes of the sample.
+
+    Args:
+        template: The best of those that fit.
+        teacher: With the demonstration shown by ``template``.
+        student: Without.
+        others: The templates that were not chosen.
+        num_sampled: Demonstrations that were asked.
+    """
+
+    template: str
+    teacher: View
+    student: View
+    others: dict[str, View]
+    num_sampled: int
+
+    @property
+    def teacher_is_better(self) -> bool:
+        """Whether there is anything to distil."""
+        return self.teacher.nll < self.student.nll
+
+    @property
+    def sentence(self) -> str:
+        """For an event."""
+        return (
+            f"The teacher is shown demonstrations by the template {self.template!r}: on {self.num_sampled} of them it "
+            f"answers {self.teacher.right:.0%} as the expert did, and {self.student.right:.0%} without."
+        )
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """For an event."""
+        views = {"without": self.student, self.template: self.teacher, **self.others}
+        return {"template": self.template, "views": {name: vars(view) for name, view in views.items()}}
+
+
+def check_teacher(policy: Policy, demonstrations: Sequence[Demonstration], config: TrainingConfig) -> TeacherCheck:
+    """Try the configured template, or for ``auto`` every one whose prompts all fit the context.
+
+    Where none fits, the shortest is returned: training then refuses the examples that are too long, by line.
+    """
+    names = list(TEMPLATES) if config.template == "auto" else [config.template]
+    fitting = [name for name in names if _fits(policy, name, demonstrations, config.max_completion_tokens)]
+    sample = demonstrations[:: -(-len(demonstrations) // MAX_SAMPLE)]
+    views = {
+        name: _view(policy, [teacher_messages(name, one) for one in sample], sample, config)
+        for name in fitting or names[:1]
+    }
+    best = max(views, key=lambda name: (views[name].right, -views[name].nll))
+    student = _view(policy, [list(one.messages) for one in sample], sample, config)
+    others = {name: view for name, view in views.items() if name != best}
+    return TeacherCheck(best, views[best], student, others, len(sample))
+
+
+def _fits(policy: Policy, template: str, demonstrations: Sequence[Demonstration], answer_tokens: int) -> bool:
+    return all(
+        len(policy.encode_chat(teacher_messages(template, one))) + answer_tokens <= policy.context_tokens
+        for one in demonstrations
+    )
+
+
+def _view(
+    policy: Policy, asked: list[list[dict[str, Any]]], sample: Sequence[Demonstration], config: TrainingConfig
+) -> View:
+    prompts = [policy.encode_chat(messages) for messages in asked]
+    expected = [policy.encode_completion(one.completion) for one in sample]
+    answers = policy.greedy(prompts, min(config.max_completion_tokens, MAX_ANSWER_TOKENS), arm="parent")
+    right = [
+        policy.decode(answer.ids).split() == one.completion.split() for answer, one in zip(answers, sample, strict=True)
+    ]
+    return View(nll=fmean(policy.nll(prompts, expected, arm="parent")), right=fmean(right))
