@@ -1,0 +1,185 @@
+"""The report says what was seen: verdicts, what was kept, what flipped, what could not be judged."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from app.domain.demonstrations import Demonstration
+from tests.unit.evals.fake_policy import FakePolicy
+from worker.evals.behaviour import describe
+from worker.evals.report import build_report
+from worker.evals.run import Answer, evaluate
+from worker.evals.schema import Cost, Report
+from worker.evals.scorers import ScorerChoice
+from worker.evals.suites import Item, Split, Suite, demonstration_suite, general_suite
+from worker.sdft.policy import Arm
+
+SPLIT = Split(
+    training=[Demonstration(({"role": "user", "content": "trained?"},), "code-0", 1)],
+    heldout=[Demonstration(({"role": "user", "content": f"item {n}?"},), f"code-{n}", n) for n in range(1, 41)],
+    statement="Forty were held out.",
+)
+SKILL = demonstration_suite("codes", "skill", SPLIT.heldout, scorer="normalized", max_new_tokens=30)
+SHIPPED = general_suite()
+GENERAL = replace(SHIPPED, items=tuple(replace(item, max_new_tokens=99) for item in SHIPPED.items))
+RIGHT = {item.messages[0]["content"]: item.completion for suite in (SKILL, GENERAL) for item in suite.items}
+"""Every question with its right answer."""
+
+
+def _build(
+    speak: Callable[[Arm, str], str], *suites: Suite, has_parent: bool = False, template: str | None = "multi_turn"
+) -> Report:
+    measured = evaluate(
+        FakePolicy(speak), suites, has_parent=has_parent, template=template, on_progress=lambda *_: None
+    )
+    return build_report(
+        measured,
+        title="codes v1",
+        scorer=ScorerChoice("normalized", "they are short"),
+        split=SPLIT,
+        template=template,
+        cost=Cost(seconds={"training": 100.0}, trained_tokens=500, generated_tokens=20, peak_memory_bytes=None),
+        provenance={"seed": 1},
+    )
+
+
+def _speaker(*, learnt: int = 40, lost: int = 0) -> Callable[[Arm, str], str]:
+    """A base that knows all general answers and no code; a student that learnt some codes and lost some answers."""
+    codes = [item.messages[0]["content"] for item in SKILL.items]
+    answers = [item.messages[0]["content"] for item in GENERAL.items]
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        if "code-" in conversation:
+            return RIGHT[question]
+        if question in codes:
+            return RIGHT[question] if arm == "student" and question in codes[:learnt] else "I am sorry."
+        return "code-1" if arm == "student" and question in answers[:lost] else RIGHT[question]
+
+    return speak
+
+
+def test_a_skill_that_arrived_and_harmed_nothing_is_shipped() -> None:
+    summary = _build(_speaker(), SKILL, GENERAL).summary
+    assert (summary.recommendation, summary.skill.verdict, summary.retention.verdict) == ("ship", "better", "same")
+    assert "40 of 40 held-out questions right" in summary.skill.sentence
+    assert summary.ceiling.share is not None
+    assert summary.ceiling.share.value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("learnt", "lost", "recommendation"),
+    [(40, 60, "do_not_ship"), (0, 0, "do_not_ship"), (3, 0, "look_closer"), (40, 12, "do_not_ship"), (40, 4, "ship")],
+)
+def test_the_recommendation_weighs_gain_against_loss(learnt: int, lost: int, recommendation: str) -> None:
+    assert _build(_speaker(learnt=learnt, lost=lost), SKILL, GENERAL).summary.recommendation == recommendation
+
+
+def test_what_was_kept_is_counted_over_what_the_base_had_right_by_kind() -> None:
+    kept = {row.group: row for row in _build(_speaker(lost=20), SKILL, GENERAL).kept}
+    assert (kept["all"].num_had, kept["all"].num_kept) == (160, 140)
+    first, second = (GENERAL.items[0].kind, GENERAL.items[16].kind)
+    assert (kept[first].num_kept, kept[second].num_kept) == (0, 12)
+    assert kept["rehearsed kinds"].num_had + kept["other kinds"].num_had == 160
+    assert kept["other kinds"].num_rehearsed_kinds == 0
+
+
+def test_flips_show_what_each_arm_said() -> None:
+    general = _build(_speaker(lost=2), SKILL, GENERAL).suites[1]
+    assert [flip.change for flip in general.flips] == ["lost", "lost"]
+    assert general.flips[0].answers == {"base": RIGHT[general.flips[0].prompt], "candidate": "code-1"}
+    comparison = general.comparisons[0]
+    assert (comparison.num_lost, comparison.num_gained, comparison.p_value) == (2, 0, 0.5)
+
+
+def test_an_earlier_skill_that_the_candidate_lost_stops_it() -> None:
+    earlier = replace(SKILL, name="older", role="earlier")
+
+    def speak(arm: Arm, conversation: str) -> str:
+        return "gone" if arm == "student" else RIGHT[conversation.splitlines()[-1]]
+
+    report = _build(speak, earlier, GENERAL, has_parent=True)
+    assert report.suites[0].comparisons[0].against == "parent"
+    assert report.suites[0].comparisons[0].verdict == "worse"
+    assert report.summary.retention.verdict == "worse"
+    assert "older, right for the parent: 0 of 40 kept" in report.summary.retention.sentence
+
+
+def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
+    earlier = replace(SKILL, name="older", role="earlier")
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        return "gone" if arm == "student" and question in {"item 1?", "item 2?", "item 3?"} else RIGHT[question]
+
+    report = _build(speak, earlier, GENERAL, has_parent=True)
+    assert report.suites[0].comparisons[0].p_value == pytest.approx(3 * 0.25)
+
+
+def test_an_item_that_cannot_be_judged_is_an_error_and_counts_for_no_arm() -> None:
+    broken = Item("broken", "codes", ({"role": "user", "content": "item 1?"},), ("not json",), "json", 9)
+    sound = Item("sound", "codes", ({"role": "user", "content": "item 2?"},), ('{"a": 1}',), "json", 9)
+    report = _build(lambda *_: '{"a": 1}', Suite("codes", "skill", (broken, sound)), GENERAL)
+    assert {(error.item, error.scorer) for error in report.errors} == {("broken", "json")}
+    assert "not JSON" in report.errors[0].message
+    assert report.suites[0].n == 1
+    assert {arm.num_right for arm in report.suites[0].arms} == {1}
+    assert report.suites[0].arms[0].field_f1 == 1.0
+
+
+def test_free_text_is_judged_by_likelihood_alone() -> None:
+    essays = demonstration_suite("codes", "skill", SPLIT.heldout, scorer="nll", max_new_tokens=30)
+    report = _build(_speaker(learnt=20), essays, GENERAL)
+    skill = report.suites[0]
+    assert skill.measure == "negative_nll"
+    assert skill.n == 40
+    assert {arm.arm: arm.nll for arm in skill.arms} == pytest.approx({"base": 2.0, "candidate": 1.05, "ceiling": 0.1})
+    assert skill.comparisons[0].difference.value == pytest.approx(0.95)
+    assert skill.comparisons[0].verdict == "better"
+    assert report.summary.ceiling.share is not None
+    assert report.summary.ceiling.share.value == pytest.approx(0.5)
+    assert not skill.flips
+
+
+def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
+    report = _build(_speaker(), GENERAL)
+    assert report.summary.recommendation == "look_closer"
+    assert any("cannot say whether the skill arrived" in note for note in report.caveats)
+
+
+def test_a_report_survives_json_and_is_the_same_twice() -> None:
+    report = _build(_speaker(lost=3), SKILL, GENERAL)
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    again = _build(_speaker(lost=3), SKILL, GENERAL)
+    assert report.model_dump(exclude={"cost"}) == again.model_dump(exclude={"cost"})
+
+
+def test_the_cost_of_the_evaluation_is_added() -> None:
+    cost = _build(_speaker(), SKILL, GENERAL).cost
+    assert cost.seconds["training"] == 100.0
+    assert {"evaluation_answers", "evaluation_likelihoods", "evaluation_drift"} < set(cost.seconds)
+    assert cost.generated_tokens > 20
+
+
+def _answer(text: str, *ids: int, stopped: bool = True) -> Answer:
+    return Answer(text, ids, stopped)
+
+
+def test_behaviour_by_hand() -> None:
+    trained = ["one two three four five six seven eight nine", "team=billing"]
+    answers = [
+        _answer("Based on the example, yes", 1, 2, 3, 4, 5),
+        _answer("so two three four five six seven eight nine", 1, 2, 3, 4, stopped=False),
+        _answer("Team=Billing", 7, 8, 9),
+        _answer("my own", 7, 8),
+    ]
+    row = describe("general", "candidate", answers, trained)
+    assert (row.mean_tokens, row.truncated, row.artefacts, row.copied) == (3.5, 0.25, 0.25, 0.5)
+    assert row.distinct_4 is not None
+    assert math.isclose(row.distinct_4, 2 / 3)
+
+
+def test_short_answers_have_no_four_grams() -> None:
+    assert describe("general", "base", [_answer("a", 1)], []).distinct_4 is None

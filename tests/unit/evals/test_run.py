@@ -1,0 +1,117 @@
+"""Every arm is asked the same questions, by the right weights, once."""
+
+import pytest
+
+from tests.unit.evals.fake_policy import FakePolicy
+from worker.evals.run import Measured, evaluate
+from worker.evals.suites import Item, Suite
+from worker.sdft.policy import Arm
+
+
+def _suite(name: str, role: str, questions: dict[str, str], scorer: str = "normalized") -> Suite:
+    items = tuple(
+        Item(f"{index}", name, ({"role": "user", "content": question},), (answer,), scorer, 12)
+        for index, (question, answer) in enumerate(questions.items())
+    )
+    return Suite(name, role, items)
+
+
+SKILL = _suite("colors", "skill", {"red?": "#f00", "blue?": "#00f"})
+EARLIER = _suite("sounds", "earlier", {"cat?": "meow"})
+GENERAL = _suite("general", "general", {"1+1?": "2", "2+2?": "4"})
+
+
+def _speak(arm: Arm, conversation: str) -> str:
+    return f"{arm}:{len(conversation.splitlines())}"
+
+
+def _run(policy: FakePolicy, *suites: Suite, has_parent: bool = True, template: str | None = "multi_turn") -> Measured:
+    return evaluate(policy, suites, has_parent=has_parent, template=template, on_progress=lambda *_: None)
+
+
+def test_the_ceiling_is_the_parent_with_the_demonstration_in_its_context() -> None:
+    measured = _run(FakePolicy(_speak), SKILL)
+    assert {arm: answers[0].text for (_, arm), answers in measured.answers.items()} == {
+        "base": "base:1",
+        "parent": "parent:1",
+        "candidate": "student:1",
+        "ceiling": "parent:3",
+    }
+
+
+def test_without_a_parent_the_base_is_the_teacher() -> None:
+    measured = _run(FakePolicy(_speak), SKILL, has_parent=False)
+    assert measured.arms(SKILL) == ("base", "candidate", "ceiling")
+    assert measured.answers["colors", "ceiling"][0].text == "base:3"
+
+
+def test_no_template_means_no_ceiling() -> None:
+    assert "ceiling" not in _run(FakePolicy(_speak), SKILL, template=None).arms(SKILL)
+
+
+def test_all_arms_but_the_ceiling_see_the_same_prompts_and_each_is_asked_once() -> None:
+    policy = FakePolicy(_speak)
+    _run(policy, SKILL, EARLIER, GENERAL)
+    assert len(set(policy.asked)) == len(policy.asked)
+    plain = {
+        arm: {prompt for who, prompt in policy.asked if who == arm and "\n" not in prompt} for arm, _ in policy.asked
+    }
+    assert plain["base"] == {"red?", "blue?", "1+1?", "2+2?"}
+    assert plain["parent"] == plain["student"] == plain["base"] | {"cat?"}
+
+
+def test_an_earlier_skill_is_asked_of_parent_and_candidate() -> None:
+    assert _run(FakePolicy(_speak), SKILL, EARLIER, GENERAL).arms(EARLIER) == ("parent", "candidate")
+
+
+def test_likelihoods_are_measured_for_demonstrations_and_not_for_general_questions() -> None:
+    measured = _run(FakePolicy(lambda arm, _: "#f00" if arm == "student" else "no"), SKILL, GENERAL)
+    assert measured.nll["colors", "candidate"] == [0.1, 2.0]
+    assert measured.nll["colors", "base"] == [2.0, 2.0]
+    assert not [name for name, _ in measured.nll if name == "general"]
+
+
+def test_drift_follows_the_candidate_away_from_the_base() -> None:
+    def speak(arm: Arm, conversation: str) -> str:
+        return "changed" if arm == "student" and "red" in conversation else "same"
+
+    measured = _run(FakePolicy(speak), SKILL, EARLIER, GENERAL)
+    assert {drift.prompts: drift.base_to_candidate for drift in measured.drift} == {"task": 0.5, "neutral": 0.0}
+
+
+def test_the_limit_is_each_items_own_and_cut_answers_say_so() -> None:
+    measured = _run(FakePolicy(lambda *_: "x" * 50), SKILL)
+    answer = measured.answers["colors", "base"][0]
+    assert (answer.text, answer.stopped) == ("x" * 12, False)
+
+
+def test_an_item_that_does_not_fit_with_its_demonstration_is_asked_of_nobody() -> None:
+    long = _suite("long", "skill", {"short?": "s", "l" * 60: "long answer"})
+    policy = FakePolicy(_speak, context_tokens=100)
+    measured = _run(policy, long)
+    assert measured.num_dropped == 1
+    assert len(measured.answers["long", "base"]) == 1
+    assert not [prompt for _, prompt in policy.asked if "lll" in prompt]
+
+
+def test_free_text_is_decoded_for_a_few_items_and_scored_on_all() -> None:
+    essays = _suite("essays", "skill", {f"question {index}": "text" for index in range(40)}, scorer="nll")
+    measured = _run(FakePolicy(_speak), essays)
+    assert len(measured.answers["essays", "base"]) == 16
+    assert len(measured.nll["essays", "base"]) == 40
+
+
+@pytest.mark.parametrize("suites", [(SKILL, EARLIER, GENERAL), (GENERAL,)])
+def test_progress_rises_to_its_total(suites: tuple[Suite, ...]) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(
+        FakePolicy(_speak),
+        suites,
+        has_parent=True,
+        template="multi_turn",
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    done = [count for count, _ in seen]
+    assert done == sorted(done)
+    assert seen[-1][0] == seen[-1][1]
+    assert len({total for _, total in seen}) == 1

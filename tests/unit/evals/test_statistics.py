@@ -1,0 +1,96 @@
+"""Intervals and tests agree with scipy, and verdicts do not claim what a sample cannot show."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from worker.evals.statistics import (
+    Estimate,
+    Interval,
+    conclude,
+    holm,
+    mcnemar,
+    paired_difference,
+    paired_ratio,
+    resolution,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 40), (1, 7), (38, 40), (40, 40), (97, 200)])
+def test_wilson_is_scipys(successes: int, n: int) -> None:
+    reference = stats.binomtest(successes, n).proportion_ci(0.95, "wilson")
+    assert wilson(successes, n) == Interval(pytest.approx(reference.low), pytest.approx(reference.high))
+
+
+def test_nothing_counted_leaves_every_rate_possible() -> None:
+    assert wilson(0, 0) == Interval(0.0, 1.0)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (0, 5), (5, 0), (3, 9), (40, 38)])
+def test_mcnemar_is_the_two_sided_binomial_test(lost: int, gained: int) -> None:
+    reference = stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert mcnemar(lost, gained) == pytest.approx(reference)
+
+
+def test_the_bootstrap_is_scipys_up_to_its_own_noise() -> None:
+    rng = np.random.default_rng(3)
+    before = rng.normal(size=60)
+    after = before + rng.normal(0.3, 0.5, size=60)
+    found = paired_difference(after.tolist(), before.tolist(), seed=0)
+    reference = stats.bootstrap((after - before,), np.mean, method="percentile", rng=1).confidence_interval
+    assert found.value == pytest.approx(float(np.mean(after - before)))
+    assert found.interval == Interval(pytest.approx(reference.low, abs=0.01), pytest.approx(reference.high, abs=0.01))
+
+
+def test_the_bootstrap_repeats_itself_under_a_seed_and_not_under_another() -> None:
+    after, before = [1.0, 0.0, 1.0, 1.0, 0.0, 0.3], [0.0] * 6
+    assert paired_difference(after, before, seed=1) == paired_difference(after, before, seed=1)
+    rng = np.random.default_rng(0)
+    noise, zeros = rng.normal(size=50).tolist(), [0.0] * 50
+    assert paired_difference(noise, zeros, seed=1) != paired_difference(noise, zeros, seed=2)
+
+
+def test_samples_of_different_length_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="equally long"):
+        paired_difference([1.0], [1.0, 0.0], seed=0)
+
+
+def test_a_ratio_of_equal_samples_is_one_exactly() -> None:
+    scores = [1.0] * 30 + [0.0] * 10
+    assert paired_ratio(scores, scores, seed=0) == Estimate(1.0, Interval(1.0, 1.0), 40)
+
+
+def test_a_ratio_to_nothing_is_no_ratio() -> None:
+    assert paired_ratio([1.0, 1.0], [0.0, 1.0], seed=0) is None
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([]) == []
+
+
+def _estimate(low: float, high: float, n: int = 200) -> Estimate:
+    return Estimate((low + high) / 2, Interval(low, high), n)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "p_value", "verdict"),
+    [
+        (0.2, 0.5, 40, 0.001, "better"),
+        (-0.5, -0.2, 40, 0.001, "worse"),
+        (-0.05, 0.08, 200, 0.8, "same"),
+        (-0.08, -0.02, 200, 0.01, "same"),
+        (-0.2, 0.1, 40, 0.7, "insufficient_evidence"),
+        (0.1, 0.6, 8, 0.25, "insufficient_evidence"),
+        (0.0, 0.0, 20, 1.0, "insufficient_evidence"),
+        (0.0, 0.0, 40, 1.0, "same"),
+        (0.2, 0.5, 10, None, "better"),
+    ],
+)
+def test_a_verdict_needs_its_evidence(low: float, high: float, n: int, p_value: float | None, verdict: str) -> None:
+    assert conclude(_estimate(low, high, n), margin=0.1, p_value=p_value) == verdict
+
+
+def test_thirty_five_unchanged_items_are_what_ten_points_take() -> None:
+    assert resolution(34) > 0.1 > resolution(35)
