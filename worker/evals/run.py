@@ -115,7 +115,7 @@ def evaluate(
         on_progress: Told how many of how many questions are done.
     """
     run = _Run(policy, has_parent, template)
-    fitting = tuple(replace(suite, items=tuple(filter(run.fits, suite.items))) for suite in suites)
+    fitting = tuple(run.fitting(suite) for suite in suites)
     measured = Measured(fitting, num_dropped=_num_items(suites) - _num_items(fitting))
     plan = [(suite, arm) for suite in fitting for arm in run.arms(suite)]
     likely = [(suite, arm) for suite, arm in plan if suite.role != "general"]
@@ -170,11 +170,9 @@ class _Run:
             return ("base", *parent, "candidate", "ceiling")
         return ("base", *parent, "candidate")
 
-    def fits(self, item: Item) -> bool:
-        """Whether question, answer and, with a teacher, demonstration fit the context."""
-        longest = max(len(self._prompt(item, arm)) for arm in self._views())
-        room = max(item.max_new_tokens, len(self.policy.encode_completion(item.completion)))
-        return longest + room <= self.policy.context_tokens
+    def fitting(self, suite: Suite) -> Suite:
+        """The suite less the items that would not fit the context of one of its arms."""
+        return replace(suite, items=tuple(item for item in suite.items if self._fits(item, self.arms(suite))))
 
     def answer(self, suite: Suite, arm: ArmName, on_batch: Callable[[int], None]) -> list[Answer]:
         """An arm's answers to a suite."""
@@ -207,8 +205,10 @@ class _Run:
             candidate_to_base=mean(self.policy.kl(prompts, said, p="student", q="base")),
         )
 
-    def _views(self) -> tuple[ArmName, ...]:
-        return ("base",) if self.template is None else ("base", "ceiling")
+    def _fits(self, item: Item, arms: Sequence[ArmName]) -> bool:
+        room = max(item.max_new_tokens, len(self.policy.encode_completion(item.completion)))
+        views = [arm for arm in arms if arm in {"candidate", "ceiling"}]
+        return all(len(self._prompt(item, arm)) + room <= self.policy.context_tokens for arm in views)
 
     def _prompt(self, item: Item, arm: ArmName) -> list[int]:
         if arm == "ceiling" and self.template is not None:

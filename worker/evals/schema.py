@@ -101,8 +101,8 @@ class Behaviour(_Frozen):
     arm: ArmName
     mean_tokens: float
     truncated: float = Field(description="Share of answers that the limit ended.")
-    distinct_4: float | None = Field(description="Different token 4-grams of all; None if answers are shorter.")
-    artefacts: float = Field(description='Share of answers that speak of "the example" and the like.')
+    distinct_4: float = Field(description="Share of token 4-grams that are new in their answer; low is repetition.")
+    artefacts: float = Field(description="Share of answers that speak of a demonstration.")
     copied: float = Field(description="Share of answers that repeat a training demonstration at length or whole.")
 
 

@@ -16,6 +16,8 @@ MIN_TO_SPLIT: Final = 24
 MIN_HELDOUT: Final = 8
 MAX_HELDOUT: Final = 200
 HELDOUT_SHARE: Final = 0.1
+GENERAL_NAME: Final = "general ability"
+"""With a space, which no adapter's name may have: suites are told apart by name."""
 
 Role = Literal["skill", "earlier", "general"]
 Messages = Sequence[Mapping[str, Any]]
@@ -135,7 +137,7 @@ def general_suite() -> Suite:
         )
         for row in _shipped("general.jsonl")
     )
-    return Suite("general", "general", items, frozenset(row["kind"] for row in _shipped("rehearsal.jsonl")))
+    return Suite(GENERAL_NAME, "general", items, frozenset(row["kind"] for row in _shipped("rehearsal.jsonl")))
 
 
 def rehearsal_prompts() -> list[list[dict[str, str]]]:

@@ -16,6 +16,7 @@ from worker.evals.schema import (
     Summary,
 )
 from worker.evals.statistics import Verdict, paired_ratio, wilson
+from worker.evals.suites import GENERAL_NAME
 
 RATIO_SEED: Final = 0
 ENOUGH: Final = 97
@@ -56,7 +57,7 @@ def caveats(suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_dropped:
     notes.extend(
         f"The {row.reference} had only {row.num_had} general questions right: little could be lost."
         for row in kept
-        if row.suite == "general" and row.group == "all" and row.num_had < ENOUGH_TO_FORGET
+        if row.suite == GENERAL_NAME and row.group == "all" and row.num_had < ENOUGH_TO_FORGET
     )
     notes.append(
         "The general suite is easy and short. Kinds of which there are rehearsal prompts too are listed apart: only "

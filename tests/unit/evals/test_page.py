@@ -71,7 +71,7 @@ def _report(*, measure: str = "share_right", text: str = "plain") -> Report:
         ],
         drift=[DriftReport(prompts="task", n=16, base_to_candidate=0.5, candidate_to_base=0.25)],
         behaviour=[
-            Behaviour(suite=text, arm="base", mean_tokens=3, truncated=0, distinct_4=None, artefacts=0, copied=0)
+            Behaviour(suite=text, arm="base", mean_tokens=3, truncated=0, distinct_4=1, artefacts=0, copied=0)
         ],
         method=Method(scorer="normalized", scorer_reason=text, split=text, heldout_sha256="ab" * 32, template=None,
                       margin=0.1, resamples=10_000, seed=0),

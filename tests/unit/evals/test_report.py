@@ -1,6 +1,5 @@
 """The report says what was seen: verdicts, what was kept, what flipped, what could not be judged."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -170,16 +169,11 @@ def _answer(text: str, *ids: int, stopped: bool = True) -> Answer:
 def test_behaviour_by_hand() -> None:
     trained = ["one two three four five six seven eight nine", "team=billing"]
     answers = [
-        _answer("Based on the example, yes", 1, 2, 3, 4, 5),
+        _answer("Based on the example, yes", 1, 1, 1, 1, 1),
         _answer("so two three four five six seven eight nine", 1, 2, 3, 4, stopped=False),
         _answer("Team=Billing", 7, 8, 9),
         _answer("my own", 7, 8),
     ]
     row = describe("general", "candidate", answers, trained)
     assert (row.mean_tokens, row.truncated, row.artefacts, row.copied) == (3.5, 0.25, 0.25, 0.5)
-    assert row.distinct_4 is not None
-    assert math.isclose(row.distinct_4, 2 / 3)
-
-
-def test_short_answers_have_no_four_grams() -> None:
-    assert describe("general", "base", [_answer("a", 1)], []).distinct_4 is None
+    assert row.distinct_4 == 0.75
