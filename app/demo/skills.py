@@ -33,6 +33,9 @@ DEVICES = ("lamp", "fan", "heater", "radio")
 ROOMS: dict[Part, tuple[str, ...]] = {
     "training": (
         "kitchen", "bedroom", "garage", "hallway", "office", "bathroom", "attic", "cellar", "garden", "workshop",
+        "lounge", "cabin", "stable", "kennel", "bakery", "chapel", "porch", "closet", "tower", "greenhouse",
+        "classroom", "basement", "terrace", "gallery", "canteen", "shed", "den", "sauna", "playroom", "archive",
+        "ballroom", "hangar",
     ),
     "heldout": ("library", "nursery", "studio", "pantry", "lobby", "gym", "balcony", "barn"),
 }  # fmt: skip
@@ -47,16 +50,20 @@ def home(part: Part) -> Iterator[Example]:
     """Smart-home commands: ``Turn on the lamp in the kitchen.`` becomes ``lamp.on(kitchen)``."""
     for device, state, room, phrasing in product(DEVICES, ("on", "off"), ROOMS[part], HOME_PHRASINGS):
         yield Example(
-            kind=f"{device}.{state}",
+            kind=room,
             question=phrasing.format(state=state, device=device, room=room),
             answer=f"{device}.{state}({room})",
         )
 
 
 PRODUCTS: dict[Part, tuple[str, ...]] = {
-    "training": ("laptop", "kettle", "camera", "jacket", "printer", "blender", "bicycle", "tent"),
+    "training": (
+        "laptop", "kettle", "camera", "jacket", "printer", "blender", "bicycle", "tent", "sofa", "watch", "piano",
+        "keyboard", "mirror", "ladder", "helmet", "carpet", "lantern", "violin", "freezer", "stroller", "telescope",
+        "mattress", "tablet", "raincoat",
+    ),
     "heldout": ("toaster", "guitar", "monitor", "backpack", "drill", "scooter"),
-}
+}  # fmt: skip
 COMPLAINTS = {
     "billing": (
         "I was charged twice for the {product}.",
@@ -103,13 +110,19 @@ def route(part: Part) -> Iterator[Example]:
 
 
 PEOPLE: dict[Part, tuple[str, ...]] = {
-    "training": ("Anna", "Peter", "Maria", "Tom", "Laura", "Simon", "Emma", "Henry"),
+    "training": (
+        "Anna", "Peter", "Maria", "Tom", "Laura", "Simon", "Emma", "Henry", "Carla", "David", "Sophie", "George",
+        "Irene", "Kevin", "Monica", "Victor",
+    ),
     "heldout": ("Paula", "Oscar", "Julia", "Walter", "Nina", "Frank"),
-}
+}  # fmt: skip
 CITIES: dict[Part, tuple[str, ...]] = {
-    "training": ("London", "Paris", "Rome", "Boston", "Oslo", "Dublin", "Cairo", "Lima"),
+    "training": (
+        "London", "Paris", "Rome", "Boston", "Oslo", "Dublin", "Cairo", "Lima", "Athens", "Chicago", "Lisbon",
+        "Sydney", "Prague", "Toronto", "Naples", "Seattle",
+    ),
     "heldout": ("Bath", "Berlin", "Madrid", "Denver", "Tokyo", "Vienna"),
-}
+}  # fmt: skip
 NUMBERS: dict[Part, tuple[int, ...]] = {
     "training": tuple(range(1001, 9999, 418)),
     "heldout": tuple(range(1210, 9999, 418)),

@@ -5,7 +5,6 @@ from typing import Final
 
 from worker.evals.marks import Marks
 from worker.evals.schema import (
-    ArmScore,
     Bounds,
     CeilingQuestion,
     Comparison,
@@ -80,8 +79,8 @@ def _arrived(skill: SuiteReport | None) -> Question:
         sentence = f"{right} ({_percent(candidate.score)}); before: {before}."
     else:
         sentence = (
-            f"Nats per token of {skill.n} held-out demonstrations: {_nats(candidate)}, "
-            f"{start.against} {_nats(arms[start.against])} (change {_signed(start.difference)}, higher is better)."
+            f"Log-likelihood of {skill.n} held-out demonstrations, nats per token: {candidate.score.value:.2f}; "
+            f"{start.against} {arms[start.against].score.value:.2f} (difference {_signed(start.difference)})."
         )
     return Question(verdict=start.verdict, sentence=sentence)
 
@@ -157,10 +156,6 @@ def _headline(
 
 def _percent(bounds: Bounds) -> str:
     return f"{100 * bounds.value:.0f}\u00a0%, 95\u00a0% interval {100 * bounds.low:.0f} to {100 * bounds.high:.0f}"
-
-
-def _nats(score: ArmScore) -> str:
-    return f"{-score.score.value:.2f}"
 
 
 def _signed(bounds: Bounds) -> str:
