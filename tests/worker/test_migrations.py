@@ -1,0 +1,54 @@
+"""The schema's history: raced, undone and done again, and the same as the models."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy.pool import NullPool
+
+from app.db.migrate import alembic_config, is_at_head, upgrade
+from app.db.models import Base
+
+RACERS = 6
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> Iterator[str]:
+    server = create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with server.connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE fresh")
+    yield postgres_url.replace("/postgres?", "/fresh?")
+    with server.connect() as connection:
+        connection.exec_driver_sql("DROP DATABASE fresh WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(empty_database: str) -> Engine:
+    return create_engine(empty_database, poolclass=NullPool)
+
+
+def test_upgrades_that_race_all_succeed(empty_database: str, engine: Engine) -> None:
+    code = f"from app.db.migrate import upgrade; upgrade({empty_database!r})"
+    root = Path(__file__).parents[2]
+    racers = [subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE) for _ in range(RACERS)]
+    errors = [racer.communicate()[1].decode() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * RACERS, errors
+    assert is_at_head(engine)
+
+
+def test_up_down_and_up_again_with_the_models_as_the_end(empty_database: str, engine: Engine) -> None:
+    config = alembic_config(empty_database)
+    assert not is_at_head(engine)
+    upgrade(empty_database)
+    assert is_at_head(engine)
+    command.check(config)
+    command.downgrade(config, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    assert not is_at_head(engine)
+    upgrade(empty_database)
+    command.check(config)
+    assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
