@@ -11,6 +11,7 @@ from app.api.dependencies import refuse_unknown_query
 from app.api.gate import Gate
 from app.api.problems import handle_errors
 from app.api.schemas.common import Problem
+from app.logs import configure_logging
 from app.resources import Resources, open_resources
 from app.settings import Settings
 
@@ -25,10 +26,13 @@ def create_app(settings: Settings | None = None, *, resources: Resources | None 
         resources: Opened from the settings, and closed at the end, if not given.
     """
     settings = settings or Settings()
+    if resources is None:
+        configure_logging(settings.log_format)
     held = resources or open_resources(settings)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.openapi()  # made and kept now, as the first errors read it
         yield
         if resources is None:
             held.close()

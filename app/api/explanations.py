@@ -54,15 +54,19 @@ def unknown(name: str, known: Sequence[str]) -> str:
 
 def _entry(finding: Mapping[str, Any], openapi: Schema, operation: Schema) -> dict[str, Any]:
     place, *location = finding["loc"]
-    schema, path = _follow(_root(place, operation), location, openapi)
     kind = finding["type"]
+    about_a_key = location[-1:] == ["[key]"]
+    schema, path = _follow(_root(place, operation), location[:-2] if about_a_key else location, openapi)
     if kind == "extra_forbidden":
         name = ".".join([*path, str(location[-1])])
         return {"code": _CODES[kind], "param": name, "message": unknown(name, sorted(_properties(schema, openapi)))}
     if kind == "missing" and location:
         path = path if path and path[-1] == location[-1] else [*path, str(location[-1])]
     param = ".".join(path)
-    if kind in _OWN_WORDS:
+    if about_a_key:
+        names = next(option["propertyNames"] for option in _options(schema, openapi) if "propertyNames" in option)
+        message = f"Each key of {_shown(param)} must be {_describe_one({'type': 'string', **names})}."
+    elif kind in _OWN_WORDS:
         message = finding["msg"].removeprefix("Value error, ")
     elif not location:
         message = "The body must be a JSON object, sent with Content-Type: application/json."
@@ -94,8 +98,6 @@ def _follow(schema: Schema, location: Location, openapi: Schema) -> tuple[Schema
 
 def _inner(schema: Schema, part: str | int, openapi: Schema) -> Schema | None:
     for option in _options(schema, openapi):
-        if part == "[key]":
-            continue
         if part in option.get("properties", {}):
             found: Schema = option["properties"][part]
             return found
@@ -152,7 +154,13 @@ def _describe_one(schema: Schema) -> str:
         ("maxItems", "with at most {} items"),
         ("pattern", "that matches {}"),
     )
-    return " ".join([words[schema["type"]], *(text.format(schema[name]) for name, text in limits if name in schema)])
+    said = [text.format(_plain(schema[name])) for name, text in limits if name in schema]
+    return " ".join([words[schema["type"]], *said])
+
+
+def _plain(limit: Any) -> Any:
+    """OpenAPI knows no whole numbers: 50.0 is shown as 50."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _shown(name: str) -> str:

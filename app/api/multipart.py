@@ -109,7 +109,7 @@ class _Reader:
 
     def _headers_end(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        name = _text(options.get(b"name", b""), "the name of a part")
+        name = _text(options.get(b"name", b""), "name")
         self._is_file = b"filename" in options
         if name not in FIELDS and name != "file":
             raise Invalid("unknown_parameter", unknown(name, ["file", *FIELDS]), param=name)
@@ -120,7 +120,7 @@ class _Reader:
             raise Invalid("invalid_value", message, param=name)
         self._names.append(name)
         if self._is_file:
-            self._upload.filename = _text(options[b"filename"], "the filename")
+            self._upload.filename = _text(options[b"filename"], "file")
             if not _PRINTABLE_NAME.fullmatch(self._upload.filename):
                 message = "A filename has 1 to 255 characters and no control characters."
                 raise Invalid("invalid_value", message, param="file")
@@ -190,11 +190,11 @@ def _boundary(content_type: str) -> bytes:
     return options[b"boundary"]
 
 
-def _text(raw: bytes, what: str) -> str:
+def _text(raw: bytes, param: str) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise Invalid("bad_encoding", f"The bytes of {what} are not valid UTF-8.", param="file") from error
+        raise Invalid("bad_encoding", "The bytes are not valid UTF-8.", param=param) from error
     if "\0" in text:
-        raise Invalid("bad_encoding", f"There is a NUL character in {what}; remove it.", param="file")
+        raise Invalid("bad_encoding", "There is a NUL character in it; remove it.", param=param)
     return text

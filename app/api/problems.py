@@ -115,7 +115,8 @@ async def _database_busy(request: Request, error: Exception) -> JSONResponse:
     return answer(request.scope, BUSY)
 
 
-async def _bug(request: Request, _: Exception) -> JSONResponse:
+async def _bug(request: Request, error: Exception) -> JSONResponse:
     """Says nothing of the inside; the traceback is in the log under the request's id."""
+    log.error("unhandled_error", exc_info=error)
     told = ServiceError("internal_error", "Something went wrong here. Tell the operator the request id.")
     return problem(request.scope, 500, "server_error", told)

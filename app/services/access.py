@@ -63,7 +63,7 @@ def create_key(session: Session, *, project: str, name: str, expires_at: datetim
 def list_keys(session: Session) -> Sequence[tuple[ApiKey, Project]]:
     """Every key with its project, oldest first."""
     query = select(ApiKey, Project).join(Project, ApiKey.project_id == Project.id).order_by(ApiKey.created_at)
-    return session.execute(query).tuples().all()
+    return [(key, project) for key, project in session.execute(query)]
 
 
 def revoke_key(session: Session, key_id: str) -> ApiKey:
@@ -103,7 +103,7 @@ def authenticate(session: Session, presented: str | None) -> Caller:
         .join(Project, ApiKey.project_id == Project.id)
         .where(ApiKey.id == f"key-{match[2]}")
     ).one_or_none()
-    row, project_name = found.tuple() if found else (None, "")
+    row, project_name = found or (None, "")
     # Compared even where there is no row, so that an unknown id takes as long as a wrong secret.
     same = hmac.compare_digest(_digest(presented), row.sha256 if row else "0" * 64)
     if not row or not same:

@@ -161,13 +161,14 @@ def _parent(session: Session, project_id: str, base: BaseModel, reference: str |
     if reference is None:
         return None
     found = adapters.resolve(session, project_id, reference)
-    if found is None:
+    if found:  # from here on nobody deletes it until the job is there
+        session.refresh(found.version, ["deleted_at"], with_for_update={"read": True})
+    if found is None or found.version.deleted_at:
         message = 'There is no such version in your project; name it like "my-adapter:3" or by its ft: model id.'
         raise Invalid("parent_not_found", message, param="parent_adapter")
     if found.version.adapter.base_model != base.name:
         message = f"This version was trained over {found.version.adapter.base_model}; set model to that."
         raise Invalid("parent_over_another_base", message, param="parent_adapter")
-    session.refresh(found.version, with_for_update={"read": True})  # nobody deletes it while the job is being posted
     return found.version
 
 

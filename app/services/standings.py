@@ -58,7 +58,7 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
     place = func.row_number().over(order_by=(Job.available_at, Job.created_at)).label("place")
     queue = select(Job.id, place).where(Job.status == "queued").subquery()
     query = select(queue.c.id, queue.c.place).where(queue.c.id.in_(waiting))
-    return dict(session.execute(query).tuples().all())
+    return {job_id: place for job_id, place in session.execute(query)}  # noqa: C416 - rows are no pairs for mypy
 
 
 def _seconds_remaining(session: Session, jobs: Sequence[Job]) -> dict[str, float]:

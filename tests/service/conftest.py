@@ -1,0 +1,145 @@
+"""The API over a real Postgres and a real store, without a socket; what would leave the machine is written down."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.testclient import TestClient
+
+from app.db.models import Project
+from app.db.session import transaction
+from app.main import create_app
+from app.resources import Resources
+from app.services import access
+from app.settings import Settings
+from app.storage.store import Store
+from tests import factories
+
+OVERHEADS = {"conversation": 4, "system": 3, "message": {"user": 4, "assistant": 4, "tool": None}}
+
+
+@dataclass
+class QuietBroker:
+    """A doorbell that is written down instead of rung."""
+
+    rung: list[str] = field(default_factory=list)
+
+    def ring(self, job_id: str) -> None:
+        self.rung.append(job_id)
+
+    def ping(self) -> None:
+        """Always well."""
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A project and a client that holds its key."""
+
+    project: Project
+    secret: str
+    http: TestClient
+
+
+@pytest.fixture
+def broker() -> QuietBroker:
+    return QuietBroker()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        database={"url": "postgresql+psycopg://unused"},
+        broker={"url": "redis://unused"},
+        storage={"root": tmp_path / "store", "models": tmp_path / "models", "work": tmp_path / "work"},
+        limits={"upload_bytes": 4 * 1024 * 1024},
+    )
+
+
+@pytest.fixture
+def app(sessions: sessionmaker[Session], store: Store, broker: QuietBroker, settings: Settings) -> FastAPI:
+    return make_app(sessions, store, broker, settings)
+
+
+@pytest.fixture
+def tenant(app: FastAPI, sessions: sessionmaker[Session]) -> Tenant:
+    return make_tenant(app, sessions, "acme")
+
+
+@pytest.fixture
+def http(tenant: Tenant) -> TestClient:
+    return tenant.http
+
+
+@pytest.fixture
+def project(tenant: Tenant) -> Project:
+    return tenant.project
+
+
+@pytest.fixture
+def anonymous(app: FastAPI) -> TestClient:
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def base(session: Session) -> Any:
+    row = factories.make_base_model(session, overheads=OVERHEADS)
+    session.commit()
+    return row
+
+
+@pytest.fixture
+def file_id(http: TestClient) -> str:
+    return upload(http).json()["id"]
+
+
+def make_app(sessions: sessionmaker[Session], store: Store, broker: Any, settings: Settings) -> FastAPI:
+    resources = Resources(sessions=sessions, store=store, broker=broker, models=settings.storage.models)
+    app = create_app(settings, resources=resources)
+    app.openapi_schema = openapi()
+    return app
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    """The document, which takes longer to make than most tests."""
+    unused = Path("/nonexistent")
+    settings = Settings(
+        database={"url": "postgresql+psycopg://unused"},
+        broker={"url": "redis://unused"},
+        storage={"root": unused, "models": unused, "work": unused},
+    )
+    resources: Any = Resources(sessions=sessionmaker(), store=None, broker=None, models=unused)
+    return create_app(settings, resources=resources).openapi()
+
+
+def make_tenant(app: FastAPI, sessions: sessionmaker[Session], name: str) -> Tenant:
+    with transaction(sessions) as session:
+        secret = access.create_key(session, project=name, name="test").secret
+        project = session.scalars(select(Project).where(Project.name == name)).one()
+    headers = {"Authorization": f"Bearer {secret}"}
+    return Tenant(project, secret, TestClient(app, raise_server_exceptions=False, headers=headers))
+
+
+def upload(
+    http: TestClient, content: bytes = factories.TRAINING_LINES, *, filename: str = "train.jsonl", **options: Any
+) -> Any:
+    """Post a file the way clients do."""
+    return http.post(
+        "/v1/files", files={"file": (filename, content)}, data={"purpose": "fine-tune"}, headers=options or None
+    )
+
+
+def error_of(response: Any, status: int) -> dict[str, Any]:
+    """The error member, after a look at what every error must have."""
+    body = response.json()
+    assert (response.status_code, body["status"]) == (status, status), body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["detail"] == body["error"]["message"]
+    assert body["error"]["code"]
+    return body["error"]

@@ -1,0 +1,253 @@
+"""Every way that a job's request can be wrong, and what its sender is told."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from app.db.models import Job
+from app.db.session import transaction
+from tests import factories
+from tests.service.conftest import OVERHEADS, error_of, upload
+
+JOBS = "/v1/fine_tuning/jobs"
+UNKNOWN_FILE = "file-" + "0" * 32
+
+
+def sdft(**numbers):
+    return {"method": {"type": "sdft", "sdft": {"hyperparameters": numbers}}}
+
+
+def supervised(**numbers):
+    return {"method": {"type": "supervised", "supervised": {"hyperparameters": numbers}}}
+
+
+SDFT, SUPERVISED = "method.sdft.hyperparameters", "method.supervised.hyperparameters"
+FIELDS = [
+    ({"n_epochs": 3}, "unknown_parameter", "n_epochs", "there are: "),
+    ({"trainning_file": "x"}, "unknown_parameter", "trainning_file", "did you mean training_file?"),
+    ({"gate": {}}, "unknown_parameter", "gate", ""),
+    ({"compare": ["supervised"]}, "unknown_parameter", "compare", ""),
+    (sdft(n_epoch=3), "unknown_parameter", f"{SDFT}.n_epoch", "did you mean n_epochs?"),
+    (sdft(rehearsal={"shares": 0.1}), "unknown_parameter", f"{SDFT}.rehearsal.shares", "did you mean share?"),
+    (supervised(template="paper"), "unknown_parameter", f"{SUPERVISED}.template", ""),
+    ({"hyperparameters": {"epochs": 3}}, "unknown_parameter", "hyperparameters.epochs", "did you mean n_epochs?"),
+    ({"limits": {"max_second": 3}}, "unknown_parameter", "limits.max_second", "did you mean max_seconds?"),
+    (sdft(n_epochs=0), "invalid_value", f"{SDFT}.n_epochs", 'a whole number from 1 to 50, or "auto"'),
+    (sdft(n_epochs=51), "invalid_value", f"{SDFT}.n_epochs", 'a whole number from 1 to 50, or "auto"'),
+    (sdft(n_epochs="3"), "invalid_value", f"{SDFT}.n_epochs", 'a whole number from 1 to 50, or "auto"'),
+    (sdft(n_epochs=True), "invalid_value", f"{SDFT}.n_epochs", 'a whole number from 1 to 50, or "auto"'),
+    (sdft(batch_size=257), "invalid_value", f"{SDFT}.batch_size", "from 1 to 256"),
+    (sdft(learning_rate=1), "invalid_value", f"{SDFT}.learning_rate", "from 1e-07 to 0.01"),
+    (sdft(learning_rate=0), "invalid_value", f"{SDFT}.learning_rate", "from 1e-07 to 0.01"),
+    (supervised(learning_rate_multiplier=0), "invalid_value", f"{SUPERVISED}.learning_rate_multiplier", "above 0"),
+    (sdft(template="poem"), "invalid_value", f"{SDFT}.template", '"paper", "example"'),
+    (sdft(rehearsal={"share": 2}), "invalid_value", f"{SDFT}.rehearsal.share", "from 0 to 0.75"),
+    ({"method": {"type": "dpo"}}, "unsupported_method", "method.type", '"sdft" or "supervised"'),
+    ({"method": {}}, "missing_required_parameter", "method.type", "is required"),
+    ({"method": {"type": "sdft", "supervised": {}}}, "invalid_value", "method.supervised", "has no effect"),
+    ({"hyperparameters": {"n_epochs": 3}} | sdft(), "invalid_value", "hyperparameters", "given twice"),
+    ({"suffix": ""}, "invalid_value", "suffix", "at most 64 characters"),
+    ({"suffix": "x" * 65}, "invalid_value", "suffix", "at most 64 characters"),
+    ({"suffix": "../x"}, "invalid_value", "suffix", "that matches"),
+    ({"suffix": "x\n"}, "invalid_value", "suffix", "that matches"),
+    ({"seed": -1}, "invalid_value", "seed", "from 0 to 2147483647"),
+    ({"seed": 2**31}, "invalid_value", "seed", "from 0 to 2147483647"),
+    ({"seed": 1.5}, "invalid_value", "seed", "a whole number"),
+    ({"metadata": {"k": 1}}, "invalid_value", "metadata.k", "a string of at most 512 characters"),
+    ({"metadata": {"k": "v" * 513}}, "invalid_value", "metadata.k", "a string of at most 512 characters"),
+    ({"metadata": {"k" * 65: "v"}}, "invalid_value", "metadata", "keys"),
+    ({"metadata": {str(n): "v" for n in range(17)}}, "invalid_value", "metadata", "at most 16 keys"),
+    ({"integrations": [{"type": "wandb"}]}, "invalid_value", "integrations", "at most 0 items"),
+    ({"limits": {"max_seconds": 0}}, "invalid_value", "limits.max_seconds", "from 1 to"),
+    ({"model": 3}, "invalid_value", "model", "a string"),
+    ({"model": "gpt-9"}, "model_not_found", "model", "there are: tiny"),
+    ({"model": "../tiny"}, "model_not_found", "model", ""),
+    ({"training_file": UNKNOWN_FILE}, "file_not_found", "training_file", "upload it first"),
+    ({"training_file": "train.jsonl"}, "file_not_found", "training_file", "upload it first"),
+    ({"validation_file": UNKNOWN_FILE}, "file_not_found", "validation_file", "upload it first"),
+    ({"parent_adapter": "nothing:1"}, "parent_not_found", "parent_adapter", "my-adapter:3"),
+    ({"parent_adapter": "nothing"}, "parent_not_found", "parent_adapter", "my-adapter:3"),
+    ({"parent_adapter": "ft:tiny:acme:x:00000000"}, "parent_not_found", "parent_adapter", ""),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "param", "said"), FIELDS)
+def test_a_bad_field_is_named_with_what_it_takes(http, base, file_id, sessions, broker, fields, code, param, said):
+    response = http.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file_id} | fields)
+    error = error_of(response, 400)
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param)
+    assert said in error["message"]
+    assert broker.rung == []
+    with transaction(sessions) as session:
+        assert session.query(Job).count() == 0
+
+
+@pytest.mark.parametrize("name", ["model", "training_file"])
+def test_a_missing_field_is_named(http, base, file_id, name):
+    body = {"model": "tiny", "training_file": file_id}
+    del body[name]
+    error = error_of(http.post(JOBS, json=body), 400)
+    assert (error["code"], error["param"]) == ("missing_required_parameter", name)
+
+
+def test_all_bad_fields_are_told_at_once_and_a_wrong_name_first(http, base, file_id):
+    fields = {"seed": -1, "model": 3} | sdft(n_epochs=99, learning_rat=1)
+    error = error_of(http.post(JOBS, json={"training_file": file_id} | fields), 400)
+    assert error["param"] == f"{SDFT}.learning_rat"
+    assert {finding["param"] for finding in error["errors"]} == {
+        "seed", "model", f"{SDFT}.n_epochs", f"{SDFT}.learning_rat",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "missing_required_parameter"),
+        (b"{", "invalid_json"),
+        (b"[]", "invalid_value"),
+        (b'"x"', "invalid_value"),
+        (b'{"model": "\xff"}', "bad_encoding"),
+        (b'\xef\xbb\xbf{"model": "tiny"}', "bom_present"),
+        (b'{"model": "tiny\\u0000"}', "bad_encoding"),
+        (b'{"model": "\\ud800"}', "bad_encoding"),
+        (b'{"metadata": {"\\udfff": "x"}}', "bad_encoding"),
+        (b'{"model": "tiny", "model": "tiny"}', "invalid_json"),
+        (b'{"seed": NaN}', "invalid_json"),
+        (b'{"seed": 9223372036854775808}', "invalid_json"),
+        (b'{"seed": ' + b"9" * 4000 + b"}", "invalid_json"),
+        (b'{"metadata": ' + b"[" * 2000 + b"]" * 2000 + b"}", "invalid_json"),
+    ],
+)
+def test_a_body_that_is_not_one_strict_object_is_refused(http, base, body, code):
+    response = http.post(JOBS, content=body, headers={"Content-Type": "application/json"})
+    assert error_of(response, 400)["code"] == code
+
+
+def test_a_body_of_another_type_is_told_what_to_be(http, base):
+    response = http.post(JOBS, content=b"model=tiny", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert "Content-Type: application/json" in error_of(response, 400)["message"]
+
+
+def test_results_of_a_job_are_nothing_to_train_on(http, base, session, project):
+    file = factories.make_file(session, project, purpose="fine-tune-results")
+    session.commit()
+    error = error_of(http.post(JOBS, json={"model": "tiny", "training_file": file.id}), 400)
+    assert (error["code"], error["param"]) == ("invalid_file_purpose", "training_file")
+
+
+def test_a_version_over_another_base_is_no_parent(http, base, session, project, file_id):
+    factories.make_base_model(session, "other", overheads=OVERHEADS)
+    version = factories.make_version(session, project=project)
+    session.commit()
+    body = {"model": "other", "training_file": file_id, "parent_adapter": version.model_id}
+    error = error_of(http.post(JOBS, json=body), 400)
+    assert (error["code"], error["param"]) == ("parent_over_another_base", "parent_adapter")
+
+
+def test_an_adapter_name_over_another_base_is_taken(http, base, session, project, file_id):
+    factories.make_base_model(session, "other", overheads=OVERHEADS)
+    job = factories.make_job(session, "succeeded", project=project, adapter_name="mine")
+    factories.make_version(session, project=project, job=job)
+    session.commit()
+    error = error_of(http.post(JOBS, json={"model": "other", "training_file": file_id, "suffix": "mine"}), 400)
+    assert (error["code"], error["param"]) == ("adapter_over_another_base", "suffix")
+
+
+def test_a_deleted_version_is_no_parent(http, base, session, project, file_id):
+    version = factories.make_version(session, project=project)
+    session.commit()
+    http.delete(f"/v1/models/{version.model_id}")
+    body = {"model": "tiny", "training_file": file_id, "parent_adapter": version.model_id}
+    assert error_of(http.post(JOBS, json=body), 400)["code"] == "parent_not_found"
+
+
+def example(prompt_words, answer_words):
+    return json.dumps({"prompt": "p " * prompt_words, "completion": "a " * answer_words}).encode()
+
+
+@pytest.fixture
+def counted_base(session, store):
+    """A base whose tokens are words, with room for a hundred of them."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = factories.make_blob(session, words.to_str().encode(), store=store)
+    row = factories.make_base_model(
+        session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=100
+    )
+    session.commit()
+    return row
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "code"),
+    [
+        (example(80, 20), {}, "example_over_context"),
+        (example(80, 20), supervised(), "example_over_context"),
+        (example(20, 30), sdft(max_completion_tokens=80), "example_over_context"),
+        (example(30, 35), {}, "teacher_prompt_over_context"),
+        (example(10, 22), sdft(template="paper"), "teacher_prompt_over_context"),
+        (example(20, 16), sdft(template="multi_turn_twice"), "teacher_prompt_over_context"),
+    ],
+)
+def test_examples_that_do_not_fit_are_told_by_line(http, counted_base, line, fields, code):
+    lines = factories.TRAINING_LINES.split(b"\n")
+    file_id = upload(http, b"\n".join([*lines[:6], line, *lines[6:]])).json()["id"]
+    error = error_of(http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields), 400)
+    assert (error["code"], error["param"]) == (code, "training_file")
+    assert [(finding["line"], finding["code"]) for finding in error["errors"]] == [(7, code)]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        (example(70, 20), supervised()),
+        (example(30, 29), {}),
+        (example(20, 30), sdft(max_completion_tokens=30)),
+        (example(10, 14), sdft(template="multi_turn_twice")),
+    ],
+)
+def test_examples_that_fit_by_their_tokens_are_taken(http, counted_base, line, fields):
+    file_id = upload(http, b"\n".join([factories.TRAINING_LINES, line])).json()["id"]
+    response = http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields)
+    assert response.status_code == 200, response.json()
+
+
+def test_a_role_that_the_template_refuses_is_told(http, base):
+    tool = [{"role": "user", "content": "q"}, {"role": "tool", "content": "r"}, {"role": "assistant", "content": "a"}]
+    lines = [factories.TRAINING_LINES, json.dumps({"messages": tool}).encode()]
+    file_id = upload(http, b"\n".join(lines)).json()["id"]
+    error = error_of(http.post(JOBS, json={"model": "tiny", "training_file": file_id}), 400)
+    assert (error["code"], error["param"]) == ("unrecognized_role", "training_file")
+    assert "tool" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("params", "param", "said"),
+    [
+        ({"limit": 0}, "limit", "a whole number from 1 to 100"),
+        ({"limit": -1}, "limit", "a whole number from 1 to 100"),
+        ({"limit": 10**9}, "limit", "a whole number from 1 to 100"),
+        ({"limit": "ten"}, "limit", "a whole number from 1 to 100"),
+        ({"order": "up"}, "order", '"asc", "desc"'),
+        ({"after": "ftjob-" + "0" * 32}, "after", "last item"),
+        ({"after": "x" * 200}, "after", "at most 100 characters"),
+        ({"befor": "x"}, "befor", "there are: after, limit, metadata, order"),
+        ({"limits": "3"}, "limits", "did you mean limit?"),
+    ],
+)
+def test_a_bad_page_is_refused_with_what_there_is(http, params, param, said):
+    error = error_of(http.get(JOBS, params=params), 400)
+    assert error["param"] == param
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "maximum"),
+    [("/v1/files", 10_000), ("/v1/adapters", 200), ("/v1/evaluations", 200)],
+)
+def test_every_list_names_its_range(http, path, maximum):
+    for limit in (0, -1, 10**9):
+        assert f"from 1 to {maximum}" in error_of(http.get(path, params={"limit": limit}), 400)["message"]
+    assert http.get(path, params={"limit": maximum}).status_code == 200
+    assert error_of(http.get(path, params={"after": "nothing"}), 400)["code"] == "unknown_cursor"

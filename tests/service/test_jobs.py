@@ -1,0 +1,252 @@
+import pytest
+
+from app.domain.training import DatasetFacts, SdftHyperparameters, resolve
+from tests import factories
+from tests.service.conftest import error_of, upload
+
+JOBS = "/v1/fine_tuning/jobs"
+
+
+def post(http, file_id, **fields):
+    return http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields)
+
+
+def test_a_posted_job_waits_and_a_worker_is_rung_for(http, base, file_id, broker, project):
+    response = post(http, file_id)
+    assert response.status_code == 200
+    job = response.json()
+    assert broker.rung == [job["id"]]
+    assert http.get(f"{JOBS}/{job['id']}").json() == job
+    assert job == {
+        "id": job["id"],
+        "object": "fine_tuning.job",
+        "created_at": job["created_at"],
+        "finished_at": None,
+        "model": "tiny",
+        "fine_tuned_model": None,
+        "status": "queued",
+        "error": None,
+        "hyperparameters": job["hyperparameters"],
+        "method": {"type": "sdft", "sdft": {"hyperparameters": job["hyperparameters"]}},
+        "training_file": file_id,
+        "validation_file": None,
+        "result_files": [],
+        "seed": job["seed"],
+        "trained_tokens": None,
+        "organization_id": project.id,
+        "estimated_finish": None,
+        "metadata": None,
+        "integrations": [],
+        "user_provided_suffix": None,
+        "phase": "waiting",
+        "progress": {
+            "step": 0,
+            "total_steps": None,
+            "percent": None,
+            "phase_done": None,
+            "phase_total": None,
+            "seconds_remaining": None,
+            "queue_position": 1,
+        },
+        "attempt": 0,
+        "adapter": {"name": f"adapter-{job['id'][6:14]}", "version": None},
+        "evaluation_id": None,
+    }
+    assert job["hyperparameters"]["n_epochs"] == "auto"
+    assert 0 <= job["seed"] < 2**31
+
+
+def test_what_was_asked_for_is_echoed(http, base, file_id):
+    validation_id = upload(http).json()["id"]
+    numbers = {"n_epochs": 3, "learning_rate": 1e-4, "template": "paper", "rehearsal": {"share": 0.5}}
+    job = post(
+        http,
+        file_id,
+        validation_file=validation_id,
+        suffix="my.Skill_1",
+        seed=7,
+        metadata={"team": "a", "": "empty key"},
+        method={"type": "sdft", "sdft": {"hyperparameters": numbers}},
+        limits={"max_seconds": 60},
+        integrations=[],
+    ).json()
+    assert job["validation_file"] == validation_id
+    assert (job["user_provided_suffix"], job["adapter"]["name"]) == ("my.Skill_1", "my.Skill_1")
+    assert (job["seed"], job["metadata"]) == (7, {"team": "a", "": "empty key"})
+    echoed = job["method"]["sdft"]["hyperparameters"]
+    assert (echoed["n_epochs"], echoed["learning_rate"], echoed["template"]) == (3, 1e-4, "paper")
+    assert echoed["rehearsal"] == {"share": 0.5, "prompts": "builtin"}
+    assert echoed["batch_size"] == "auto"
+
+
+@pytest.mark.parametrize(("method", "said"), [(None, "the default"), ({"type": "sdft"}, "method sdft,")])
+def test_the_first_event_says_which_method_was_understood(http, base, file_id, method, said):
+    job = post(http, file_id, **({"method": method} if method else {})).json()
+    [event] = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+    assert "method sdft" in event["message"]
+    assert said in event["message"]
+    assert (event["level"], event["type"], event["object"]) == ("info", "message", "fine_tuning.job.event")
+    assert event["data"] == {"method": "sdft"}
+
+
+def test_old_style_hyperparameters_are_taken(http, base, file_id):
+    job = post(http, file_id, hyperparameters={"n_epochs": 2, "batch_size": 4}).json()
+    assert (job["hyperparameters"]["n_epochs"], job["hyperparameters"]["batch_size"]) == (2, 4)
+
+
+def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, project):
+    asked = SdftHyperparameters(learning_rate_multiplier=2)
+    facts = DatasetFacts(
+        num_examples=64, demonstration_tokens_p50=10, demonstration_tokens_p99=20, demonstration_tokens_max=24
+    )
+    resolved = resolve(asked, method="sdft", seed=1, facts=facts, num_parameters=1000)
+    job = factories.make_job(
+        session,
+        "running",
+        project=project,
+        hyperparameters=asked.model_dump(mode="json"),
+        resolved=resolved.model_dump(mode="json"),
+        total_steps=resolved.total_steps,
+        progress_step=4,
+    )
+    session.commit()
+    shown = http.get(f"{JOBS}/{job.id}").json()
+    numbers = shown["hyperparameters"]
+    assert numbers["n_epochs"] == resolved.num_epochs
+    assert numbers["batch_size"] == resolved.batch_size
+    assert (numbers["learning_rate"], numbers["learning_rate_multiplier"]) == (1e-3, 2)
+    assert numbers["max_completion_tokens"] == 30
+    assert "auto" not in {value for name, value in numbers.items() if name not in ("rehearsal", "template")}
+    assert shown["progress"]["percent"] == round(100 * 4 / resolved.total_steps, 1)
+
+
+def test_a_finished_job_names_its_results(http, session, project, store):
+    version = factories.make_version(session, project=project, store=store)
+    job = session.get_one(factories.models.Job, version.job_id)
+    job.result_file_ids = [{"kind": "adapter", "file_id": version.archive_file_id}]
+    session.commit()
+    shown = http.get(f"{JOBS}/{job.id}").json()
+    assert shown["fine_tuned_model"] == version.model_id
+    assert shown["adapter"] == {"name": job.adapter_name, "version": 1}
+    assert shown["result_files"] == [version.archive_file_id]
+    assert shown["evaluation_id"].startswith("eval-")
+    assert http.get(f"/v1/files/{version.archive_file_id}/content").content == b"a tar"
+
+
+def test_a_failed_job_says_why(http, session, project):
+    job = factories.make_job(
+        session, "failed", project=project, error_code="out_of_memory", error_message="It grew.", error_param=None
+    )
+    session.commit()
+    error = http.get(f"{JOBS}/{job.id}").json()["error"]
+    assert error == {"code": "out_of_memory", "message": "It grew.", "param": None, "retryable": True}
+
+
+def test_waiting_jobs_know_their_place(http, base, file_id):
+    first, second = (post(http, file_id).json() for _ in range(2))
+    http.post(f"{JOBS}/{first['id']}/cancel")
+    assert second["progress"]["queue_position"] == 2
+    assert http.get(f"{JOBS}/{second['id']}").json()["progress"]["queue_position"] == 1
+
+
+def test_the_pace_of_the_steps_gives_the_time_that_is_left(http, session, project):
+    from datetime import UTC, datetime, timedelta
+
+    job = factories.make_job(session, "running", project=project, phase="training", total_steps=10, progress_step=4)
+    start = datetime.now(UTC)
+    for step in range(1, 5):
+        moment = start + timedelta(seconds=2 * step)
+        metric = {"job_id": job.id, "step": step, "fence": job.fence, "values": {}, "created_at": moment}
+        session.add(factories.models.JobMetric(**metric))
+    session.commit()
+    shown = http.get(f"{JOBS}/{job.id}").json()
+    assert shown["progress"]["seconds_remaining"] == pytest.approx(12)
+    assert shown["estimated_finish"] >= start.timestamp()
+
+
+def test_cancelling_twice_is_cancelling_once(http, base, file_id):
+    job = post(http, file_id).json()
+    for _ in range(2):
+        cancelled = http.post(f"{JOBS}/{job['id']}/cancel")
+        assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert cancelled.json()["finished_at"]
+    assert len(http.get(f"{JOBS}/{job['id']}/events").json()["data"]) == 2
+
+
+def test_a_running_job_is_cancelled_by_its_worker(http, session, project):
+    job = factories.make_job(session, "running", project=project)
+    session.commit()
+    shown = http.post(f"{JOBS}/{job.id}/cancel").json()
+    assert (shown["status"], shown["phase"]) == ("running", "cancelling")
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+def test_a_job_that_has_ended_cannot_be_cancelled(http, session, project, status):
+    job = factories.make_job(session, status, project=project)
+    session.commit()
+    response = http.post(f"{JOBS}/{job.id}/cancel")
+    assert error_of(response, 409)
+    assert response.headers["x-should-retry"] == "false"
+
+
+def test_jobs_are_filtered_by_metadata(http, base, file_id):
+    one = post(http, file_id, metadata={"team": "a", "run": "1"}).json()["id"]
+    two = post(http, file_id, metadata={"team": "a", "run": "2"}).json()["id"]
+    none = post(http, file_id).json()["id"]
+
+    def ids(**params):
+        return [job["id"] for job in http.get(JOBS, params=params).json()["data"]]
+
+    assert ids() == [none, two, one]
+    assert ids(**{"metadata[team]": "a"}) == [two, one]
+    assert ids(**{"metadata[team]": "a", "metadata[run]": "1"}) == [one]
+    assert ids(**{"metadata[team]": "b"}) == []
+    assert ids(metadata="null") == [none]
+    assert error_of(http.get(JOBS, params={"metadata": "team"}), 400)["param"] == "metadata"
+
+
+def test_events_and_checkpoints_are_listed_newest_first(http, session, project, store):
+    job = factories.make_job(session, "running", project=project)
+    events = [factories.make_event(session, job, f"Number {number}").id for number in range(3)]
+    checkpoints = [factories.make_checkpoint(session, job, step, store=store) for step in (5, 10)]
+    session.commit()
+
+    first = http.get(f"{JOBS}/{job.id}/events", params={"limit": 2}).json()
+    assert ([event["id"] for event in first["data"]], first["has_more"]) == ([events[2], events[1]], True)
+    rest = http.get(f"{JOBS}/{job.id}/events", params={"after": first["last_id"]}).json()
+    assert ([event["id"] for event in rest["data"]], rest["has_more"]) == ([events[0]], False)
+
+    newest, oldest = http.get(f"{JOBS}/{job.id}/checkpoints").json()["data"]
+    assert (newest["step_number"], oldest["step_number"]) == (10, 5)
+    assert newest["fine_tuned_model_checkpoint"] == (
+        f"ft:tiny:{project.name}:{job.adapter_name}:{job.id[6:14]}:ckpt-step-10"
+    )
+    assert newest["metrics"] == {"step": 10, "train_loss": 1.0}
+    assert newest["file_id"] == checkpoints[1].adapter_file_id
+    assert http.get(f"/v1/files/{newest['file_id']}/content").content == b"tar of step 10"
+
+
+def test_a_poller_that_has_the_answer_is_not_sent_it_again(http, base, file_id):
+    job = post(http, file_id).json()
+    first = http.get(f"{JOBS}/{job['id']}")
+    assert first.headers["etag"].startswith('W/"')
+    again = http.get(f"{JOBS}/{job['id']}", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    http.post(f"{JOBS}/{job['id']}/cancel")
+    changed = http.get(f"{JOBS}/{job['id']}", headers={"If-None-Match": first.headers["etag"]})
+    assert (changed.status_code, changed.json()["status"]) == (200, "cancelled")
+
+
+def test_a_job_goes_on_from_a_version(http, session, project, base, file_id):
+    version = factories.make_version(session, project=project)
+    session.commit()
+    name = session.get_one(factories.models.Adapter, version.adapter_id).name
+    for reference in (f"{name}:1", version.model_id):
+        job = post(http, file_id, parent_adapter=reference).json()
+        assert job["adapter"]["name"] == name
+        [event] = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+        assert f"from {name}:1" in event["message"]
+    named = post(http, file_id, parent_adapter=f"{name}:1", suffix="other").json()
+    assert named["adapter"]["name"] == "other"
+    error = error_of(http.delete(f"/v1/models/{version.model_id}"), 409)
+    assert error["code"] == "model_in_use"
