@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -142,7 +142,7 @@ class Attempt:
         while self._keeper.trusted:
             try:
                 return action()
-            except (OperationalError, InterfaceError, PoolTimeout):
+            except (OperationalError, InterfaceError, InternalError, PoolTimeout):
                 log.warning("database_away", exc_info=True)
                 time.sleep(WRITE_SECONDS)
         raise LeaseLost(self._claim.job_id)

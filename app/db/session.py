@@ -13,7 +13,12 @@ _AFTER_COMMIT = "after_commit"
 
 
 def make_sessions(url: str, *, pool_size: int, statement_timeout_seconds: float = 30) -> sessionmaker[Session]:
-    """Sessions on one pool. ``pool_size`` should equal the number of threads that may ask at once."""
+    """Sessions on one pool. ``pool_size`` should equal the number of threads that may ask at once.
+
+    The timeout also ends a transaction that does nothing for so long: a process that was frozen in the middle of one
+    must not keep a job's row locked.
+    """
+    timeout = int(statement_timeout_seconds * 1000)
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -22,7 +27,7 @@ def make_sessions(url: str, *, pool_size: int, statement_timeout_seconds: float 
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
-            "options": f"-c statement_timeout={int(statement_timeout_seconds * 1000)} -c timezone=UTC",
+            "options": f"-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c timezone=UTC",
         },
     )
     return sessionmaker(engine, expire_on_commit=False)
