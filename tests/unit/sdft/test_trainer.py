@@ -1,0 +1,186 @@
+"""The whole loop on a table of bigrams: it learns what the demonstrations say, and is the same every time."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import kl_div
+
+from app.domain.demonstrations import Demonstration
+from app.domain.errors import Unprocessable
+from app.domain.training import TrainingConfig
+from tests.unit.sdft.bigram import END, Bigrams
+from tests.unit.sdft.records import Kept, Remembered
+from worker.hf.checkpoint import CheckpointState
+from worker.sdft.monitor import Diverged
+from worker.trainer import train
+
+DEMONSTRATIONS = [
+    Demonstration(({"role": "user", "content": question},), "bcd", line=number)
+    for number, question in enumerate(["i", "h", "ih", "hi", "ii", "hh"], start=1)
+]
+NEUTRAL = [[{"role": "user", "content": letter}] for letter in "efg"]
+
+
+def configure(**changes):
+    fixed = {
+        "method": "sdft", "seed": 7, "num_epochs": 10, "batch_size": 4, "total_steps": 60, "learning_rate": 0.3,
+        "warmup_steps": 5, "lora_rank": 1, "lora_alpha": 1, "max_completion_tokens": 6, "loss_skip_tokens": 0,
+        "template": "multi_turn_twice",
+    }  # fmt: skip
+    return TrainingConfig(**(fixed | changes))
+
+
+def run(policy, *, reporter=None, checkpoints=None, resume=None, **changes):
+    reporter = reporter or Remembered()
+    result = train(policy, DEMONSTRATIONS, NEUTRAL, configure(**changes), reporter, checkpoints or Kept(), resume)
+    return reporter, result
+
+
+def answers(policy, arm="student"):
+    prompts = [policy.encode_chat(one.messages) for one in DEMONSTRATIONS]
+    return {policy.decode(rollout.ids) for rollout in policy.greedy(prompts, 6, arm=arm)}
+
+
+def drift(policy):
+    """Mean over contexts of KL(base || student)."""
+    student, base = (policy.base + policy.student.detach()).log_softmax(-1), policy.base.log_softmax(-1)
+    return kl_div(student, base, log_target=True, reduction="batchmean").item()
+
+
+def test_the_student_learns_to_answer_without_the_demonstration():
+    policy = Bigrams()
+    assert answers(policy) != {"bcd"}
+    reporter, result = run(policy)
+    assert answers(policy) == {"bcd"}
+    losses = reporter.curve("train_loss")
+    assert sum(losses[-5:]) < 0.2 * sum(losses[:5])
+    assert result.finished
+    assert result.step == 60
+
+
+def test_the_student_is_never_shown_the_demonstration():
+    policy = Bigrams()
+    run(policy, total_steps=5)
+    shown = policy.encode_completion("bcd")
+    windows = [prompt[at : at + len(shown)] for prompt in policy.asked for at in range(len(prompt))]
+    assert shown not in windows
+    assert shown[:1] not in [window[:1] for window in windows]
+
+
+def test_the_base_is_never_changed():
+    policy = Bigrams()
+    before = policy.base.clone()
+    run(policy)
+    assert torch.equal(policy.base, before)
+
+
+def test_supervised_training_fits_closer_and_drifts_further():
+    """What self-distillation is for: the teacher leaves alone what the demonstration says nothing about."""
+    distilled, supervised = Bigrams(), Bigrams()
+    run(distilled)
+    reporter, _ = run(supervised, method="supervised")
+    assert answers(supervised) == {"bcd"}
+    assert reporter.curve("train_loss")[-1] < 0.1
+    assert drift(supervised) > drift(distilled)
+    assert "teacher_entropy" not in reporter.steps[-1]
+
+
+def test_rehearsal_keeps_the_student_where_it_began_and_is_reported_apart():
+    plain, rehearsed = Bigrams(), Bigrams()
+    run(plain)
+    reporter, _ = run(rehearsed, rehearsal_share=0.5)
+    assert reporter.steps[0]["rehearsal_loss"] == pytest.approx(0, abs=1e-6)
+    assert max(reporter.curve("rehearsal_loss")) > 1e-4
+    assert reporter.steps[0]["train_loss"] > 0.1
+    assert drift(rehearsed) < drift(plain)
+
+
+def test_a_continued_adapter_is_taught_by_the_version_it_starts_from():
+    """A teacher without the parent's weights would pull earlier skills back out."""
+    parent = torch.zeros(12, 12)
+    parent[3:6] = torch.randn(3, 12, generator=torch.Generator().manual_seed(1)) * 4
+    policy = Bigrams(parent=parent)
+    rehearsal_losses = run(policy, rehearsal_share=0.5)[0].curve("rehearsal_loss")
+    assert rehearsal_losses[0] == pytest.approx(0, abs=1e-6)
+    assert torch.equal(policy.teacher, parent)
+
+
+def test_same_seed_same_curve_and_another_seed_another():
+    curves = [run(Bigrams(), seed=seed, total_steps=8)[0].curve("train_loss") for seed in (3, 3, 4)]
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]
+
+
+@pytest.mark.parametrize("step", [1, 4, 17])
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(step):
+    whole, checkpoints = Bigrams(), Kept(every_step=True)
+    straight, _ = run(whole, checkpoints=checkpoints, total_steps=20, rehearsal_share=0.5)
+
+    saved = checkpoints.states[step]
+    saved = CheckpointState(saved.adapter, saved.tensors, json.loads(json.dumps(saved.facts)))
+    resumed_policy = Bigrams()
+    resumed, result = run(resumed_policy, resume=saved, total_steps=20, rehearsal_share=0.5)
+
+    assert torch.equal(resumed_policy.student, whole.student)
+    for name in ("train_loss", "rehearsal_loss", "grad_norm", "learning_rate", "trained_tokens"):
+        assert resumed.curve(name) == straight.curve(name)[step:]
+    assert result.finished
+
+
+def test_a_run_that_had_ended_has_nothing_left_to_do():
+    checkpoints = Kept()
+    policy = Bigrams()
+    run(policy, checkpoints=checkpoints, total_steps=6)
+    again = Bigrams()
+    reporter, result = run(again, resume=checkpoints.states[6], total_steps=6)
+    assert reporter.steps == []
+    assert result.finished
+    assert torch.equal(again.student, policy.student)
+
+
+def test_asked_to_stop_it_leaves_a_checkpoint_at_the_next_step():
+    reporter, checkpoints = Remembered(stop_after=3), Kept()
+    _, result = run(Bigrams(), reporter=reporter, checkpoints=checkpoints)
+    assert (result.step, result.finished) == (3, False)
+    assert list(checkpoints.states) == reporter.checkpoints == [3]
+
+
+def test_lost_weights_end_the_run_and_leave_the_student_as_it_was():
+    policy, checkpoints = Bigrams(), Kept(every_step=True)
+    run(policy, checkpoints=checkpoints, total_steps=3)
+    policy.base.zero_()
+    policy.repeat = 0.0
+    before = policy.student.detach().clone()
+    with pytest.raises(Diverged, match="entropy"):
+        run(policy, checkpoints=checkpoints)
+    assert torch.equal(policy.student, before)
+    assert list(checkpoints.states) == [1, 2, 3]
+
+
+def test_an_example_that_does_not_fit_is_refused_by_line_and_never_cut():
+    policy = Bigrams()
+    policy.context_tokens = 24  # "ih" and kin need a token more than "i"
+    with pytest.raises(Unprocessable) as refused:
+        run(policy)
+    assert refused.value.code == "example_too_long"
+    assert {error["line"] for error in refused.value.errors} == {3, 4, 5, 6}
+
+
+def test_a_step_without_any_loss_position_changes_nothing():
+    policy = Bigrams()
+    policy.base[:, END] += 50.0  # every rollout ends at once, before the skip does
+    reporter, _ = run(policy, loss_skip_tokens=2, total_steps=3)
+    assert not policy.student.any()
+    assert "train_loss" not in reporter.steps[0]
+    assert reporter.steps[-1]["trained_tokens"] == 0
+
+
+def test_every_phase_is_timed():
+    reporter, _ = run(Bigrams(), total_steps=1, rehearsal_share=0.5)
+    assert set(reporter.steps[0]) == {
+        "step", "trained_tokens", "train_loss", "rehearsal_loss", "train_accuracy", "learning_rate", "grad_norm",
+        "student_entropy", "teacher_entropy", "topk_overlap", "completion_tokens_mean", "truncated_share",
+        "distinct_4", "artefact_rate", "tokens_per_second", "seconds_rollout", "seconds_teacher",
+        "seconds_student", "seconds_optimizer",
+    }  # fmt: skip
