@@ -18,7 +18,12 @@ def make_sessions(url: str, *, pool_size: int, statement_timeout_seconds: float 
     The timeout also ends a transaction that does nothing for so long: a process that was frozen in the middle of one
     must not keep a job's row locked.
     """
-    timeout = int(statement_timeout_seconds * 1000)
+    milliseconds = int(statement_timeout_seconds * 1000)
+    options = {
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+        "timezone": "UTC",
+    }
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -27,7 +32,7 @@ def make_sessions(url: str, *, pool_size: int, statement_timeout_seconds: float 
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
-            "options": f"-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c timezone=UTC",
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
         },
     )
     return sessionmaker(engine, expire_on_commit=False)

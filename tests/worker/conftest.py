@@ -158,9 +158,10 @@ class Site:
         """A process that claims one job and supervises one attempt, without Celery."""
         return self.start("-m", "tests.worker.supervise_one", **environment)
 
-    def output(self) -> str:
-        """What all processes of this site have said."""
-        return "\n".join(log.read_text() for log in sorted(self.folder.glob("*.log")))
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Lines about an event that all processes of this site have logged."""
+        lines = [line for log in sorted(self.folder.glob("*.log")) for line in log.read_text().splitlines()]
+        return [entry for line in lines if line.startswith("{") and (entry := json.loads(line))["event"] == event]
 
     def trainers(self) -> list[psutil.Process]:
         """Trainer processes of this site that are alive."""

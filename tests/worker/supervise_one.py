@@ -7,12 +7,13 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 
 import structlog
 from sqlalchemy import select
 
 from app.db.models import Job
-from app.db.session import transaction
+from app.db.session import make_sessions, transaction
 from app.domain.ids import new_id
 from app.logs import configure_logging
 from app.resources import open_resources
@@ -35,7 +36,10 @@ if os.environ.get("TEST_NO_FENCE"):
 settings = Settings()
 configure_logging(settings.log_format)
 home = OwnedHome(settings.storage.work, new_id("worker"))
-resources = open_resources(settings, pool_size=2)
+url = settings.database.url.get_secret_value()
+# A short timeout: a test may freeze this process while it holds a row.
+sessions = make_sessions(url, pool_size=2, statement_timeout_seconds=2)
+resources = replace(open_resources(settings), sessions=sessions)
 slot = Slot(resources, home, settings.worker, max_seconds=3600, num_threads=1)
 claimed_at = time.monotonic()
 with transaction(resources.sessions) as session:

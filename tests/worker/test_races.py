@@ -6,13 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.models import Adapter, AdapterVersion, Job
+from app.db.session import make_sessions
 from app.domain.errors import Conflict
 from app.services import publishing, runs
 from tests import factories
+from tests.worker.conftest import wait_until
 from tests.worker.stages import results
 
 T = TypeVar("T")
@@ -167,6 +170,29 @@ def test_a_renewal_and_the_reaper_cannot_both_win(committed_sessions: sessionmak
                 runs.fail_or_retry(session, claim, "diverged", "Over.")
             else:
                 runs.request_cancel(session, job)
+
+
+def test_a_worker_frozen_in_a_transaction_does_not_keep_its_job(
+    committed_sessions: sessionmaker[Session], database_url: str
+) -> None:
+    claim = running_job(committed_sessions, status="queued")
+    impatient = make_sessions(database_url, pool_size=1, statement_timeout_seconds=0.5)
+    frozen = impatient()
+    job = runs.held(frozen, claim)
+    with committed_sessions.begin() as session:
+        assert runs.reap(session) == []
+    job_id, expired = job.id, update(Job).values(lease_expires_at=Job.created_at)
+
+    def reaped() -> bool:
+        with committed_sessions.begin() as session:
+            session.execute(expired)
+            return runs.reap(session) == [job_id]
+
+    wait_until(reaped, seconds=10)
+    with pytest.raises(DBAPIError):
+        frozen.commit()
+    frozen.close()
+    impatient.kw["bind"].dispose()
 
 
 @pytest.fixture(autouse=True)
