@@ -31,6 +31,12 @@ def operation_of(request: Request) -> Schema:
     return operation
 
 
+def verbs_of(request: Request) -> list[str]:
+    """The verbs that a request's path takes, if the document has the path."""
+    path = request.app.openapi()["paths"].get(request.scope["route"].path_format, {})
+    return sorted(verb.upper() for verb in path)
+
+
 def explain(request: Request, findings: Sequence[Mapping[str, Any]]) -> Invalid:
     """One error from all that pydantic found in a request; its ``errors`` has one entry a field."""
     openapi, operation = request.app.openapi(), operation_of(request)
@@ -60,8 +66,6 @@ def _entry(finding: Mapping[str, Any], openapi: Schema, operation: Schema) -> di
     if kind == "extra_forbidden":
         name = ".".join([*path, str(location[-1])])
         return {"code": _CODES[kind], "param": name, "message": unknown(name, sorted(_properties(schema, openapi)))}
-    if kind == "missing" and location:
-        path = path if path and path[-1] == location[-1] else [*path, str(location[-1])]
     param = ".".join(path)
     if about_a_key:
         names = next(option["propertyNames"] for option in _options(schema, openapi) if "propertyNames" in option)

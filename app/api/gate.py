@@ -50,7 +50,14 @@ class Gate:
         request_id = f"req_{secrets.token_hex(16)}"
         scope.setdefault("state", {})["request_id"] = request_id
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._serve(scope, receive, _stamped(scope, send, request_id))
+            stamp = _Stamp(scope, send, request_id)
+            try:
+                await self._serve(scope, receive, stamp)
+            except Exception:
+                log.exception("unhandled_error")
+                if stamp.has_begun:  # all that is left is to break it off, or half an answer would look whole
+                    raise
+                await problems.bug(scope)(scope, receive, stamp)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -106,21 +113,29 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return counted
 
 
-def _stamped(scope: Scope, send: Send, request_id: str) -> Send:
-    """Headers that every answer has, and a line in the log for each."""
-    started = time.monotonic()
+class _Stamp:
+    """Sends, with the headers that every answer has, and a line in the log for each."""
 
-    async def stamped(message: Message) -> None:
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self._scope = scope
+        self._send = send
+        self._request_id = request_id
+        self._started = time.monotonic()
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.has_begun = True
             headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = request_id
+            headers["x-request-id"] = self._request_id
             headers.setdefault("X-Content-Type-Options", "nosniff")
             headers.setdefault("Cache-Control", "no-store")
-            seconds = round(time.monotonic() - started, 4)
-            log.info("request", method=scope["method"], path=scope["path"], status=message["status"], seconds=seconds)
-        await send(message)
+            self._log(message["status"])
+        await self._send(message)
 
-    return stamped
+    def _log(self, status: int) -> None:
+        seconds = round(time.monotonic() - self._started, 4)
+        log.info("request", method=self._scope["method"], path=self._scope["path"], status=status, seconds=seconds)
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from app.api.explanations import explain
+from app.api.explanations import explain, verbs_of
 from app.domain.errors import (
     Conflict,
     Forbidden,
@@ -75,6 +75,12 @@ def problem(
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
+def bug(scope: Scope) -> JSONResponse:
+    """The response to an error of ours: it says nothing of the inside."""
+    told = ServiceError("internal_error", "Something went wrong here. Tell the operator the request id.")
+    return problem(scope, 500, "server_error", told)
+
+
 def handle_errors(app: FastAPI) -> None:
     """Replace every handler of the framework, so that no error has another body."""
     app.add_exception_handler(ServiceError, _service_error)
@@ -82,7 +88,6 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     for kind in DATABASE_BUSY:
         app.add_exception_handler(kind, _database_busy)
-    app.add_exception_handler(Exception, _bug)
 
 
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
@@ -104,19 +109,15 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         404: "There is no such route; /openapi.json has all of them.",
         405: f"This route does not take {request.method}; the Allow header says what it takes.",
     }
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (verbs := verbs_of(request)):
+        headers["Allow"] = ", ".join(verbs)  # the framework names those of one of the path's routes only
     code = _TRANSPORT_CODES.get(error.status_code, "invalid_request")
     told_error = ServiceError(code, told.get(error.status_code, error.detail))
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    return problem(request.scope, error.status_code, kind, told_error, dict(error.headers or {}))
+    return problem(request.scope, error.status_code, kind, told_error, headers)
 
 
 async def _database_busy(request: Request, error: Exception) -> JSONResponse:
     log.warning("database_busy", error=type(error).__name__)
     return answer(request.scope, BUSY)
-
-
-async def _bug(request: Request, error: Exception) -> JSONResponse:
-    """Says nothing of the inside; the traceback is in the log under the request's id."""
-    log.error("unhandled_error", exc_info=error)
-    told = ServiceError("internal_error", "Something went wrong here. Tell the operator the request id.")
-    return problem(request.scope, 500, "server_error", told)

@@ -76,9 +76,7 @@ def test_a_bad_line_is_told_with_its_number_and_nothing_is_kept(http, sessions, 
         assert session.query(File).count() == session.query(Blob).count() == 0
 
 
-@pytest.mark.parametrize(
-    ("content", "count"), [(b"", 0), (b"\n".join(GOOD[:9]), 9), (b"\n".join(GOOD[:9]) + b"\n", 9)]
-)
+@pytest.mark.parametrize(("content", "count"), [(b"", 0), (b"\n".join(GOOD[:9]), 9), (b"\n".join(GOOD[:9]) + b"\n", 9)])
 def test_a_file_with_too_few_examples_is_refused(http, content, count):
     [finding] = error_of(upload(http, content), 422)["errors"]
     assert (finding["code"], finding["line"]) == ("too_few_examples", None)

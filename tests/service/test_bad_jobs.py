@@ -56,7 +56,7 @@ FIELDS = [
     ({"seed": 1.5}, "invalid_value", "seed", "a whole number"),
     ({"metadata": {"k": 1}}, "invalid_value", "metadata.k", "a string of at most 512 characters"),
     ({"metadata": {"k": "v" * 513}}, "invalid_value", "metadata.k", "a string of at most 512 characters"),
-    ({"metadata": {"k" * 65: "v"}}, "invalid_value", "metadata", "keys"),
+    ({"metadata": {"k" * 65: "v"}}, "invalid_value", "metadata", "Each key"),
     ({"metadata": {str(n): "v" for n in range(17)}}, "invalid_value", "metadata", "at most 16 keys"),
     ({"integrations": [{"type": "wandb"}]}, "invalid_value", "integrations", "at most 0 items"),
     ({"limits": {"max_seconds": 0}}, "invalid_value", "limits.max_seconds", "from 1 to"),
@@ -73,7 +73,7 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("fields", "code", "param", "said"), FIELDS)
-def test_a_bad_field_is_named_with_what_it_takes(http, base, file_id, sessions, broker, fields, code, param, said):
+def test_a_bad_field_is_named_with_what_it_takes(*, http, base, file_id, sessions, broker, fields, code, param, said):
     response = http.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file_id} | fields)
     error = error_of(response, 400)
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param)
@@ -172,9 +172,7 @@ def counted_base(session, store):
     words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = factories.make_blob(session, words.to_str().encode(), store=store)
-    row = factories.make_base_model(
-        session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=100
-    )
+    row = factories.make_base_model(session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=100)
     session.commit()
     return row
 

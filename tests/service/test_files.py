@@ -131,7 +131,9 @@ def test_a_checkpoint_that_a_job_may_go_on_from_is_not_deleted(http, session, pr
 
 BOUNDARY = "b0"
 PURPOSE = b'--b0\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
-FILE = b'--b0\r\nContent-Disposition: form-data; name="file"; filename="t.jsonl"\r\n\r\n%s\r\n' % factories.TRAINING_LINES
+FILE = (
+    b'--b0\r\nContent-Disposition: form-data; name="file"; filename="t.jsonl"\r\n\r\n%s\r\n' % factories.TRAINING_LINES
+)
 END = b"--b0--\r\n"
 
 
@@ -158,7 +160,7 @@ END = b"--b0--\r\n"
         (PURPOSE + FILE.replace(b"t.jsonl", b"t\xff.jsonl") + END, 400, "bad_encoding", "file"),
     ],
 )
-def test_a_malformed_upload_is_refused_and_leaves_nothing(http, sessions, store, body, status, code, param):
+def test_a_malformed_upload_is_refused_and_leaves_nothing(*, http, sessions, store, body, status, code, param):
     response = http.post(
         "/v1/files", content=body, headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     )
