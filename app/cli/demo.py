@@ -1,6 +1,6 @@
 """``sdft demo``: starts the story of ``app.demo.run``, which is only a client of the API and of this command line."""
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,4 +18,4 @@ def demo(
     command = [sys.executable, "-m", "app.demo.run", f"--skills={skills}", f"--home={home}", f"--seed={seed}"]
     if keep:
         command.append("--keep")
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    os.execv(command[0], command)  # noqa: S606 - ours; signals reach the demo itself

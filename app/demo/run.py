@@ -53,6 +53,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="leave the service running")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end the service on the way out
     home, began = Home(arguments.home), time.monotonic()
     with service(home, keep=arguments.keep):
         base = add_base_model(home)

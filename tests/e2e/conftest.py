@@ -198,7 +198,7 @@ def upload(client: openai.OpenAI, *, num: int = 16, word: str = "lamp") -> str:
 
 def post(client: openai.OpenAI, training_file: str, *, steps: int = 8, **request: Any) -> FineTuningJob:
     """A job of so many steps over sixteen demonstrations."""
-    hyperparameters = {"n_epochs": steps // 4, "batch_size": 4, "max_completion_tokens": 8}
+    hyperparameters = {"n_epochs": steps // 4, "batch_size": 4, "max_completion_tokens": 8, "learning_rate": 1e-4}
     method: Any = {"type": "sdft", "sdft": {"hyperparameters": hyperparameters}}
     return client.fine_tuning.jobs.create(
         **{"model": MODEL, "training_file": training_file, "seed": 7, "method": method} | request

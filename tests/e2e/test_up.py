@@ -78,7 +78,8 @@ def test_a_job_goes_on_after_everything_was_killed(home: Path, models: tuple[Pat
         assert told["api_key"] is None  # the first one still holds
         assert not any(part.is_running() for part in first_parts)
         client = openai.OpenAI(base_url=f"{told['url']}/v1", api_key=secret)
-        assert wait_for_end(client, job.id).status == "succeeded"
+        job = wait_for_end(client, job.id)
+        assert job.status == "succeeded", job.error
         assert [adapter["latest_version"] for adapter in sdft(home, "adapters", "list")] == [1]
         last_parts = parts(home)
         process.send_signal(signal.SIGINT)
