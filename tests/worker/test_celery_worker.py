@@ -115,7 +115,7 @@ def test_the_broker_may_die_and_come_back_without_its_queue(site: Site, server_f
             wait_until(lambda: site.job(running).progress_step >= 3, seconds=60)
             ring(site, queued)
             os.kill(first.pid, signal.SIGKILL)
-            first.process.child.wait()
+            first.child.wait()
             for log in folder.glob("appendonlydir/*"):
                 log.unlink()
             with start_valkey(folder):
