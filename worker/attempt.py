@@ -223,6 +223,7 @@ class Attempt:
             case Finished():
                 self._publish(self._end)
             case Failed(code=code, message=message, param=param):
+                log.warning("trainer_failed", code=code, log_tail=trainer.log_tail())
                 self.write(runs.fail_or_retry, code, message, param=param)
             case _ if self._stop == "time_limit":
                 self.write(runs.fail_or_retry, "time_limit", "The job reached its time limit.")

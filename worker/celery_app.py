@@ -17,10 +17,9 @@ from app.logs import configure_logging
 from app.resources import open_resources
 from app.services.workers import WorkerProcess
 from app.settings import Settings
-from worker import sweeper
 from worker.attempt import Slot
 from worker.home import Home, OwnedHome
-from worker.sweeper import Sweeper
+from worker.sweeper import POOL_SIZE, Sweeper
 
 SLOT_POOL_SIZE = 2
 """The attempt's own loop and its lease keeper."""
@@ -72,13 +71,17 @@ def _configure_logging(**_: Any) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _open(**_: Any) -> None:
     home = OwnedHome(settings.storage.work, new_id("worker"))
-    worker = worker_process(home.worker_id, os.getpid())
-    keeper = Sweeper(open_resources(settings, pool_size=sweeper.POOL_SIZE), worker, home, settings.worker)
-    keeper.start()
-    worker_shutting_down.connect(lambda **_: home.drain(), weak=False)
+    resources = open_resources(settings, pool_size=POOL_SIZE)
+    sweeper = Sweeper(resources, worker_process(home.worker_id, os.getpid()), home, settings.worker)
+    sweeper.start()
+
+    def drain(**_: Any) -> None:
+        home.drain()
 
     def close(**_: Any) -> None:
-        keeper.stop()
+        sweeper.stop()
+        resources.close()
         home.close()
 
+    worker_shutting_down.connect(drain, weak=False)
     worker_shutdown.connect(close, weak=False)

@@ -41,9 +41,7 @@ class Home:
         (self.folder / _DRAINING).touch()
 
     def attempt(self, job_id: str, fence: int) -> Path:
-        """An empty folder for one attempt. There is one at a time: another is what a killed supervisor left."""
-        for abandoned in self.folder.glob("ftjob-*"):
-            shutil.rmtree(abandoned, ignore_errors=True)
+        """An empty folder for one attempt."""
         folder = self.folder / f"{job_id}-{fence}"
         folder.mkdir()
         return folder

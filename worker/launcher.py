@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from app.domain.lifecycle import FailureCode
-from app.domain.runs import DRAINED_EXIT_CODE, KEEP_ALIVE, MESSAGES, Message
+from app.domain.runs import DRAINED_EXIT_CODE, KEEP_ALIVE, MESSAGES, REPORT_FD_VARIABLE, Message
 
 TRAINER: Final = (sys.executable, "-m", "worker.pipeline")
-REPORT_FD_VARIABLE: Final = "SDFT_REPORT_FD"
 LOG_NAME: Final = "trainer.log"
 LOG_TAIL_BYTES: Final = 16 * 1024
 PIPE_BYTES: Final = 1 << 16

@@ -48,7 +48,6 @@ class Sweeper:
         """Let the round in progress end."""
         self._stopped.set()
         self._thread.join(timeout=self._times.sweep_seconds)
-        self._resources.close()
 
     def _run(self) -> None:
         while True:

@@ -28,6 +28,8 @@ from app.domain.lifecycle import FailureCode, Phase
 from app.domain.training import Method, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 
 ORDER_NAME = "order.json"
+REPORT_FD_VARIABLE = "SDFT_REPORT_FD"
+"""Names the variable with the number of the file descriptor that the trainer writes its messages to."""
 DRAINED_EXIT_CODE = 75
 """EX_TEMPFAIL: the trainer was asked to stop, wrote a checkpoint and left."""
 

@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, delete, exists, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Session
 
+from app.db.clock import NOW
 from app.db.models import Base, Blob, File
-from app.services.runs import NOW
 from app.storage.store import Store, StoredBlob, hash_file
 
 GRACE_SECONDS: Final = 24 * 3600.0

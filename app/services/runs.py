@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import DateTime, Select, func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
+from app.db.clock import NOW
 from app.db.models import Checkpoint, Job, JobAttempt, JobEvent
 from app.domain.errors import Conflict
 from app.domain.ids import new_id
@@ -25,7 +26,6 @@ from app.domain.lifecycle import (
     Status,
 )
 
-NOW = func.clock_timestamp(type_=DateTime(timezone=True))
 RETRY_SECONDS: Final = 5
 """Wait before the second attempt; four times as long before the third."""
 REAP_PAGE: Final = 100

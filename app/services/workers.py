@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.db.clock import NOW
 from app.db.models import Worker
-from app.services.runs import NOW
 
 
 @dataclass(frozen=True)

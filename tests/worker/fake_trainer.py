@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from app.domain.runs import DRAINED_EXIT_CODE, Order, checkpoint_path
+from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, checkpoint_path
 from worker.reporting import PipeReporter
 
 
@@ -36,7 +36,7 @@ class Script(BaseModel):
 def main(folder: Path) -> None:
     script = Script.model_validate_json((folder / "train.jsonl").read_bytes())
     order = Order.model_validate_json((folder / "order.json").read_bytes())
-    pipe = os.fdopen(int(os.environ["SDFT_REPORT_FD"]), "wb")
+    pipe = os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb")
     reporter = PipeReporter(pipe, folder)
     reporter.listen(sys.stdin.buffer)
     if script.ignore_term:
