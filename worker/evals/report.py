@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any, Final
 
 from worker.evals.behaviour import describe
-from worker.evals.marks import Marks, mark, scorer_names
+from worker.evals.marks import Marks, mark
 from worker.evals.run import ArmName, Measured
 from worker.evals.schema import (
     ArmScore,
@@ -59,7 +59,7 @@ def build_report(
     marked = [mark(measured, suite) for suite in measured.suites if suite.items]
     comparisons = _compare(marked)
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
-    kept = [row for marks in marked if marks.judged and marks.suite.role != "skill" for row in _kept(marks)]
+    kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in _kept(marks)]
     demonstrations = [one.completion for one in split.training]
     return Report(
         title=title,
@@ -90,22 +90,22 @@ def build_report(
 
 
 def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:
-    versions = {name: NLL_VERSION if name == NLL else SCORERS[name].version for name in scorer_names(marks.suite.items)}
+    names = dict.fromkeys(item.scorer for item in marks.suite.items)
     return SuiteReport(
         name=marks.suite.name,
         role=marks.suite.role,
-        measure="share_right" if marks.judged else "negative_nll",
-        scorers=versions,
+        measure="share_right" if marks.suite.judged else "negative_nll",
+        scorers={name: NLL_VERSION if name == NLL else SCORERS[name].version for name in names},
         n=len(marks.items),
         arms=[_arm_score(marks, arm) for arm in marks.scores],
         comparisons=comparisons,
-        flips=list(_flips(marks))[:MAX_FLIPS] if marks.judged else [],
+        flips=list(_flips(marks))[:MAX_FLIPS] if marks.suite.judged else [],
     )
 
 
 def _arm_score(marks: Marks, arm: ArmName) -> ArmScore:
     scores = marks.scores[arm]
-    if marks.judged:
+    if marks.suite.judged:
         num_right, interval = sum(marks.right(arm)), wilson(sum(marks.right(arm)), len(scores))
     else:
         num_right, interval = None, paired_difference(scores, [0.0] * len(scores), seed=SEED).interval
@@ -123,7 +123,7 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
     pairs = [
         (marks, arm) for marks in marked if marks.items for arm in marks.scores if arm not in {"candidate", "ceiling"}
     ]
-    raw = [mcnemar(*_changes(marks, arm)) if marks.judged else None for marks, arm in pairs]
+    raw = [mcnemar(*_changes(marks, arm)) if marks.suite.judged else None for marks, arm in pairs]
     family = [index for index, (marks, _) in enumerate(pairs) if marks.suite.role != "skill" and raw[index] is not None]
     adjusted = dict(zip(family, holm([value for index in family if (value := raw[index]) is not None]), strict=True))
     found: dict[str, list[Comparison]] = {marks.suite.name: [] for marks in marked}
@@ -134,7 +134,7 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
 
 def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison:
     estimate = paired_difference(marks.scores["candidate"], marks.scores[arm], seed=SEED)
-    lost, gained = _changes(marks, arm) if marks.judged else (None, None)
+    lost, gained = _changes(marks, arm) if marks.suite.judged else (None, None)
     return Comparison(
         against=arm,
         difference=Bounds(value=estimate.value, low=estimate.interval.low, high=estimate.interval.high),

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Final, Literal, Protocol
 
-from worker.evals.scorers import NLL
 from worker.evals.suites import Item, Suite
 from worker.sdft.policy import Arm, Rollout
 from worker.sdft.prompts import teacher_messages
@@ -227,6 +226,4 @@ def _num_items(suites: Sequence[Suite]) -> int:
 
 def _asked(suite: Suite) -> tuple[Item, ...]:
     """The items that are decoded."""
-    if any(item.scorer == NLL for item in suite.items):
-        return suite.items[:MAX_UNSCORED_ANSWERS]
-    return suite.items
+    return suite.items if suite.judged else suite.items[:MAX_UNSCORED_ANSWERS]

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, Final, Literal
 
 from app.domain.demonstrations import Demonstration
+from worker.evals.scorers import NLL
 
 MIN_TO_SPLIT: Final = 24
 MIN_HELDOUT: Final = 8
@@ -64,6 +65,11 @@ class Suite:
     role: Role
     items: tuple[Item, ...]
     rehearsed: frozenset[str] = frozenset()
+
+    @property
+    def judged(self) -> bool:
+        """Whether answers are compared; else only the demonstrations' likelihood counts."""
+        return all(item.scorer != NLL for item in self.items)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
     if marks is None or "ceiling" not in marks.scores:
         return CeilingQuestion(share=None, sentence="No teacher was asked, so there is no ceiling to compare with.")
     candidate, ceiling = marks.scores["candidate"], marks.scores["ceiling"]
-    if not marks.judged:
+    if not marks.suite.judged:
         start = marks.scores[marks.reference]
         candidate = [after - before for after, before in zip(candidate, start, strict=True)]
         ceiling = [after - before for after, before in zip(ceiling, start, strict=True)]
@@ -119,7 +119,9 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
             share=None, sentence="With the demonstration in its context the model is no better: nothing to distil."
         )
     share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)
-    shown = f"{sum(marks.right('ceiling'))} of {len(marks.items)} right" if marks.judged else "its gain in likelihood"
+    shown = (
+        f"{sum(marks.right('ceiling'))} of {len(marks.items)} right" if marks.suite.judged else "its gain in likelihood"
+    )
     return CeilingQuestion(
         share=share,
         sentence=f"{_percent(share)} of what the teacher, with the demonstration before its eyes, reaches ({shown}).",
