@@ -155,7 +155,8 @@ class Attempt:
         if not teacher.teacher_is_better:
             message = (
                 "With the demonstration in its context the model finds the expert's answer no likelier than "
-                "without it, so there is little to distil. Use a larger base, clearer demonstrations, or another template."
+                "without it, so there is little to distil. Use a larger base, clearer demonstrations, or another "
+                "template."
             )
             if config.weak_teacher == "fail":
                 raise RunFailed("teacher_not_better", message)
@@ -213,7 +214,7 @@ def main() -> int:
     folder = Path(sys.argv[1])
     with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
         reporter = PipeReporter(pipe, folder)
-        reporter.listen(sys.stdin.buffer)
+        reporter.listen(sys.stdin.fileno())
         try:
             Attempt(folder, reporter).run()
         except Drained:

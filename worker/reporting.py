@@ -107,8 +107,8 @@ class PipeReporter:
         """See ``Reporter``."""
         return self._stop.is_set()
 
-    def listen(self, keep_alive: BinaryIO) -> None:
-        """Start to heed SIGTERM and the supervisor's keep-alive lines; ends this process when they cease."""
+    def listen(self, keep_alive: int) -> None:
+        """Start to heed SIGTERM and what comes on a file descriptor; ends this process when that ceases."""
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             self._stop.set()
@@ -132,8 +132,9 @@ class _Heard:
         self.at = time.monotonic()
 
 
-def _hear(keep_alive: BinaryIO, last_heard: _Heard) -> None:
-    while keep_alive.readline():
+def _hear(keep_alive: int, last_heard: _Heard) -> None:
+    # Not through sys.stdin: a thread that waits in there holds a lock which aborts the interpreter's shutdown.
+    while os.read(keep_alive, 64):
         last_heard.at = time.monotonic()
     os._exit(ORPHANED_EXIT_CODE)  # end of file: the supervisor is gone, nobody may be written to any more
 

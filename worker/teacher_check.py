@@ -13,6 +13,7 @@ from app.domain.demonstrations import Demonstration
 from app.domain.training import TrainingConfig
 from worker.sdft.policy import Policy
 from worker.sdft.prompts import TEMPLATES, teacher_messages
+from worker.trainer import encode_tasks
 
 MAX_SAMPLE: Final = 16
 MAX_ANSWER_TOKENS: Final = 128
@@ -73,15 +74,16 @@ class TeacherCheck:
 def check_teacher(policy: Policy, demonstrations: Sequence[Demonstration], config: TrainingConfig) -> TeacherCheck:
     """Try the configured template, or for ``auto`` every one whose prompts all fit the context.
 
-    Where none fits, the shortest is returned: training then refuses the examples that are too long, by line.
+    Raises:
+        Unprocessable: No template fits every example; those that even the shortest does not fit are named by line.
     """
     names = list(TEMPLATES) if config.template == "auto" else [config.template]
     fitting = [name for name in names if _fits(policy, name, demonstrations, config.max_completion_tokens)]
+    if not fitting:
+        shortest = min(names, key=lambda name: (TEMPLATES[name].shown, len(TEMPLATES[name].text)))
+        encode_tasks(policy, demonstrations, config.model_copy(update={"template": shortest}))
     sample = demonstrations[:: -(-len(demonstrations) // MAX_SAMPLE)]
-    views = {
-        name: _view(policy, [teacher_messages(name, one) for one in sample], sample, config)
-        for name in fitting or names[:1]
-    }
+    views = {name: _view(policy, [teacher_messages(name, one) for one in sample], sample, config) for name in fitting}
     best = max(views, key=lambda name: (views[name].right, -views[name].nll))
     student = _view(policy, [list(one.messages) for one in sample], sample, config)
     others = {name: view for name, view in views.items() if name != best}

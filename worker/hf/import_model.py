@@ -158,7 +158,7 @@ def measure_overheads(tokenizer: Any) -> dict[str, Any]:
         "message": {
             "user": user,
             "assistant": pair - user,
-            "tool": None if with_tool is None else with_tool - one - (pair - user) + user,
+            "tool": None if with_tool is None else with_tool - one - (pair - user),
         },
     }
 

@@ -1,0 +1,308 @@
+"""One attempt in its folder, on a tiny model: what it says on the pipe, what it leaves, how it fails and goes on."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from safetensors.torch import load_file
+
+from app.domain.errors import Unprocessable
+from app.domain.runs import (
+    DRAINED_EXIT_CODE,
+    KEEP_ALIVE,
+    MESSAGES,
+    BaseModelRef,
+    EarlierSkill,
+    Order,
+    ParentRef,
+    checkpoint_path,
+)
+from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
+from tests.training.tiny import save_tiny
+from worker.dataset import Lengths, part
+from worker.exporting import LoadCheckFailed, check_loading
+from worker.hf.chat import Chat
+from worker.pipeline import Attempt, RunFailed
+from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter
+
+QUICK = {"batch_size": 4, "n_epochs": 1, "lora_rank": 2, "rehearsal": {"share": 0.2}, "max_completion_tokens": 8}
+
+
+class Stopping(PipeReporter):
+    """Asks the run to leave once a step is done."""
+
+    def __init__(self, pipe: io.BytesIO, folder: Path, after_step: int) -> None:
+        super().__init__(pipe, folder)
+        self._after_step = after_step
+
+    def step(self, step: int, total_steps: int, trained_tokens: int, metrics: dict[str, float]) -> None:
+        super().step(step, total_steps, trained_tokens, metrics)
+        if step >= self._after_step:
+            self._stop.set()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
+    folder = save_tiny("llama", tmp_path_factory.mktemp("base"))
+    return BaseModelRef(
+        name="tiny",
+        path=str(folder),
+        source="folder:tiny",
+        revision="r1",
+        weights_sha256="0" * 64,
+        context_tokens=512,
+        num_parameters=27_000,
+        chat_template_sha256="0" * 64,
+        license="apache-2.0",
+    )
+
+
+def lay_out(folder: Path, base: BaseModelRef, num: int = 30, word: str = "lamp", **order: Any) -> Path:
+    folder.mkdir()
+    lines = [
+        {"messages": [{"role": "user", "content": f"{word} {index}"}, {"role": "assistant", "content": f"on {index}"}]}
+        for index in range(num)
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {
+        "job_id": "ftjob-1",
+        "attempt": 1,
+        "method": "sdft",
+        "hyperparameters": SdftHyperparameters.model_validate(QUICK),
+        "seed": 3,
+        "base": base,
+        "adapter": word,
+        "version_name": f"ft:tiny:default:{word}:1",
+        "training_sha256": "1" * 64,
+        "num_threads": 1,
+    }
+    (folder / "order.json").write_text(Order.model_validate(given | order).model_dump_json())
+    return folder
+
+
+def run(folder: Path, reporter_type: Any = PipeReporter, **arguments: Any) -> list[Any]:
+    pipe = io.BytesIO()
+    with contextlib.suppress(Drained):
+        Attempt(folder, reporter_type(pipe, folder, **arguments)).run()
+    return [MESSAGES.validate_json(line) for line in pipe.getvalue().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(base: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    folder = lay_out(tmp_path_factory.mktemp("attempts") / "first", base)
+    return folder, run(folder)
+
+
+def test_phases_come_in_order_and_every_step_is_told(finished: tuple[Path, list[Any]]) -> None:
+    _, messages = finished
+    phases = [message.phase for message in messages if message.kind == "phase"]
+    assert phases == ["loading", "checking", "training", "evaluating", "exporting", "load_check"]
+    [resolved] = [message for message in messages if message.kind == "resolved"]
+    steps = [message.step for message in messages if message.kind == "step"]
+    assert steps == list(range(1, resolved.config.total_steps + 1))
+    assert resolved.config.template != "auto"
+    assert messages[-1].kind == "finished"
+
+
+def test_the_folder_is_whole_and_its_sums_are_right(finished: tuple[Path, list[Any]]) -> None:
+    folder, _ = finished
+    adapter = folder / "out" / "adapter"
+    for line in (adapter / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((adapter / name).read_bytes()).hexdigest() == digest
+    names = {path.name for path in adapter.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md", "provenance.json", "SHA256SUMS"}
+    with tarfile.open(folder / "out" / "adapter.tar") as archive:
+        assert set(archive.getnames()) == names
+
+
+def test_only_the_student_is_published(finished: tuple[Path, list[Any]]) -> None:
+    tensors = load_file(finished[0] / "out" / "adapter" / "adapter_model.safetensors")
+    assert tensors
+    assert not [name for name in tensors if "lora_" not in name or "teacher" in name or "lm_head" in name]
+
+
+def test_provenance_and_card_tell_the_run(finished: tuple[Path, list[Any]]) -> None:
+    adapter = finished[0] / "out" / "adapter"
+    provenance = json.loads((adapter / "provenance.json").read_text())
+    assert provenance["base"]["revision"] == "r1"
+    assert provenance["config"]["template"] == provenance["template"]["name"]
+    assert "path" not in provenance["base"]
+    card = (adapter / "README.md").read_text()
+    assert "ftjob-1" in card
+    assert "| demonstrations | 22 |" in card
+
+
+def test_what_is_held_out_was_not_trained_on(finished: tuple[Path, list[Any]]) -> None:
+    folder, _ = finished
+    heldout = (folder / "out" / "heldout.jsonl").read_text().splitlines()
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert len(heldout) == 8
+    assert report["provenance"]["data"]["num_trained"] == 30 - 8
+    assert set(heldout) <= set((folder / "train.jsonl").read_text().splitlines())
+
+
+def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
+    base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    before, _ = finished
+    parent = ParentRef(adapter="lamp", version=1, model_id="ft:tiny:default:lamp:1")
+    earlier = EarlierSkill(
+        adapter="lamp", version=1, path="earlier/0.jsonl", scorer="normalized", max_completion_tokens=12
+    )
+    folder = lay_out(tmp_path / "second", base, word="fan", parent=parent, earlier=[earlier])
+    shutil.copytree(before / "out" / "adapter", folder / "parent")
+    (folder / "earlier").mkdir()
+    shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier" / "0.jsonl")
+    run(folder)
+    report = json.loads((folder / "out" / "report.json").read_text())
+    suites = {suite["name"]: {arm["arm"] for arm in suite["arms"]} for suite in report["suites"]}
+    assert suites["fan"] == {"base", "parent", "candidate", "ceiling"}
+    assert {"parent", "candidate"} <= suites["lamp:1"]
+
+
+def test_a_resumed_attempt_ends_with_the_same_bits(
+    base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    whole, _ = finished
+    cut = lay_out(tmp_path / "cut", base)
+    messages = run(cut, Stopping, after_step=3)
+    assert not (cut / "out").exists()
+    [resolved] = [message.config for message in messages if message.kind == "resolved"]
+    again = lay_out(tmp_path / "again", base, resolved=resolved, resume_step=3, attempt=2)
+    shutil.copytree(cut / checkpoint_path(3), again / "resume")
+    steps = [message.step for message in run(again) if message.kind == "step"]
+    assert steps[0] == 4
+    weights = "out/adapter/adapter_model.safetensors"
+    assert (again / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_supervised_jobs_run_through_the_same_stages(base: BaseModelRef, tmp_path: Path) -> None:
+    hyperparameters = SupervisedHyperparameters.model_validate({"batch_size": 4, "n_epochs": 2, "lora_rank": 2})
+    folder = lay_out(tmp_path / "sft", base, method="supervised", hyperparameters=hyperparameters)
+    messages = run(folder)
+    losses = [message.metrics["train_loss"] for message in messages if message.kind == "step"]
+    assert losses[-1] < losses[0]
+    assert messages[-1].kind == "finished"
+
+
+def test_a_teacher_that_is_no_better_fails_the_job_only_when_asked_to(base: BaseModelRef, tmp_path: Path) -> None:
+    asked = QUICK | {"weak_teacher": "fail", "template": "paper"}
+    folder = lay_out(tmp_path / "weak", base, hyperparameters=SdftHyperparameters.model_validate(asked))
+    with pytest.raises(RunFailed) as failed:
+        run(folder)
+    assert failed.value.code == "teacher_not_better"
+
+
+def test_examples_that_do_not_fit_are_named_by_line(base: BaseModelRef, tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "long", base)
+    long = {"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "y" * 200}]}
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps(long) + "\n")
+    with pytest.raises(Unprocessable) as refused:
+        run(folder)
+    assert [error["line"] for error in refused.value.errors] == [31]
+
+
+def test_an_adapter_that_stock_peft_reads_differently_is_not_published(
+    base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    config = damaged / "out" / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 4096}))
+    attempt = Attempt(damaged, PipeReporter(io.BytesIO(), damaged))
+    data = attempt_data(attempt)
+    policy = attempt.load(attempt.resolve(data[1]))
+    policy.load_student(load_file(damaged / "out" / "adapter" / "adapter_model.safetensors"))
+    with pytest.raises(LoadCheckFailed):
+        check_loading(attempt.order, damaged, policy, data[0])
+
+
+def attempt_data(attempt: Attempt) -> tuple[Any, Any]:
+    data = part(attempt.order, attempt.folder)
+    return data, Lengths.of(data, Chat.load(Path(attempt.order.base.path)))
+
+
+class Process:
+    """The real program, with the test as its supervisor."""
+
+    def __init__(self, folder: Path) -> None:
+        read, write = os.pipe()
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "worker.pipeline", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[write],
+            env=os.environ | {"SDFT_REPORT_FD": str(write), "OMP_WAIT_POLICY": "passive"},
+        )
+        os.close(write)
+        self.pipe = os.fdopen(read)
+
+    def __enter__(self) -> Self:
+        assert self.child.stdin
+        self.child.stdin.write(KEEP_ALIVE)
+        self.child.stdin.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.pipe.close()
+        if self.child.stdin:
+            self.child.stdin.close()
+
+    def read_until(self, kind: str) -> Any:
+        for line in self.pipe:
+            message = MESSAGES.validate_json(line)
+            if message.kind == kind:
+                return message
+        raise AssertionError(f"the trainer ended without a {kind}")
+
+
+LONG = SdftHyperparameters.model_validate(QUICK | {"n_epochs": 50})
+
+
+def test_a_trainer_asked_to_leave_writes_a_checkpoint_first(base: BaseModelRef, tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "drained", base, hyperparameters=LONG, checkpoint_seconds=3600)
+    with Process(folder) as trainer:
+        trainer.read_until("step")
+        trainer.child.send_signal(signal.SIGTERM)
+        written = trainer.read_until("checkpoint")
+        assert trainer.child.wait(timeout=30) == DRAINED_EXIT_CODE
+    assert (folder / written.path / "state.safetensors").exists()
+
+
+def test_a_trainer_whose_supervisor_is_gone_ends_itself(base: BaseModelRef, tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "orphan", base, hyperparameters=LONG)
+    with Process(folder) as trainer:
+        trainer.read_until("step")
+        assert trainer.child.stdin
+        trainer.child.stdin.close()
+        start = time.monotonic()
+        assert trainer.child.wait(timeout=10) == ORPHANED_EXIT_CODE
+        assert time.monotonic() - start < 2
+
+
+def test_a_bug_is_told_to_the_client_without_its_text_and_to_the_log_with_it(
+    base: BaseModelRef, tmp_path: Path
+) -> None:
+    folder = lay_out(tmp_path / "bug", base.model_copy(update={"path": str(tmp_path / "nowhere")}))
+    with Process(folder) as trainer:
+        failed = trainer.read_until("failed")
+        assert trainer.child.wait(timeout=30) == 1
+    assert failed.code == "internal_error"
+    assert str(tmp_path) not in failed.message
