@@ -32,7 +32,7 @@ class Chat:
         # What a template puts between the opened turn and the text (a space, an empty thought) the model must say too.
         self._opening = opened.removeprefix(asked) if opened.startswith(asked) else ""
         closing_ids = self._ids(closing)
-        known = {*stop_ids, *tokenizer.all_special_ids}
+        known = {*stop_ids, *(index for index, token in tokenizer.added_tokens_decoder.items() if token.special)}
         end = next((place for place, token in enumerate(closing_ids) if token in known), None)
         if end is None:
             raise ValueError(f"the base model's chat template closes a turn with {closing!r}, which is no end token")

@@ -1,0 +1,163 @@
+"""Checkpoints on disk: a run goes on bit for bit, and a stranger's PEFT reads the adapter."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.domain.demonstrations import Demonstration
+from app.domain.training import TrainingConfig
+from tests.unit.sdft.records import Remembered
+from worker.hf import checkpoint, load_check
+from worker.hf.checkpoint import Checkpoints, read_checkpoint
+from worker.hf.model import HfPolicy
+from worker.trainer import train
+
+STEPS = 6
+DEMONSTRATIONS = [
+    Demonstration(({"role": "user", "content": f"Turn on lamp {number}."},), f"lamp.on({number})", line=number)
+    for number in range(1, 13)
+]
+NEUTRAL = [[{"role": "user", "content": question}] for question in ("Who are you?", "What is 2 + 2?")]
+
+
+def load(base, parent=None):
+    return HfPolicy.load(base, lora_rank=4, lora_alpha=8, parent=parent, seed=3)
+
+
+def run(base, folder, *, parent=None, resume_from=None, every_seconds=0.0, policy=None, **changes):
+    policy = policy or load(base, parent)
+    fixed = {
+        "method": "sdft", "seed": 3, "num_epochs": 2, "batch_size": 4, "total_steps": STEPS, "learning_rate": 1e-2,
+        "warmup_steps": 2, "lora_rank": 4, "lora_alpha": 8, "max_completion_tokens": 10, "loss_skip_tokens": 1,
+        "template": "multi_turn", "rehearsal_share": 0.4,
+    }  # fmt: skip
+    reporter = Remembered()
+    checkpoints = Checkpoints(folder, every_seconds=every_seconds, base_name="tiny/base", base_revision="abc")
+    resume = read_checkpoint(resume_from) if resume_from else None
+    train(policy, DEMONSTRATIONS, NEUTRAL, TrainingConfig(**(fixed | changes)), reporter, checkpoints, resume)
+    return policy, reporter
+
+
+def factors(policy):
+    return {name: parameter.detach().clone() for name, parameter in policy.parameters().items()}
+
+
+def step_folder(folder, step):
+    return folder / "checkpoints" / f"step-{step:06d}"
+
+
+def digests(folder):
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def parent(llama, tmp_path_factory):
+    """An adapter to go on from."""
+    folder = tmp_path_factory.mktemp("parent")
+    run(llama, folder, total_steps=3)
+    return step_folder(folder, 3) / "adapter"
+
+
+@pytest.mark.parametrize("continued", [False, True], ids=["from the base", "from an adapter"])
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(llama, parent, tmp_path, continued):
+    """Factors, moments, randomness, data order, schedule and teacher all come back."""
+    start = parent if continued else None
+    whole, straight = run(llama, tmp_path / "whole", parent=start)
+    # The resumed process starts from another teacher's weights: they must come from the checkpoint.
+    resumed, rest = run(
+        llama, tmp_path / "resumed", resume_from=step_folder(tmp_path / "whole", 2),
+        policy=_with_spoiled_teacher(llama, start),
+    )  # fmt: skip
+    assert rest.curve("train_loss") == straight.curve("train_loss")[2:]
+    assert rest.curve("rehearsal_loss") == straight.curve("rehearsal_loss")[2:]
+    for name, value in factors(whole).items():
+        assert torch.equal(value, factors(resumed)[name])
+    last = [digests(step_folder(tmp_path / name, STEPS)) for name in ("whole", "resumed")]
+    assert last[0] == last[1]
+
+
+def _with_spoiled_teacher(base, parent):
+    policy = load(base, parent)
+    with torch.no_grad():
+        for parameter in policy.teacher_parameters().values():
+            parameter.zero_()
+    return policy
+
+
+def test_same_seed_same_curve_and_another_seed_another(llama, tmp_path):
+    curves = [
+        run(llama, tmp_path / name, seed=seed)[1].curve("train_loss") for name, seed in [("a", 3), ("b", 3), ("c", 4)]
+    ]
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]
+
+
+def test_training_changes_neither_base_nor_teacher(any_base, tmp_path):
+    load(any_base).save_adapter(tmp_path / "parent", base_name="tiny/base", base_revision="abc")
+    policy = load(any_base, tmp_path / "parent")
+    frozen = {name: value.clone() for name, value in policy._peft.state_dict().items() if ".student." not in name}
+    before = factors(policy)
+    run(any_base, tmp_path, policy=policy, total_steps=2)
+    for name, value in frozen.items():
+        assert torch.equal(policy._peft.state_dict()[name], value), name
+    assert any(not torch.equal(value, before[name]) for name, value in factors(policy).items())
+
+
+def test_stock_peft_reads_the_adapter_in_a_process_of_its_own(any_base, tmp_path):
+    policy, _ = run(any_base, tmp_path)
+    folder = step_folder(tmp_path, STEPS) / "adapter"
+    prompt, answer = policy.encode_chat(DEMONSTRATIONS[0].messages), policy.encode_completion("lamp.on(1)")
+    loaded = subprocess.run(
+        [sys.executable, "-I", load_check.__file__, str(any_base), str(folder)],
+        input=json.dumps({"prompt": prompt, "completion": answer}),
+        capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert json.loads(loaded.stdout)["nll"] == pytest.approx(policy.nll([prompt], [answer], arm="student")[0], rel=1e-4)
+    assert policy.nll([prompt], [answer], arm="base")[0] != pytest.approx(json.loads(loaded.stdout)["nll"], rel=1e-3)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("tiny/base", "abc")
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.0)
+    assert not {"lm_head", "embed_tokens"} & set(config["target_modules"])
+
+
+def test_a_checkpoint_holds_only_safetensors_and_json_and_its_archive_depends_on_nothing_else(llama, tmp_path):
+    run(llama, tmp_path)
+    folder = step_folder(tmp_path, STEPS)
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    adapter = ["adapter_config.json", "adapter_model.safetensors"]
+    assert files == ["adapter.tar", *(f"adapter/{name}" for name in adapter), "state.safetensors"]
+    with tarfile.open(folder / "adapter.tar") as archive:
+        members = archive.getmembers()
+    assert [member.name for member in members] == adapter
+    assert {(member.mtime, member.uid, member.gid, member.mode) for member in members} == {(0, 0, 0, 0o644)}
+
+
+def test_checkpoints_follow_the_clock_and_the_last_step_always_has_one(llama, tmp_path):
+    _, often = run(llama, tmp_path / "often", every_seconds=0)
+    _, seldom = run(llama, tmp_path / "seldom", every_seconds=3600)
+    assert often.checkpoints == list(range(1, STEPS + 1))
+    assert seldom.checkpoints == [STEPS]
+
+
+def test_a_checkpoint_that_fails_half_way_leaves_none(llama, tmp_path, monkeypatch):
+    def full_disk(_folder: Path, _to: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_tar", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        run(llama, tmp_path)
+    assert not step_folder(tmp_path, 1).exists()
+
+
+def test_supervised_training_lowers_the_demonstrations_loss(llama, tmp_path):
+    _, reporter = run(llama, tmp_path, method="supervised", total_steps=12, loss_skip_tokens=0)
+    losses = reporter.curve("train_loss")
+    assert losses[-1] < 0.8 * losses[0]
+    assert "rehearsal_loss" not in reporter.steps[0]

@@ -1,0 +1,217 @@
+"""A transformers model as a policy, against what the same model says when asked plainly: one row, no cache."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.training.tiny import END, STOP
+from worker.hf.generation import decode, inverse_cdf, most_likely
+from worker.hf.model import HfPolicy
+from worker.sdft.align import Aligned, make_batch
+from worker.sdft.student import backward
+from worker.sdft.teacher import teacher_hidden
+
+SYSTEM = {"role": "system", "content": "You are a terse assistant of a large company."}
+QUESTIONS = ["Hi.", "Where is my parcel?", "Turn on the lamp in the kitchen, please.", "Why?"]
+ANSWERS = ["Hello.", "team=shipping", "lamp.on(kitchen)", "42"]
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def load(folder, *, parent=None, rank=4, seed=0, stir=True):
+    """A policy; ``stir`` gives its student an effect, which a new LoRA has not."""
+    policy = HfPolicy.load(folder, lora_rank=rank, lora_alpha=8, parent=parent, seed=seed)
+    if stir:
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in policy.parameters().values():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    return policy
+
+
+def prompts_of(policy):
+    return [policy.encode_chat([SYSTEM, {"role": "user", "content": question}]) for question in QUESTIONS]
+
+
+def answers_of(policy):
+    return [policy.encode_completion(answer) for answer in ANSWERS]
+
+
+def aligned(policy):
+    """The teacher sees one more turn than the student."""
+    return [
+        Aligned(prompt, policy.encode_chat([SYSTEM, {"role": "user", "content": question + " Like so: 7"}]), answer)
+        for prompt, question, answer in zip(prompts_of(policy), QUESTIONS, answers_of(policy), strict=True)
+    ]
+
+
+def plain_logits(folder, policy, ids):
+    """Logits of the stock model with the student's factors added to its weights."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    factors = policy.parameters()
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if (key := f"base_model.model.{name}.lora_A.weight") in factors:
+                up = factors[key.replace("lora_A", "lora_B")]
+                module.weight += up @ factors[key] * policy.lora_alpha / policy.lora_rank
+        return model(torch.tensor([ids])).logits[0]
+
+
+def test_hidden_states_and_head_give_the_stock_models_logits(any_base):
+    """Padding, positions, the shared beginning, the window of sliding layers and the soft cap, all at once."""
+    policy = load(any_base)
+    prompts, answers = prompts_of(policy), answers_of(policy)
+    batch = make_batch(prompts, answers, [0] * len(prompts))
+    assert batch.prefix  # the system message is computed once
+    logits_TV = policy.head.logits(policy.hidden(batch, arm="student"))
+    for part_TV, prompt, answer in zip(logits_TV.split(batch.num_rows), prompts, answers, strict=True):
+        expected_TV = plain_logits(any_base, policy, prompt + answer)[len(prompt) - 1 : -1]
+        torch.testing.assert_close(part_TV, expected_TV, **CLOSE)
+
+
+def test_greedy_answers_are_those_of_one_row_without_a_cache(any_base):
+    policy = load(any_base)
+    prompts = prompts_of(policy)
+    limits = [9, 3, 6, 12]
+    for prompt, limit, rollout in zip(prompts, limits, policy.greedy(prompts, limits, arm="student"), strict=True):
+        ids = list(prompt)
+        for _ in range(limit):
+            ids.append(int(plain_logits(any_base, policy, ids)[-1].argmax()))
+            if ids[-1] in policy.stop_ids:
+                break
+        assert rollout.ids == ids[len(prompt) :]
+        assert rollout.prompt == prompt
+
+
+def test_every_stop_id_ends_its_row_alone(llama):
+    policy = load(llama)
+    assert policy.stop_ids == {END, STOP}
+    prompts = prompts_of(policy)
+    free = policy.greedy(prompts, 8, arm="student")
+    stops = frozenset({free[0].ids[1], free[2].ids[4]})
+    cut = decode(policy._backbone, policy.head, prompts, limits=[8] * 4, stop_ids=stops, choose=most_likely)
+    for before, after in zip(free, cut, strict=True):
+        end = next((place for place, token in enumerate(before.ids) if token in stops), None)
+        assert after.ids == (before.ids if end is None else before.ids[: end + 1])
+        assert after.stopped == (end is not None)
+    assert len(cut[0].ids) <= 2
+
+
+def test_sampling_follows_the_softmax_and_never_takes_the_impossible():
+    logits_V = torch.tensor([1.0, 2.0, float("-inf"), 0.0, 3.0, float("-inf")])
+    chosen = inverse_cdf(torch.Generator().manual_seed(0))(logits_V.expand(200_000, -1))
+    share_V = chosen.bincount(minlength=6) / len(chosen)
+    torch.testing.assert_close(share_V, logits_V.softmax(-1), rtol=0, atol=5e-3)
+    assert share_V[2] == share_V[5] == 0
+
+
+def test_a_seed_fixes_the_rollouts_and_ids_reach_the_loss_as_they_were_said(llama):
+    policy = load(llama)
+    prompts = prompts_of(policy)
+    first, second, other = (
+        policy.sample(prompts, 12, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first == second != other
+    batch = make_batch(prompts, [rollout.ids for rollout in first], [0] * 4)
+    assert batch.targets_T.tolist() == [token for rollout in first for token in rollout.ids]
+
+
+def test_a_new_student_is_its_own_teacher(any_base):
+    policy = load(any_base, stir=False)
+    sequences = [Aligned(one.prompt, one.prompt, one.completion) for one in aligned(policy)]
+    known = backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=4096), max_tokens=4096)
+    assert max(abs(one["loss"]) for one in known) < 1e-6
+    assert max(parameter.grad.abs().max() for parameter in policy.parameters().values()) < 1e-4
+
+
+def test_a_demonstration_in_the_teachers_context_gives_something_to_learn(any_base):
+    policy = load(any_base, stir=False)
+    sequences = aligned(policy)
+    known = backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=4096), max_tokens=4096)
+    assert min(one["loss"] for one in known) > 1e-3
+    norms = torch.stack([parameter.grad.norm() for parameter in policy.parameters().values()])
+    assert norms.isfinite().all()
+    assert norms.max() > 1e-3
+
+
+def test_micro_batches_do_not_change_loss_or_gradient(any_base):
+    """One sequence a batch has neither padding nor a shared beginning; all in one have both."""
+    policy = load(any_base)
+    sequences = aligned(policy)
+    results = []
+    for max_tokens in (1, 150, 100_000):
+        for parameter in policy.parameters().values():
+            parameter.grad = None
+        teacher = teacher_hidden(policy, sequences, max_tokens=max_tokens)
+        known = backward(policy, sequences, teacher, max_tokens=max_tokens)
+        gradient = torch.cat([parameter.grad.flatten() for parameter in policy.parameters().values()])
+        results.append(([one["loss"] for one in known], gradient))
+    for losses, gradient in results[1:]:
+        assert losses == pytest.approx(results[0][0], rel=1e-4, abs=1e-5)
+        assert (gradient - results[0][1]).norm() < 1e-4 * results[0][1].norm()
+
+
+def test_a_continued_adapters_teacher_is_that_adapter(any_base, tmp_path):
+    """Not the base, and not what the student becomes; rank and alpha are the parent's."""
+    parent = load(any_base, rank=3)
+    parent.save_adapter(tmp_path, base_name="tiny", base_revision="1")
+    policy = load(any_base, parent=tmp_path, rank=8)
+    assert (policy.lora_rank, policy.lora_alpha) == (3, 8)
+    batch = make_batch(prompts_of(policy), answers_of(policy), [0] * 4)
+    hidden = {arm: policy.hidden(batch, arm=arm) for arm in ("base", "parent", "student")}
+    assert torch.equal(hidden["parent"], parent.hidden(batch, arm="student"))
+    assert torch.equal(hidden["base"], parent.hidden(batch, arm="base"))
+    assert not torch.allclose(hidden["parent"], hidden["base"], atol=1e-3)
+    assert not torch.allclose(hidden["parent"], hidden["student"], atol=1e-3)
+    assert policy.greedy(prompts_of(policy), 8, arm="parent") == parent.greedy(prompts_of(parent), 8, arm="student")
+
+
+def test_without_a_parent_the_teacher_is_the_bare_base(llama):
+    policy = load(llama)
+    batch = make_batch(prompts_of(policy), answers_of(policy), [0] * 4)
+    assert policy.teacher_parameters() == {}
+    assert torch.equal(policy.hidden(batch, arm="parent"), policy.hidden(batch, arm="base"))
+
+
+def test_asking_other_arms_leaves_the_student_trainable(llama, tmp_path):
+    load(llama).save_adapter(tmp_path, base_name="tiny", base_revision="1")
+    policy = load(llama, parent=tmp_path)
+    for arm in ("base", "parent"):
+        policy.greedy(prompts_of(policy), 2, arm=arm)
+    backward(policy, aligned(policy), None, max_tokens=4096)
+    assert all(parameter.grad is not None for parameter in policy.parameters().values())
+    assert all(parameter.grad is None for parameter in policy.teacher_parameters().values())
+
+
+def test_likelihood_and_divergence_are_means_over_the_completion(llama):
+    policy = load(llama)
+    prompts, answers = prompts_of(policy), answers_of(policy)
+    for number, prompt, answer in zip(policy.nll(prompts, answers, arm="student"), prompts, answers, strict=True):
+        logits_TV = plain_logits(llama, policy, prompt + answer)[len(prompt) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits_TV, torch.tensor(answer))
+        assert number == pytest.approx(expected.item(), rel=1e-4)
+    assert policy.kl(prompts, answers, p="base", q="base") == pytest.approx([0] * 4, abs=1e-6)
+    assert min(policy.kl(prompts, answers, p="base", q="student")) > 1e-3
+
+
+def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(llama):
+    policy = load(llama)
+    with pytest.raises(ValueError, match="513 tokens, more than 512"):
+        policy.greedy([[7] * 500], 13, arm="base")
+
+
+def test_an_adapter_of_another_shape_is_refused(llama):
+    policy = load(llama)
+    factors = {name: torch.zeros(parameter.shape[0] + 1, 3) for name, parameter in policy.parameters().items()}
+    with pytest.raises(ValueError, match="does not fit"):
+        policy.load_student(factors)
+
+
+def test_a_base_that_does_more_to_its_logits_than_is_known_is_refused(llama, tmp_path):
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"logit_scale": 0.5}))
+    with pytest.raises(ValueError, match="not supported"):
+        load(tmp_path)
