@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, checkpoint_path
+from worker import reporting
 from worker.reporting import PipeReporter
 
 
@@ -31,6 +32,7 @@ class Script(BaseModel):
     fail: str | None = None
     say: str | None = None  # a raw line for the pipe
     evaluate_seconds: float = 0.0
+    trust_seconds: float = 45.0
 
 
 def main(folder: Path) -> None:
@@ -38,7 +40,8 @@ def main(folder: Path) -> None:
     order = Order.model_validate_json((folder / "order.json").read_bytes())
     pipe = os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb")
     reporter = PipeReporter(pipe, folder)
-    reporter.listen(sys.stdin.buffer)
+    reporting.TRUST_SECONDS = script.trust_seconds
+    reporter.listen(sys.stdin.fileno())
     if script.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if script.say:

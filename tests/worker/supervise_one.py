@@ -1,9 +1,11 @@
 """One supervisor process without Celery: claims one job, sees one attempt through, says how it went.
 
-``TEST_NO_FENCE`` takes the fence and the trust out, for the control runs that must show what they are for.
+``TEST_NO_FENCE`` takes the fence and the trust out, for the control run that must show what they are for.
+``TEST_DIE`` names the point at which the process ends as by ``kill -9``.
 """
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -20,6 +22,7 @@ from app.resources import open_resources
 from app.services import publishing, records, runs, workers
 from app.settings import Settings
 from tests.worker.conftest import FAKE_TRAINER
+from worker import attempt
 from worker.attempt import Slot, run_attempt
 from worker.home import OwnedHome
 from worker.lease import LeaseKeeper
@@ -32,6 +35,24 @@ if os.environ.get("TEST_NO_FENCE"):
     for module in (runs, records, publishing):
         module.held = unfenced
     LeaseKeeper.trusted = True
+
+
+def die(*_arguments, **_named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+publish = publishing.publish
+match os.environ.get("TEST_DIE"):
+    case "after the claim":
+        attempt.prepare = die
+    case "with a stored checkpoint that no row names":
+        records.record_checkpoint = die
+    case "with stored results that no row names":
+        publishing.publish = die
+    case "in the publishing transaction":
+        publishing.publish = lambda *arguments: die(publish(*arguments))
+    case "after the publishing commit":
+        attempt.shutil.rmtree = die
 
 settings = Settings()
 configure_logging(settings.log_format)

@@ -5,9 +5,13 @@ import time
 
 import psutil
 import pytest
+from sqlalchemy import text, update
 
+from app.db.models import Job
 from app.services import runs
 from tests.worker.conftest import TIMES, Site, wait_until
+
+BACKENDS = text("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'")
 
 
 def reap(site: Site) -> bool:
@@ -111,3 +115,47 @@ def test_a_killed_trainer_is_a_failed_attempt(site: Site) -> None:
     job = site.job(job_id)
     assert (job.status, job.failed_attempts) == ("queued", 1)
     assert "SIGKILL" in str(site.attempts(job_id)[0].error_message)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after the claim",
+        "with a stored checkpoint that no row names",
+        "with stored results that no row names",
+        "in the publishing transaction",
+        "after the publishing commit",
+    ],
+)
+def test_death_at_any_moment_leaves_one_version(site: Site, moment: str) -> None:
+    every = 2 if "checkpoint" in moment else 1000
+    job_id = site.post(steps=4, checkpoint_every=every)
+    with site.start_supervisor(TEST_DIE=moment) as supervisor:
+        assert supervisor.wait(timeout=30) == -signal.SIGKILL
+    with site.sessions.begin() as session:
+        session.execute(update(Job).where(Job.status == "running").values(lease_expires_at=Job.created_at))
+    reap(site)
+    site.run_one(site.slot())
+    assert site.job(job_id).status == "succeeded"
+    assert len(site.versions(job_id)) == 1
+    assert len(site.attempts(job_id)) == (1 if moment == "after the publishing commit" else 2)
+
+
+def test_a_trainer_whose_supervisor_is_cut_off_from_the_database_ends_itself(site: Site) -> None:
+    """The supervisor's connections freeze, as when the network drops every packet; it hangs, and says nothing more."""
+    job_id = site.post(steps=600, step_seconds=0.1, trust_seconds=TIMES.trust_seconds)
+    with site.sessions() as session:
+        ours = set(session.scalars(BACKENDS))
+    with site.start_supervisor() as supervisor:
+        wait_until(lambda: site.job(job_id).progress_step > 0)
+        with site.sessions() as session:
+            cut_off = [psutil.Process(pid) for pid in set(session.scalars(BACKENDS)) - ours]
+        try:
+            for backend in cut_off:
+                backend.suspend()
+            wait_until(lambda: not site.trainers(), seconds=TIMES.trust_seconds + 2)
+        finally:
+            for backend in cut_off:
+                backend.resume()
+        assert supervisor.wait(timeout=10) == 0
+    assert [entry["attempt"] for entry in site.said("lease_lost")] == [1]
