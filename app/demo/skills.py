@@ -33,8 +33,6 @@ DEVICES = ("lamp", "fan", "heater", "radio")
 ROOMS: dict[Part, tuple[str, ...]] = {
     "training": (
         "kitchen", "bedroom", "garage", "hallway", "office", "bathroom", "attic", "cellar", "garden", "workshop",
-        "laundry", "playroom", "basement", "porch", "greenhouse", "cloakroom", "veranda", "classroom", "reception",
-        "storeroom", "terrace", "corridor", "conservatory", "stairwell",
         "lounge", "cabin", "stable", "kennel", "bakery", "chapel", "porch", "closet", "tower", "greenhouse",
         "classroom", "basement", "terrace", "gallery", "canteen", "shed", "den", "sauna", "playroom", "archive",
         "ballroom", "hangar",
