@@ -95,7 +95,8 @@ def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
     ]
     sentences = [
         f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept"
-        + (f" ({_percent(row.share)})." if row.share else ".")
+        + (f" ({_percent(row.share)})" if row.share else "")
+        + f", {row.num_gained} gained."
         for row in kept
         if row.group == "all"
     ]
