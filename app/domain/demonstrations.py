@@ -5,9 +5,11 @@ Counts bytes, never tokens: those depend on a base model (see ``app.services.bas
 """
 
 import hashlib
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -125,7 +127,7 @@ def stream_demonstrations(path: Path) -> Iterator[Demonstration]:
 
 def validate(path: Path) -> Report:
     """Read a whole file and report everything that is wrong with it."""
-    report, first_lines = Report(), dict[int, int]()
+    report, digests, lines = Report(), array("Q"), array("L")
     with path.open("rb") as source:
         for number, raw in enumerate(_lines(source), 1):
             if number > MAX_EXAMPLES:
@@ -138,10 +140,12 @@ def validate(path: Path) -> Report:
                 report.add(Finding(bad.code, number, bad.message, bad.hint, bad.path), to=report.errors)
                 continue
             _measure(report, demonstration)
-            if (first := first_lines.setdefault(_digest(demonstration), number)) != number:
-                message = f"The same example as line {first}."
-                hint = "Remove it, unless it should count twice."
-                report.add(Finding("duplicate_example", number, message, hint), to=report.warnings)
+            digests.append(_digest(demonstration))
+            lines.append(number)
+    for line, first in _repeated(digests, lines):
+        message = f"The same example as line {first}."
+        hint = "Remove it, unless it should count twice."
+        report.add(Finding("duplicate_example", line, message, hint), to=report.warnings)
     if report.valid and report.n_examples < MIN_EXAMPLES:
         message = f"The file has {report.n_examples} examples; training needs at least {MIN_EXAMPLES}."
         report.add(Finding("too_few_examples", None, message, "Add demonstrations."), to=report.errors)
@@ -157,8 +161,17 @@ def _lines(source: BinaryIO) -> Iterator[bytes]:
             whole = rest.endswith(b"\n")
 
 
+def _repeated(digests: Sequence[int], lines: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Lines whose digest came before, with the line where it did."""
+    twice = {digest for digest, following in pairwise(sorted(digests)) if digest == following}
+    first_lines: dict[int, int] = {}
+    for digest, line in zip(digests, lines, strict=True):
+        if digest in twice and (first := first_lines.setdefault(digest, line)) != line:
+            yield line, first
+
+
 def _digest(demonstration: Demonstration) -> int:
-    """64 bits are enough to warn of equal lines, and a million of them fit in memory."""
+    """64 bits are enough to warn of equal examples, and a million of them are 8 MB."""
     content = repr((demonstration.messages, demonstration.completion)).encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 

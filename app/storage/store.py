@@ -70,7 +70,7 @@ class Store:
         if self.has(blob):
             return blob
         try:
-            obstore.put(self._objects, _key(blob.sha256), path)
+            obstore.put(self._objects, _key(blob.sha256), path, max_concurrency=2)  # each holds a part in memory
             self._sync(blob.sha256)
         except (OSError, obstore.exceptions.BaseError) as error:
             raise Unavailable("storage_unavailable", "The artifact store cannot take this file now.") from error
