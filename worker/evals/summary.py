@@ -35,7 +35,7 @@ def summarize(
     recommendation = _recommend(arrived.verdict, left.verdict)
     return Summary(
         recommendation=recommendation,
-        headline=_headline(recommendation, arrived.verdict, left.verdict, has_skill=skill is not None, margin=margin),
+        headline=_headline(recommendation, skill, arrived.verdict, left.verdict, margin=margin),
         skill=arrived,
         retention=left,
         ceiling=_ceiling(marks),
@@ -141,20 +141,26 @@ def _recommend(arrived: Verdict, left: Verdict) -> Recommendation:
 
 
 def _headline(
-    recommendation: Recommendation, arrived: Verdict, left: Verdict, *, has_skill: bool, margin: float
+    recommendation: Recommendation, skill: SuiteReport | None, arrived: Verdict, left: Verdict, *, margin: float
 ) -> str:
+    came = _came(skill, arrived)
     if recommendation == "ship":
-        return f"Ship it: the skill arrived, and what else was tested stayed within {100 * margin:.0f} points."
+        return f"Ship it: {came}, and what else was tested stayed within {100 * margin:.0f} points."
     if recommendation == "do_not_ship":
-        if left != "worse":
-            return "Do not ship it: the skill did not arrive."
-        gain = "the skill arrived, but" if arrived == "better" else "the skill is not shown to have arrived, and"
-        return f"Do not ship it: {gain} other abilities were lost."
-    if not has_skill:
-        return "Look closer: no questions were held out to show that the skill arrived."
-    if arrived == "better":
-        return "Look closer: the skill arrived, but there are too few questions to say that nothing was lost."
-    return "Look closer: too few questions to say whether the skill arrived."
+        return f"Do not ship it: {came}{', and other abilities were lost' if left == 'worse' else ''}."
+    doubt = ", but too few questions were asked to say that nothing was lost" if arrived == "better" else ""
+    return f"Look closer: {came}{doubt}."
+
+
+def _came(skill: SuiteReport | None, arrived: Verdict) -> str:
+    if skill is None:
+        return "no questions were held out to show that the skill arrived"
+    if arrived == "insufficient_evidence":
+        return "too few questions were held out to say whether the skill arrived"
+    if arrived != "better":
+        return "the skill did not arrive"
+    num_right = next(score.num_right for score in skill.arms if score.arm == "candidate")
+    return "the skill arrived" if num_right is None else f"the skill arrived ({num_right} of {skill.n} right)"
 
 
 def _percent(bounds: Bounds) -> str:

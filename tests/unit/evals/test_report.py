@@ -63,6 +63,7 @@ def _speaker(*, learnt: int = 40, lost: int = 0) -> Callable[[Arm, str], str]:
 def test_a_skill_that_arrived_and_harmed_nothing_is_shipped() -> None:
     summary = _build(_speaker(), SKILL, GENERAL).summary
     assert (summary.recommendation, summary.skill.verdict, summary.retention.verdict) == ("ship", "better", "same")
+    assert summary.headline.startswith("Ship it: the skill arrived (40 of 40 right)")
     assert "40 of 40 held-out questions right" in summary.skill.sentence
     assert summary.ceiling.share is not None
     assert summary.ceiling.share.value == 1.0
@@ -144,7 +145,7 @@ def test_free_text_is_judged_by_likelihood_alone() -> None:
 
 def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
     report = _build(_speaker(), GENERAL)
-    assert report.summary.recommendation == "look_closer"
+    assert report.summary.headline == "Look closer: no questions were held out to show that the skill arrived."
     assert any("cannot say whether the skill arrived" in note for note in report.caveats)
 
 
