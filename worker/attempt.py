@@ -56,7 +56,15 @@ Stop = Literal["cancel", "time_limit", "stalled", "drain"]
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an attempt runs."""
+    """Where an attempt runs.
+
+    Args:
+        resources: Of this process.
+        home: The worker's folder.
+        times: Of lease and trainer.
+        max_seconds: Wall limit of a job that names none.
+        num_threads: For the trainer; None leaves it to the libraries.
+    """
 
     resources: Resources
     home: Home
@@ -102,19 +110,12 @@ class Attempt:
 
     def run(self, command: Sequence[str]) -> None:
         """Prepare, train, conclude."""
-        times = self._slot.times
         try:
-            prepare(
-                self._slot.resources,
-                self._claim,
-                self._folder,
-                checkpoint_seconds=times.checkpoint_seconds,
-                num_threads=self._slot.num_threads,
-            )
+            self._insist(self._prepare)
         except Unprepared as error:
             self.write(runs.fail_or_retry, error.code, error.message)
             return
-        with Trainer(command, self._folder, device=times.device) as trainer:
+        with Trainer(command, self._folder, device=self._slot.times.device) as trainer:
             self._keeper.on_renewal = trainer.keep_alive
             while not (trainer.ended and trainer.silent):
                 if messages := trainer.receive(LOOK_SECONDS):
@@ -147,6 +148,16 @@ class Attempt:
                 time.sleep(WRITE_SECONDS)
         raise LeaseLost(self._claim.job_id)
 
+    def _prepare(self) -> None:
+        slot = self._slot
+        prepare(
+            slot.resources,
+            self._claim,
+            self._folder,
+            checkpoint_seconds=slot.times.checkpoint_seconds,
+            num_threads=slot.num_threads,
+        )
+
     def _look(self, trainer: Trainer) -> None:
         """Heed the lease, the client, the worker and the clock."""
         if not self._keeper.trusted:
@@ -162,7 +173,7 @@ class Attempt:
         lease = self._keeper.lease
         if lease and lease.cancel_requested:
             return "cancel"
-        if lease and lease.seconds_running > min(lease.max_seconds or self._slot.max_seconds, self._slot.max_seconds):
+        if lease and lease.seconds_running > (lease.max_seconds or self._slot.max_seconds):
             return "time_limit"
         if time.monotonic() - self._heard_at > self._longest_silence():
             return "stalled"

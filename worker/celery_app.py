@@ -13,6 +13,7 @@ from celery.signals import setup_logging, worker_init, worker_shutdown, worker_s
 
 from app.dispatch import celery_settings
 from app.domain.ids import new_id
+from app.domain.lifecycle import MAX_JOB_SECONDS
 from app.logs import configure_logging
 from app.resources import open_resources
 from app.services.workers import WorkerProcess
@@ -42,7 +43,7 @@ app.conf.update(
     worker_soft_shutdown_timeout=0,
     task_acks_late=False,  # the lease recovers a lost attempt; a repeated message would only repeat a crash
     task_reject_on_worker_lost=False,
-    task_time_limit=settings.limits.job_seconds + BACKSTOP_SECONDS,
+    task_time_limit=max(settings.limits.job_seconds, MAX_JOB_SECONDS) + BACKSTOP_SECONDS,
 )
 
 

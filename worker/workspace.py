@@ -55,7 +55,7 @@ def prepare(
 
     Raises:
         LeaseLost: The job is no longer this attempt's.
-        Unprepared: This worker lacks the base model, or stored bytes are damaged.
+        Unprepared: This worker lacks the base model or the room, or stored bytes are damaged.
     """
     plan = _Plan()
     with transaction(resources.sessions) as session:
@@ -65,12 +65,13 @@ def prepare(
     try:
         for path, blob in plan.files.items():
             resources.store.fetch(blob, folder / path)
+        if order.resume_step is not None:
+            with tarfile.open(folder / _RESUME_ARCHIVE) as archive:
+                archive.extractall(folder / RESUME_FOLDER / "adapter", filter="data")
     except CorruptBlob as error:
         raise Unprepared("internal_error", "A stored file that this job needs is damaged.") from error
-    if order.resume_step is not None:
-        with tarfile.open(folder / _RESUME_ARCHIVE) as archive:
-            archive.extractall(folder / RESUME_FOLDER / "adapter", filter="data")
-        (folder / _RESUME_ARCHIVE).unlink()
+    except OSError as error:
+        raise Unprepared("worker_lost", "The worker has no room for the job's files.") from error
     (folder / ORDER_NAME).write_text(order.model_dump_json(indent=2), encoding="utf-8")
 
 

@@ -32,6 +32,11 @@ def make_sessions(url: str, *, pool_size: int, statement_timeout_seconds: float 
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
+            # A dead network is an error within half a minute, not the kernel's two hours.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
             "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
         },
     )

@@ -31,3 +31,5 @@ RETRYABLE: Final[frozenset[FailureCode]] = frozenset({"out_of_memory", "worker_l
 
 MAX_FAILED_ATTEMPTS: Final = 3
 MAX_PREEMPTIONS: Final = 20
+MAX_JOB_SECONDS: Final = 30 * 24 * 3600
+"""Longest wall limit that a client may ask for."""
