@@ -29,7 +29,7 @@ from worker.sdft.teacher import teacher_hidden
 from worker.train_state import TrainState
 
 TEACHER_TOKENS = 8192
-STUDENT_TOKENS = 4096
+STUDENT_TOKENS = 2048
 """Padded tokens of a micro-batch; the student's keeps its activations."""
 
 

@@ -1,1 +1,1 @@
-"""Transformers and PEFT plumbing: one base as a policy, decoding, checkpoints. The algorithm is next door in ``sdft``."""
+"""Transformers and PEFT plumbing: one base as a policy, decoding, checkpoints. The algorithm lives in ``sdft``."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 _MARK = "MARK-d0c5"
 
@@ -43,8 +43,9 @@ class Chat:
     def load(cls, base_folder: Path) -> Self:
         """Of a base's folder, without its weights."""
         tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
-        generation = GenerationConfig.from_pretrained(base_folder, local_files_only=True)
-        stop = generation.eos_token_id
+        # Not every base has a generation config; what it would be made from then is the model's.
+        kind = GenerationConfig if (base_folder / "generation_config.json").exists() else AutoConfig
+        stop = kind.from_pretrained(base_folder, local_files_only=True).eos_token_id
         return cls(tokenizer, stop if isinstance(stop, list) else [] if stop is None else [stop])
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:

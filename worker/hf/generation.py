@@ -109,7 +109,7 @@ class MergedCopy:
 
 def _slides(decoder: Any) -> bool:
     """Whether some layers see a window only: it would count the padding between a shared prefix and what follows."""
-    return any(layer.is_sliding for layer in DynamicCache(config=decoder.config).layers)
+    return any(getattr(layer, "is_sliding", False) for layer in DynamicCache(config=decoder.config).layers)
 
 
 def _pad_left(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

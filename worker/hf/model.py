@@ -47,16 +47,15 @@ class HfPolicy:
         self.head = _head(model)
         self.device = self.head.weight_VH.device
         self.vocab_size = len(self.head.weight_VH)
-        self.context_tokens: int = model.config.max_position_embeddings
+        self.context_tokens: int = model.config.get_text_config().max_position_embeddings
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.stop_ids = chat.stop_ids
         self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
         self._merged = MergedCopy(model) if self.device.type == "cpu" else None
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "`is_gradient_checkpointing`", FutureWarning
-            )  # PEFT 0.21 asks transformers 5
+            # What PEFT 0.21 asks transformers 5 for has been renamed there.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self._peft: Any = get_peft_model(model, lora, adapter_name="student")
             if has_teacher:
                 self._peft.add_adapter("teacher", lora)
@@ -272,7 +271,7 @@ def _head(model: Any) -> Head:
     Raises:
         ValueError: The architecture does something to its logits that ``Head`` does not know.
     """
-    output, config = model.get_output_embeddings(), model.config
+    output, config = model.get_output_embeddings(), model.config.get_text_config()
     head = Head(
         output.weight,
         bias_V=output.bias,
