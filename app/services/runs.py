@@ -215,13 +215,9 @@ def unclaimed(session: Session, worker_id: str, ring_again_seconds: float) -> st
 
 
 def latest_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
-    """The newest state that a job can go on from."""
-    return session.scalar(
-        select(Checkpoint)
-        .where(Checkpoint.job_id == job_id, Checkpoint.state_sha256.is_not(None))
-        .order_by(Checkpoint.fence.desc(), Checkpoint.step.desc())
-        .limit(1)
-    )
+    """The one checkpoint whose state is kept, for the next attempt to go on from."""
+    kept = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.state_sha256.is_not(None))
+    return session.scalars(kept).one_or_none()
 
 
 def forget_states(session: Session, job: Job) -> list[str]:
