@@ -69,7 +69,7 @@ class LeaseKeeper:
         except runs.LeaseLost:
             self._lost = True
         except SQLAlchemyError:
-            log.warning("lease_not_renewed", exc_info=True)
+            log.warning("lease_not_renewed", job_id=self._claim.job_id, attempt=self._claim.fence, exc_info=True)
         else:
             self._trusted_until = sent_at + self._times.trust_seconds
             self.on_renewal()

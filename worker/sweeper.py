@@ -9,8 +9,6 @@ import time
 from functools import partial
 
 import structlog
-from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import after_commit, transaction
 from app.resources import Resources
@@ -53,7 +51,7 @@ class Sweeper:
         while True:
             try:
                 self.sweep()
-            except (SQLAlchemyError, BrokerError, OSError):
+            except Exception:  # a thread's edge: one bad round must not be the last
                 log.warning("sweep_failed", exc_info=True)
             if self._stopped.wait(self._times.sweep_seconds):
                 return
