@@ -28,8 +28,12 @@ from worker.sdft.teacher import freeze
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-SCORE_TOKENS = 8192
-"""Padded tokens of a batch without gradients, new tokens included."""
+SCORE_TOKENS = 4096
+DECODE_TOKENS_ON_DEVICE = 32768
+"""Padded tokens of a batch without gradients, new tokens included: on a CPU, and for decoding on an accelerator, where
+a step takes as long for many rows as for few."""
+DECODE_PADDING = 0.5
+"""Decoding pays for padding only once, in the first pass, and for a batch of its own at every token."""
 
 
 class HfPolicy:
@@ -212,13 +216,14 @@ class HfPolicy:
         lengths = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
         if max(lengths, default=0) > self.context_tokens:
             raise ValueError(f"a prompt and its answer need {max(lengths)} tokens, more than {self.context_tokens}")
+        max_tokens = SCORE_TOKENS if self._merged else DECODE_TOKENS_ON_DEVICE
         answers: dict[int, Rollout] = {}
         adapter = self._adapter(arm)
         with self._weights(arm):
             decoder = (
                 self._merged.fold(self._peft.get_base_model(), adapter) if self._merged and adapter else self._backbone
             )
-            for bucket in buckets(lengths, SCORE_TOKENS):
+            for bucket in buckets(lengths, max_tokens, max_padding=DECODE_PADDING):
                 batch = decode(
                     decoder,
                     self.head,

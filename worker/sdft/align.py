@@ -11,7 +11,7 @@ import torch
 from worker.sdft.policy import TokenBatch
 
 MAX_PADDING = 0.25
-"""A batch's shortest sequence is at most this share shorter than its longest."""
+"""A scored batch's shortest sequence is at most this share shorter than its longest."""
 MIN_SAVING = 64
 """Tokens that sharing a prefix must save before it is worth a pass of its own."""
 
@@ -48,7 +48,7 @@ def row_weights(sequences: Sequence[Aligned]) -> list[float]:
     return [1 / (num_live * sequence.num_rows) if sequence.num_rows else 0.0 for sequence in sequences]
 
 
-def buckets(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+def buckets(lengths: Sequence[int], max_tokens: int, *, max_padding: float = MAX_PADDING) -> list[list[int]]:
     """Indices grouped by length: a group's padded size is within ``max_tokens``, unless it is one sequence.
 
     Longest first, so that a device that is too small says so at once.
@@ -57,7 +57,7 @@ def buckets(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         longest = lengths[groups[-1][0]] if groups else 0
         full = (len(groups[-1]) + 1) * longest > max_tokens if groups else True
-        if full or lengths[index] < longest * (1 - MAX_PADDING):
+        if full or lengths[index] < longest * (1 - max_padding):
             groups.append([])
         groups[-1].append(index)
     return groups
