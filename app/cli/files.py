@@ -30,9 +30,9 @@ def upload(
 
 def validate(path: PathArgument, json: Json = False) -> None:
     """Check a file of demonstrations on this machine, without a service. Exit code 4 if it cannot be trained on."""
-    from app.domain import demonstrations
+    from app.domain.validation import validate as find_faults
 
-    report = demonstrations.validate(path)
+    report = find_faults(path)
     if json:
         errors, warnings = ([asdict(finding) for finding in found] for found in (report.errors, report.warnings))
         print_json({"valid": report.valid, "n_examples": report.n_examples, "errors": errors, "warnings": warnings})

@@ -51,6 +51,14 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 240, every: 
         time.sleep(every)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; what waits for an init to reap it does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A model store with the tiny model in it, and what the import found out about it."""
@@ -133,10 +141,10 @@ class Deployment:
         """Trainer processes of this service that are alive."""
         return [
             process
-            for process in psutil.process_iter(["cmdline", "status"])
+            for process in psutil.process_iter(["cmdline"])
             if "worker.pipeline" in (process.info["cmdline"] or [])
-            and process.info["status"] != psutil.STATUS_ZOMBIE
             and str(self.folder) in process.info["cmdline"][-1]
+            and is_alive(process)
         ]
 
     def _answers(self) -> bool:

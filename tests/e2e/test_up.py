@@ -14,7 +14,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.conftest import MODEL, TIMES, post, upload, wait_for_end, wait_until
+from tests.e2e.conftest import MODEL, TIMES, is_alive, post, upload, wait_for_end, wait_until
 
 SDFT = [sys.executable, "-m", "app.cli"]
 
@@ -51,7 +51,7 @@ def parts(home: Path) -> list[psutil.Process]:
     for record in home.glob("*/*.pid"):
         with contextlib.suppress(psutil.NoSuchProcess, ValueError):
             found.append(psutil.Process(int(record.read_text())))
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in found if is_alive(process)]
 
 
 @pytest.fixture
@@ -72,11 +72,11 @@ def test_a_job_goes_on_after_everything_was_killed(home: Path, models: tuple[Pat
         assert len(first_parts) == 4
         process.kill()
         process.wait()
-    assert all(part.is_running() for part in first_parts)  # a kill -9 takes nothing else with it
+    assert all(is_alive(part) for part in first_parts)  # a kill -9 takes nothing else with it
 
     with up(home) as (process, told):
         assert told["api_key"] is None  # the first one still holds
-        assert not any(part.is_running() for part in first_parts)
+        assert not any(is_alive(part) for part in first_parts)
         client = openai.OpenAI(base_url=f"{told['url']}/v1", api_key=secret)
         job = wait_for_end(client, job.id)
         assert job.status == "succeeded", job.error
@@ -84,7 +84,7 @@ def test_a_job_goes_on_after_everything_was_killed(home: Path, models: tuple[Pat
         last_parts = parts(home)
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 0
-    assert not any(part.is_running() for part in last_parts)
+    assert not any(is_alive(part) for part in last_parts)
     assert [found["name"] for found in sdft(home, "models", "list")] == [MODEL]  # without a service, too
 
 

@@ -1,0 +1,77 @@
+"""What the ``sdft`` command promises without a service: help at once, exit codes, JSON, errors that help."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parents[2] / "app" / "demo" / "data"
+
+
+def sdft(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    named = {name: value for name, value in os.environ.items() if not name.startswith("SDFT_")}
+    environment = named | ({"SDFT_HOME": str(home)} if home else {})
+    command = [sys.executable, "-m", "app.cli", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def bad_file(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"messages": []}\nnot json\n')
+    return path
+
+
+def test_help_costs_less_cpu_than_a_third_of_a_second():
+    """Of its own time, so that a busy machine does not count; the best of three."""
+
+    def cpu_seconds() -> float:
+        before = os.times()
+        assert sdft("--help").returncode == 0
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(cpu_seconds() for _ in range(3)) < 0.33
+
+
+def test_a_good_file_is_valid():
+    result = sdft("validate", DATA / "home.jsonl", "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["n_examples"] == 64
+
+
+def test_a_bad_file_has_its_own_exit_code_and_every_finding(bad_file: Path):
+    result = sdft("validate", bad_file, "--json")
+    assert result.returncode == 4
+    assert [finding["line"] for finding in json.loads(result.stdout)["errors"]][:2] == [1, 2]
+    assert "line 2:" in sdft("validate", bad_file).stdout
+
+
+def test_wrong_usage_has_its_own_exit_code():
+    result = sdft("jobs", "lst")
+    assert result.returncode == 64
+    assert "list" in result.stderr
+
+
+def test_without_a_service_the_error_says_how_to_start_one(tmp_path: Path):
+    result = sdft("jobs", "list", home=tmp_path / "none")
+    assert result.returncode == 1
+    assert "sdft up" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_with_json_errors_are_json_too(tmp_path: Path):
+    result = sdft("jobs", "list", "--json", home=tmp_path)
+    assert "sdft up" in json.loads(result.stdout)["error"]["message"]
+
+
+def test_a_service_that_does_not_answer_is_named(tmp_path: Path):
+    began = time.monotonic()
+    result = sdft("jobs", "list", "--url", "http://127.0.0.1:9", "--key", "sk-none", home=tmp_path)
+    assert result.returncode == 1
+    assert "http://127.0.0.1:9/v1" in result.stderr
+    assert time.monotonic() - began < 30
