@@ -2,15 +2,16 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli.home import DEFAULT_HOME, HomeOption
+
 
 def demo(
     skills: Annotated[int, typer.Option(min=1, max=2, help="Skills to train, the second on top of the first.")] = 2,
-    home: Annotated[Path, typer.Option(help="Folder of the demo's own service.")] = Path("~/.sdft/demo"),
+    home: HomeOption = DEFAULT_HOME,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service running at the end.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the jobs.")] = 0,
 ) -> None:

@@ -25,6 +25,7 @@ from rich.table import Table
 from app.cli.connection import connect
 from app.cli.download import pull_adapter
 from app.cli.home import Home
+from app.cli.output import JOB_FAILED_EXIT_CODE
 from app.cli.report_view import show_report
 from app.cli.watch import watch
 from app.demo.skills import DATA
@@ -42,7 +43,7 @@ SDFT: Any = {"type": "sdft"}
 NUM_SHOWN = 3
 SCRIPT = Path(__file__).with_name("load_adapter.py")
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> int:
@@ -58,16 +59,19 @@ def main() -> int:
     with service(home, keep=arguments.keep):
         base = add_base_model(home)
         client = connect(home, url=None, key=None)
-        parent: str | None = None
-        for number, skill in enumerate(list(SKILLS)[: arguments.skills], 1):
-            job = train(client, skill, number, parent=parent, seed=arguments.seed)
+        version: str | None = None
+        taught: list[str] = []
+        for skill in list(SKILLS)[: arguments.skills]:
+            job = train(client, skill, parent=version, seed=arguments.seed)
             if job.status != "succeeded":
-                return 3
+                return JOB_FAILED_EXIT_CODE
+            version = version_of(job)
+            taught.append(skill)
             show_evaluation(client, job)
-            parent = try_adapter(client, job, home, base, skill)
+            try_adapter(pull(client, job, home), base, taught)
     minutes = (time.monotonic() - began) / 60
     console.rule(f"Done in {minutes:.1f} minutes")
-    say_how_to_go_on(home, parent, kept=arguments.keep)
+    say_how_to_go_on(home, job, kept=arguments.keep)
     return 0
 
 
@@ -121,11 +125,11 @@ def add_base_model(home: Home) -> Path:
     return home.folder("models") / str(facts["path"])
 
 
-def train(client: OpenAI, skill: str, number: int, *, parent: str | None, seed: int) -> FineTuningJob:
+def train(client: OpenAI, skill: str, *, parent: str | None, seed: int) -> FineTuningJob:
     """Upload a skill's demonstrations and train on them until the end."""
-    step(f"Skill {number}: {SKILLS[skill]}")
+    step(f"{'The next skill' if parent else 'A skill'}: {SKILLS[skill]}")
     if parent:
-        console.print(f"Trained on top of {parent}, which knows the skill before.")
+        console.print(f"On top of {parent}, which must not forget what it knows.")
     training, heldout = (upload(client, DATA / f"{skill}{part}.jsonl") for part in ("", "-heldout"))
     job = client.fine_tuning.jobs.create(
         model=MODEL,
@@ -158,43 +162,55 @@ def show_evaluation(client: OpenAI, job: FineTuningJob) -> None:
     show_report(evaluation["report"], console)
 
 
-def try_adapter(client: OpenAI, job: FineTuningJob, home: Home, base: Path, skill: str) -> str:
-    """Download the new version, load it as anyone would, and ask it what it never saw. Gives its name."""
-    adapter: Any = getattr(job, "adapter", None)
-    name = f"{adapter['name']}:{adapter['version']}"
-    folder = home.folder("adapters") / name.replace(":", "-v")
+def pull(client: OpenAI, job: FineTuningJob, home: Home) -> Path:
+    """Download a new version as a PEFT folder."""
+    folder = home.folder("adapters") / version_of(job).replace(":", "-v")
     shutil.rmtree(folder, ignore_errors=True)
     pull_adapter(client, job.result_files[-1], folder)
+    return folder
+
+
+def try_adapter(adapter: Path, base: Path, skills: list[str]) -> None:
+    """Load an adapter as anyone would, in a process that knows nothing of us, and ask it what it never saw."""
     console.print(
-        f"\nThe adapter lies in {folder}. A fresh process, with stock transformers and PEFT, runs this on it:"
+        f"\nThe adapter lies in {adapter}. A fresh process runs this on it, with stock transformers and PEFT:"
     )
-    source = SCRIPT.read_text().partition('"""\n\n')[2]
-    console.print(Syntax(source, "python", background_color="default"))
-    lines = (DATA / f"{skill}-heldout.jsonl").read_text().splitlines()[:NUM_SHOWN]
-    asked = [json.loads(line)["messages"][0]["content"] for line in lines]
-    said = subprocess.run([sys.executable, SCRIPT, base, folder, *asked], check=True, stdout=subprocess.PIPE, text=True)
+    console.print(Syntax(SCRIPT.read_text().partition('"""\n\n')[2], "python", background_color="default"))
+    asked = [question for skill in skills for question in heldout_questions(skill)]
+    said = subprocess.run(
+        [sys.executable, SCRIPT, base, adapter, *asked], check=True, stdout=subprocess.PIPE, text=True
+    )
     table = Table("asked (held out)", "before", "after", box=None, pad_edge=False)
     for line in said.stdout.splitlines():
         answer = json.loads(line)
         table.add_row(answer["prompt"], shorten(answer["before"]), f"[bold]{shorten(answer['after'])}[/]")
     console.print(table)
-    return name
 
 
-def say_how_to_go_on(home: Home, adapter: str | None, *, kept: bool) -> None:
+def heldout_questions(skill: str) -> list[str]:
+    """What the training of a skill has never shown."""
+    lines = (DATA / f"{skill}-heldout.jsonl").read_text().splitlines()[:NUM_SHOWN]
+    return [json.loads(line)["messages"][0]["content"] for line in lines]
+
+
+def version_of(job: FineTuningJob) -> str:
+    """What a job made, as other jobs may start from it: ``name:version``."""
+    adapter: Any = getattr(job, "adapter", None)
+    return f"{adapter['name']}:{adapter['version']}"
+
+
+def say_how_to_go_on(home: Home, job: FineTuningJob, *, kept: bool) -> None:
     """What to do with all this now."""
     sdft = Path(sys.executable).with_name("sdft")
-    if kept:
-        running = home.running()
-        console.print(f"The service runs on at {running.url if running else '?'}.")
-    else:
-        console.print(f"The service has stopped; everything it made is kept. Start it: {sdft} up --home {home.root}")
+    console.print("The service runs on." if kept else "The service has stopped; everything that it made is kept.")
     console.print(
-        "Then, in another terminal:\n"
-        f"  export SDFT_HOME={home.root}\n"
-        f"  {sdft} adapters list                                  versions and where each started\n"
-        f"  {sdft} report JOB --html report.html                  the report as a page\n"
-        f"  {sdft} jobs create --watch --model {MODEL} --training-file mine.jsonl --parent {adapter}"
+        f"To go on:\n"
+        f"  export SDFT_HOME={home.root} PATH={sdft.parent}:$PATH\n"
+        f"  sdft up                               # the service, in a terminal of its own\n"
+        f"  sdft adapters list                    # versions and where each started\n"
+        f"  sdft report {job.id} --html report.html\n"
+        f"  sdft jobs create --watch --model {MODEL} --training-file yours.jsonl --parent {version_of(job)}",
+        soft_wrap=True,
     )
 
 
