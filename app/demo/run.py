@@ -19,6 +19,7 @@ from typing import Any
 from openai import APIConnectionError, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
+from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
@@ -143,7 +144,7 @@ def train(client: OpenAI, skill: str, *, parent: str | None, seed: int) -> FineT
     console.print(f"client.fine_tuning.jobs.create(...) -> {job.id}", style="dim")
     job = watch(client, job.id, console)
     if job.error and job.error.message:
-        console.print(job.error.message, style="red")
+        console.print(escape(job.error.message), style="red")
     return job
 
 
@@ -183,7 +184,8 @@ def try_adapter(adapter: Path, base: Path, skills: list[str]) -> None:
     table = Table("asked (held out)", "before", "after", box=None, pad_edge=False)
     for line in said.stdout.splitlines():
         answer = json.loads(line)
-        table.add_row(answer["prompt"], shorten(answer["before"]), f"[bold]{shorten(answer['after'])}[/]")
+        before, after = (escape(shorten(answer[when])) for when in ("before", "after"))
+        table.add_row(escape(answer["prompt"]), before, f"[bold]{after}[/]")
     console.print(table)
 
 
