@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from app.api import problems
-from app.domain.errors import ServiceError
 from app.storage.store import Store, StoredBlob
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -37,9 +36,7 @@ def download(request: Request, store: Store, blob: StoredBlob, *, filename: str,
     try:
         part = _range(request, etag, blob.num_bytes)
     except Unsatisfiable:
-        told = ServiceError("range_not_satisfiable", f"The range begins after the end, at {blob.num_bytes} bytes.")
-        about = {"Content-Range": f"bytes */{blob.num_bytes}", "Accept-Ranges": "bytes"}
-        return problems.problem(request.scope, 416, "invalid_request_error", told, about)
+        return problems.unsatisfiable(request.scope, blob.num_bytes)
     start, end = part or (0, blob.num_bytes)
     headers["Content-Length"] = str(end - start)
     if part:

@@ -19,7 +19,8 @@ from app.api.dependencies import (
 )
 from app.api.downloads import revalidated
 from app.api.schemas.common import ListObject
-from app.api.schemas.jobs import CheckpointObject, CreateJob, EventObject, JobObject
+from app.api.schemas.job_requests import CreateJob
+from app.api.schemas.jobs import CheckpointObject, EventObject, JobObject
 from app.db.models import Job
 from app.domain.errors import Invalid
 from app.services import idempotency, jobs

@@ -54,10 +54,10 @@ BUSY = Unavailable("database_busy", "The service cannot reach its database now; 
 def answer(scope: Scope, error: ServiceError) -> JSONResponse:
     """The response to an error that is meant for the client."""
     status, kind, headers = _STATUSES[type(error)]
-    return problem(scope, status, kind, error, headers)
+    return _problem(scope, status, kind, error, headers)
 
 
-def problem(
+def _problem(
     scope: Scope, status: int, kind: str, error: ServiceError, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """The one error body."""
@@ -75,10 +75,17 @@ def problem(
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
+def unsatisfiable(scope: Scope, num_bytes: int) -> JSONResponse:
+    """The response to a range that begins after the end of ``num_bytes``."""
+    told = ServiceError("range_not_satisfiable", f"The range begins after the end, at {num_bytes} bytes.")
+    headers = {"Content-Range": f"bytes */{num_bytes}", "Accept-Ranges": "bytes"}
+    return _problem(scope, 416, "invalid_request_error", told, headers)
+
+
 def bug(scope: Scope) -> JSONResponse:
     """The response to an error of ours: it says nothing of the inside."""
     told = ServiceError("internal_error", "Something went wrong here. Tell the operator the request id.")
-    return problem(scope, 500, "server_error", told)
+    return _problem(scope, 500, "server_error", told)
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -115,7 +122,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     code = _TRANSPORT_CODES.get(error.status_code, "invalid_request")
     told_error = ServiceError(code, told.get(error.status_code, error.detail))
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    return problem(request.scope, error.status_code, kind, told_error, headers)
+    return _problem(request.scope, error.status_code, kind, told_error, headers)
 
 
 async def _database_busy(request: Request, error: Exception) -> JSONResponse:

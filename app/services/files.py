@@ -10,11 +10,10 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from app.db.models import AdapterVersion, Checkpoint, File, Job
-from app.domain import demonstrations
-from app.domain.demonstrations import Report
 from app.domain.errors import Conflict, Invalid, NotFound, Unprocessable
 from app.domain.ids import is_id, new_id
 from app.domain.lifecycle import TERMINAL
+from app.domain.validation import Report, validate
 from app.services import blobs
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import StoredBlob
@@ -39,7 +38,7 @@ def check(path: Path) -> Report:
     Raises:
         Unprocessable: No job could train on it; every finding is in ``errors``.
     """
-    report = demonstrations.validate(path)
+    report = validate(path)
     if not report.valid:
         first, total = report.errors[0], sum(report.counts.values()) - report.counts["duplicate_example"]
         where = f"Line {first.line}: " if first.line else ""

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.db.models import BaseModel, File
-from app.domain.demonstrations import MAX_REPORTED, Demonstration, Finding, stream_demonstrations
+from app.domain.demonstrations import Demonstration, stream_demonstrations
 from app.domain.errors import Invalid
 from app.domain.training import Hyperparameters, SdftHyperparameters
+from app.domain.validation import MAX_REPORTED, Finding
 from app.services.base_models import TokenCounter, template_tokens
 from app.storage.store import Store, StoredBlob
 

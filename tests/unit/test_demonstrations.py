@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import demonstrations
-from app.domain.demonstrations import Demonstration, parse_line, read_demonstrations, validate
+from app.domain import demonstrations, validation
+from app.domain.demonstrations import Demonstration, parse_line, read_demonstrations
 from app.domain.strict_json import Malformed, parse
+from app.domain.validation import validate
 
 CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 LINE = json.dumps({"messages": CHAT}).encode()
@@ -77,7 +78,7 @@ def test_findings_are_listed_up_to_a_hundred_of_a_code_and_counted_beyond(tmp_pa
 
 
 def test_more_lines_than_the_limit_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(demonstrations, "MAX_EXAMPLES", 11)
+    monkeypatch.setattr(validation, "MAX_EXAMPLES", 11)
     [error] = validate(write(tmp_path, *[LINE] * 20)).errors
     assert (error.code, error.line) == ("too_many_examples", 12)
 

@@ -1,0 +1,112 @@
+"""What a client may ask of a job: OpenAI's fields and ours, nothing unknown."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from app.api.schemas.common import Strict
+from app.domain.errors import Invalid
+from app.domain.training import (
+    MAX_SEED,
+    Hyperparameters,
+    Method,
+    SdftHyperparameters,
+    SharedHyperparameters,
+    SupervisedHyperparameters,
+)
+from app.services.adapters import NAME_PATTERN
+from app.services.jobs import JobRequest
+
+MAX_JOB_SECONDS: Final = 30 * 24 * 3600
+
+
+def _known_method(value: Any) -> Any:
+    if value not in ("sdft", "supervised"):
+        raise PydanticCustomError("unsupported_method", 'method.type must be "sdft" or "supervised".')
+    return value
+
+
+class SdftBlock(Strict):
+    """``method.sdft``."""
+
+    hyperparameters: SdftHyperparameters = SdftHyperparameters()
+
+
+class SupervisedBlock(Strict):
+    """``method.supervised``."""
+
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+
+
+class MethodRequest(Strict):
+    """How to train. Only the block that ``type`` names may be given."""
+
+    type: Annotated[Method, BeforeValidator(_known_method)]
+    sdft: SdftBlock | None = None
+    supervised: SupervisedBlock | None = None
+
+
+class LimitsRequest(Strict):
+    """What a job may use."""
+
+    max_seconds: int | None = Field(None, ge=1, le=MAX_JOB_SECONDS, description="Wall time of all attempts together.")
+
+
+class CreateJob(Strict):
+    """A job to queue. Whatever is not named here is refused."""
+
+    model: str = Field(min_length=1, max_length=256, description="A base model, as /v1/models lists them.")
+    training_file: str = Field(min_length=1, max_length=64)
+    validation_file: str | None = Field(None, min_length=1, max_length=64)
+    method: MethodRequest | None = Field(None, description="This server's default method if left out.")
+    hyperparameters: SharedHyperparameters | None = Field(None, deprecated=True, description="Use method instead.")
+    suffix: str | None = Field(
+        None, max_length=64, pattern=f"^{NAME_PATTERN}$", description="Name of the adapter line that the version joins."
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        None, max_length=16
+    )
+    integrations: list[Any] | None = Field(None, max_length=0, description="None are offered.")
+    parent_adapter: str | None = Field(
+        None, min_length=1, max_length=400, description='The version to start from: "name:3" or an ft: model id.'
+    )
+    limits: LimitsRequest | None = None
+
+    def understood(self, default_method: Method) -> JobRequest:
+        """The request with its method settled.
+
+        Raises:
+            Invalid: It says two things about the method.
+        """
+        method = self.method.type if self.method else default_method
+        return JobRequest(
+            model=self.model,
+            training_file=self.training_file,
+            method=method,
+            hyperparameters=self._hyperparameters(method),
+            method_is_default=self.method is None,
+            validation_file=self.validation_file,
+            seed=self.seed,
+            suffix=self.suffix,
+            parent_adapter=self.parent_adapter,
+            max_seconds=self.limits.max_seconds if self.limits else None,
+            metadata=self.metadata or {},
+        )
+
+    def _hyperparameters(self, method: Method) -> Hyperparameters:
+        blocks = {"sdft": self.method and self.method.sdft, "supervised": self.method and self.method.supervised}
+        chosen = blocks.pop(method)
+        for name, block in blocks.items():
+            if block:
+                message = f'method.type is "{method}", so method.{name} has no effect; remove it or change the type.'
+                raise Invalid("invalid_value", message, param=f"method.{name}")
+        old_style = self.__dict__["hyperparameters"]  # not by its name, which warns that it is deprecated
+        if chosen and old_style:
+            message = "Hyperparameters are given twice; keep those in method and remove the deprecated ones."
+            raise Invalid("invalid_value", message, param="hyperparameters")
+        if chosen:
+            return chosen.hyperparameters
+        asked = old_style.model_dump(exclude_unset=True) if old_style else {}
+        return SdftHyperparameters(**asked) if method == "sdft" else SupervisedHyperparameters(**asked)
