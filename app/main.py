@@ -53,6 +53,5 @@ def create_app(settings: Settings | None = None, *, resources: Resources | None 
     for router in ROUTERS:
         app.include_router(router)
     handle_errors(app)
-    limits = settings.limits
-    app.add_middleware(Gate, sessions=held.sessions, json_bytes=limits.json_bytes, upload_bytes=limits.upload_bytes)
+    app.add_middleware(Gate)
     return app

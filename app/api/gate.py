@@ -27,20 +27,10 @@ _FRAMING_BYTES: Final = 1024 * 1024
 
 
 class Gate:
-    """Lets requests through to the application, or answers them itself.
+    """Lets requests through to what is behind it, or answers them itself."""
 
-    Args:
-        app: What is behind.
-        sessions: To look keys up with.
-        json_bytes: Largest body.
-        upload_bytes: Largest file of an upload.
-    """
-
-    def __init__(self, app: ASGIApp, *, sessions: sessionmaker[Session], json_bytes: int, upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._sessions = sessions
-        self._json_bytes = json_bytes
-        self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -61,7 +51,7 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            limit = await self._admit(scope)
+            limit = await _admit(scope)
         except ServiceError as refusal:
             response = problems.answer(scope, refusal)
         except problems.DATABASE_BUSY:
@@ -72,30 +62,33 @@ class Gate:
         response.headers["Connection"] = "close"  # or the server would read the body only to drop it
         await response(scope, receive, send)
 
-    async def _admit(self, scope: Scope) -> int:
-        """Check what stands before the body.
 
-        Returns:
-            How many bytes the body may have.
-        """
-        headers = Headers(scope=scope)
-        if scope["path"] not in OPEN_PATHS:
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            presented = token.strip() if scheme.lower() == "bearer" else None
-            scope["state"]["caller"] = await run_in_threadpool(self._authenticate, presented)
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-            raise Invalid("bad_encoding", "The address contains a NUL character; remove it.")
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise UnsupportedMedia("unsupported_content_encoding", "Send the body as it is, without Content-Encoding.")
-        is_upload = (scope["method"], scope["path"]) == UPLOAD
-        limit = self._upload_bytes + _FRAMING_BYTES if is_upload else self._json_bytes
-        if int(headers.get("content-length", 0)) > limit:
-            raise _too_large(limit)
-        return limit
+async def _admit(scope: Scope) -> int:
+    """Check what stands before the body.
 
-    def _authenticate(self, presented: str | None) -> Caller:
-        with transaction(self._sessions) as session:
-            return authenticate(session, presented)
+    Returns:
+        How many bytes the body may have.
+    """
+    headers, state = Headers(scope=scope), scope["app"].state
+    if scope["path"] not in OPEN_PATHS:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        presented = token.strip() if scheme.lower() == "bearer" else None
+        scope["state"]["caller"] = await run_in_threadpool(_authenticate, state.resources.sessions, presented)
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise Invalid("bad_encoding", "The address contains a NUL character; remove it.")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("unsupported_content_encoding", "Send the body as it is, without Content-Encoding.")
+    limits = state.settings.limits
+    is_upload = (scope["method"], scope["path"]) == UPLOAD
+    limit: int = limits.upload_bytes + _FRAMING_BYTES if is_upload else limits.json_bytes
+    if int(headers.get("content-length", 0)) > limit:
+        raise _too_large(limit)
+    return limit
+
+
+def _authenticate(sessions: sessionmaker[Session], presented: str | None) -> Caller:
+    with transaction(sessions) as session:
+        return authenticate(session, presented)
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

@@ -52,12 +52,7 @@ def broker() -> QuietBroker:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        database={"url": "postgresql+psycopg://unused"},
-        broker={"url": "redis://unused"},
-        storage={"root": tmp_path / "store", "models": tmp_path / "models", "work": tmp_path / "work"},
-        limits={"upload_bytes": 4 * 1024 * 1024},
-    )
+    return unused_settings(tmp_path)
 
 
 @pytest.fixture
@@ -97,24 +92,29 @@ def file_id(http: TestClient) -> str:
     return upload(http).json()["id"]
 
 
-def make_app(sessions: sessionmaker[Session], store: Store, broker: Any, settings: Settings) -> FastAPI:
-    resources = Resources(sessions=sessions, store=store, broker=broker, models=settings.storage.models)
-    app = create_app(settings, resources=resources)
-    app.openapi_schema = openapi()
+def make_app(sessions: sessionmaker[Session], store: Any, broker: Any, settings: Settings) -> FastAPI:
+    """The one application of this process, holding other things than before."""
+    app = _application()
+    app.state.settings = settings
+    app.state.resources = Resources(sessions=sessions, store=store, broker=broker, models=settings.storage.models)
     return app
 
 
 @cache
-def openapi() -> dict[str, Any]:
-    """The document, which takes longer to make than most tests."""
-    unused = Path("/nonexistent")
-    settings = Settings(
+def _application() -> FastAPI:
+    """Made once: FastAPI prepares its routes and its document at the first request, which takes longer than a test."""
+    unused: Any = None
+    return create_app(unused_settings(Path("/nonexistent")), resources=Resources(unused, unused, unused, Path()))
+
+
+def unused_settings(folder: Path) -> Settings:
+    """Settings whose servers nobody asks."""
+    return Settings(
         database={"url": "postgresql+psycopg://unused"},
         broker={"url": "redis://unused"},
-        storage={"root": unused, "models": unused, "work": unused},
+        storage={"root": folder / "store", "models": folder / "models", "work": folder / "work"},
+        limits={"upload_bytes": 4 * 1024 * 1024},
     )
-    resources: Any = Resources(sessions=sessionmaker(), store=None, broker=None, models=unused)
-    return create_app(settings, resources=resources).openapi()
 
 
 def make_tenant(app: FastAPI, sessions: sessionmaker[Session], name: str) -> Tenant:
