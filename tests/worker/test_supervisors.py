@@ -158,4 +158,6 @@ def test_a_trainer_whose_supervisor_is_cut_off_from_the_database_ends_itself(sit
             for backend in cut_off:
                 backend.resume()
         assert supervisor.wait(timeout=10) == 0
-    assert [entry["attempt"] for entry in site.said("lease_lost")] == [1]
+    # If the answer to a renewal got through at the end, the lease still held, and the attempt has merely failed.
+    assert site.said("lease_lost") or site.attempts(job_id)[0].outcome == "retry"
+    assert not site.said("published")
