@@ -363,7 +363,6 @@ class IdempotencyKey(Base):
     route: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     body_sha256: Mapped[str] = mapped_column(String(64))
-    status: Mapped[int | None] = mapped_column(doc="Null while the first request is being served")
-    body: Mapped[dict[str, Any] | None]
+    body: Mapped[dict[str, Any]] = mapped_column(doc="Of a success; an error changed nothing and is not kept")
     created_at: CreatedAt = _created_at()
     expires_at: Mapped[datetime]

@@ -55,7 +55,7 @@ def answer_once(session: Session, sending: Sending, body_sha256: str, act: Calla
     _lock(session, (sending.project_id, sending.route, key), wait=not may_replay)
     now = datetime.now(UTC)
     row = session.get(IdempotencyKey, (sending.project_id, sending.route, key))
-    if row and row.body and row.expires_at > now and may_replay:
+    if row and row.expires_at > now and may_replay:
         if row.body_sha256 != body_sha256:
             message = "This Idempotency-Key was used for another request; send a new key with a new request."
             raise Unprocessable("idempotency_key_reused", message)
@@ -68,7 +68,6 @@ def answer_once(session: Session, sending: Sending, body_sha256: str, act: Calla
             route=sending.route,
             key=key,
             body_sha256=body_sha256,
-            status=200,
             body=body,
             created_at=now,
             expires_at=now + lifetime,
