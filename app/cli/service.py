@@ -67,18 +67,24 @@ class Part:
 
 
 class Service:
-    """A running service and how to reach it."""
+    """A running service and how to reach it.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    Args:
+        stopping_order: Stops the parts at its end, the last one first.
+        say: Takes lines for whoever started it.
+    """
+
+    def __init__(self, stopping_order: ExitStack, say: Callable[[str], None]) -> None:
         self.url = ""
         self._parts: list[Part] = []
+        self._stopping_order = stopping_order
         self._say = say
 
-    def run(self, launch: Callable[[], Process], stack: ExitStack) -> Process:
-        """Start a part that is mended until ``stack`` stops it."""
+    def run(self, launch: Callable[[], Process]) -> Process:
+        """Start a part, and mend it until it is stopped."""
         part = Part(launch, process := launch())
         self._parts.append(part)
-        stack.callback(part.stop)
+        self._stopping_order.callback(part.stop)
         return process
 
     def watch(self, stopping: threading.Event) -> None:
@@ -109,18 +115,18 @@ def run_service(home: Home, *, host: str, port: int, say: Callable[[str], None])
     if find_spec("torch") is None:
         raise CliError("The training side is not installed: pip install 'sdft-service[worker]'")
     port = _free_port(host, port)
-    service = Service(say)
     with ExitStack() as stack:
+        service = Service(stack, say)
         database_url = os.environ.get(DATABASE_VARIABLE)
         if not database_url:
-            database_url = service.run(lambda: start_postgres(home.folder("postgres")), stack).url
+            database_url = service.run(lambda: start_postgres(home.folder("postgres"))).url
         broker_url = os.environ.get(BROKER_VARIABLE)
         if not broker_url:
-            broker_url = service.run(lambda: start_valkey(home.folder("valkey")), stack).url
+            broker_url = service.run(lambda: start_valkey(home.folder("valkey"))).url
         upgrade(database_url)
         environment = home.environment(database_url, broker_url)
-        service.run(lambda: _start_worker(home, environment), stack)
-        service.run(lambda: _start_api(home, environment, host, port), stack)
+        service.run(lambda: _start_worker(home, environment))
+        service.run(lambda: _start_api(home, environment, host, port))
         service.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         stack.enter_context(home.announce(Running(service.url, database_url, broker_url)))
         yield service
