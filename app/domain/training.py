@@ -42,6 +42,15 @@ class RehearsalRequest(_Frozen):
     prompts: Literal["builtin"] = Field("builtin", description="Where rehearsal prompts come from.")
 
 
+def _check_skip(skip: int, completion: int) -> None:
+    if skip >= completion:
+        msg = (
+            f"loss_skip_tokens ({skip}) leaves no token of a completion of at most {completion} tokens to learn from; "
+            "lower it or raise max_completion_tokens"
+        )
+        raise ValueError(msg)
+
+
 class SharedHyperparameters(_Frozen):
     """What both methods understand. OpenAI's three names keep their meaning and their ranges."""
 
@@ -69,6 +78,12 @@ class SdftHyperparameters(SharedHyperparameters):
         "warn", description="What to do when the demonstration in context does not help the model."
     )
     rehearsal: RehearsalRequest = RehearsalRequest()
+
+    @model_validator(mode="after")
+    def _skip_leaves_something(self) -> Self:
+        if self.loss_skip_tokens != "auto" and self.max_completion_tokens != "auto":
+            _check_skip(self.loss_skip_tokens, self.max_completion_tokens)
+        return self
 
 
 class SupervisedHyperparameters(SharedHyperparameters):
@@ -113,12 +128,8 @@ class TrainingConfig(_Frozen):
 
     @model_validator(mode="after")
     def _skip_leaves_something(self) -> Self:
-        if self.method == "sdft" and self.loss_skip_tokens >= self.max_completion_tokens:
-            msg = (
-                f"loss_skip_tokens ({self.loss_skip_tokens}) leaves no token of a completion of at most "
-                f"{self.max_completion_tokens} tokens to learn from; lower it or raise max_completion_tokens"
-            )
-            raise ValueError(msg)
+        if self.method == "sdft":
+            _check_skip(self.loss_skip_tokens, self.max_completion_tokens)
         return self
 
     @property

@@ -41,6 +41,7 @@ FIELDS = [
     (sdft(learning_rate=1), "invalid_value", f"{SDFT}.learning_rate", "from 1e-07 to 0.01"),
     (sdft(learning_rate=0), "invalid_value", f"{SDFT}.learning_rate", "from 1e-07 to 0.01"),
     (supervised(learning_rate_multiplier=0), "invalid_value", f"{SUPERVISED}.learning_rate_multiplier", "above 0"),
+    (sdft(loss_skip_tokens=4, max_completion_tokens=4), "invalid_value", SDFT, "raise max_completion_tokens"),
     (sdft(template="poem"), "invalid_value", f"{SDFT}.template", '"paper", "example"'),
     (sdft(rehearsal={"share": 2}), "invalid_value", f"{SDFT}.rehearsal.share", "from 0 to 0.75"),
     ({"method": {"type": "dpo"}}, "unsupported_method", "method.type", '"sdft" or "supervised"'),
