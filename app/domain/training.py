@@ -23,6 +23,7 @@ MAX_COMPLETION_TOKENS = 1024
 MIN_STEPS = 40
 """Steps that ``n_epochs: auto`` makes room for: fewer teach little, however few the examples."""
 LONG_DEMONSTRATION_TOKENS = 32
+SKIPPED_TOKENS = 3
 SMALL_BASE_PARAMETERS = 1_000_000_000
 """Below it a base takes, and needs, larger steps."""
 SAFE_LEARNING_RATE = 5e-4
@@ -120,7 +121,7 @@ class TrainingConfig(_Frozen):
     lora_rank: int = Field(ge=1)
     lora_alpha: int = Field(ge=1)
     max_completion_tokens: int = Field(ge=1)
-    loss_skip_tokens: int = Field(ge=0)
+    loss_skip_tokens: int = Field(0, ge=0)
     template: TemplateName | Auto = "auto"
     weak_teacher: Literal["warn", "fail"] = "warn"
     rehearsal_share: float = Field(0.0, ge=0, le=0.75)
@@ -165,16 +166,15 @@ def resolve(
     }
     if isinstance(requested, SupervisedHyperparameters):
         return TrainingConfig(**config, max_completion_tokens=facts.demonstration_tokens_max)
+    longest_automatic = min(MAX_COMPLETION_TOKENS, math.ceil(facts.demonstration_tokens_p99 * 1.5))
+    max_completion_tokens = _or(requested.max_completion_tokens, longest_automatic)
+    # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
+    is_long = facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS
+    skip = min(SKIPPED_TOKENS, max_completion_tokens - 1) if is_long else 0
     return TrainingConfig(
         **config,
-        max_completion_tokens=_or(
-            requested.max_completion_tokens,
-            min(MAX_COMPLETION_TOKENS, math.ceil(facts.demonstration_tokens_p99 * 1.5)),
-        ),
-        # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
-        loss_skip_tokens=_or(
-            requested.loss_skip_tokens, 3 if facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS else 0
-        ),
+        max_completion_tokens=max_completion_tokens,
+        loss_skip_tokens=_or(requested.loss_skip_tokens, skip),
         template=requested.template,
         weak_teacher=requested.weak_teacher,
         rehearsal_share=requested.rehearsal.share,

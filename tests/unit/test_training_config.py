@@ -1,0 +1,67 @@
+"""What ``auto`` becomes."""
+
+import pytest
+from pydantic import ValidationError
+
+from app.domain.training import DatasetFacts, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig, resolve
+
+SMALL, BIG = 135_000_000, 7_000_000_000
+
+
+def facts(num_examples: int = 64, p50: int = 8, p99: int = 12) -> DatasetFacts:
+    return DatasetFacts(
+        num_examples=num_examples,
+        demonstration_tokens_p50=p50,
+        demonstration_tokens_p99=p99,
+        demonstration_tokens_max=p99,
+    )
+
+
+def resolved(of: DatasetFacts | None = None, num_parameters: int = BIG, **asked: object) -> TrainingConfig:
+    requested = SdftHyperparameters.model_validate(asked)
+    return resolve(requested, method="sdft", seed=1, facts=of or facts(), num_parameters=num_parameters)
+
+
+@pytest.mark.parametrize("num_examples", [10, 64, 400, 2000, 100_000])
+def test_a_job_has_enough_steps_however_few_its_examples(num_examples: int) -> None:
+    config = resolved(facts(num_examples))
+    assert config.total_steps >= min(40, num_examples * 50 // config.batch_size)
+    assert config.total_steps * config.batch_size >= num_examples * config.num_epochs
+    assert config.num_epochs >= 2
+
+
+def test_the_batch_is_never_larger_than_the_data() -> None:
+    assert resolved(facts(10), batch_size=256).batch_size == 10
+
+
+def test_what_is_asked_for_is_what_runs() -> None:
+    config = resolved(n_epochs=3, batch_size=4, learning_rate=1e-4, learning_rate_multiplier=2.0, lora_rank=5)
+    assert (config.num_epochs, config.batch_size, config.lora_rank) == (3, 4, 5)
+    assert config.total_steps == 48
+    assert config.learning_rate == pytest.approx(2e-4)
+
+
+def test_completions_may_be_half_longer_than_demonstrations_up_to_a_cap() -> None:
+    assert resolved(facts(p99=12)).max_completion_tokens == 18
+    assert resolved(facts(p99=5000)).max_completion_tokens == 1024
+
+
+@pytest.mark.parametrize(("p50", "asked", "skipped"), [(8, {}, 0), (32, {}, 3), (32, {"max_completion_tokens": 2}, 1)])
+def test_the_skip_leaves_something_to_learn(p50: int, asked: dict[str, int], skipped: int) -> None:
+    assert resolved(facts(p50=p50, p99=100), **asked).loss_skip_tokens == skipped
+
+
+def test_a_skip_that_leaves_nothing_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValidationError, match="raise max_completion_tokens"):
+        resolved(max_completion_tokens=3, loss_skip_tokens=3)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 3), (0.5, 8)])
+def test_rehearsal_is_a_share_of_all_sequences_of_a_step(share: float, expected: int) -> None:
+    assert resolved(batch_size=8, rehearsal={"share": share}).num_rehearsal == expected
+
+
+def test_supervised_training_knows_no_rollouts() -> None:
+    config = resolve(SupervisedHyperparameters(), method="supervised", seed=1, facts=facts(), num_parameters=SMALL)
+    assert config.num_rehearsal == 0
+    assert config.max_completion_tokens == 12
