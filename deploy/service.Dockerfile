@@ -13,4 +13,4 @@ RUN useradd --uid 10001 --create-home sdft && install -d -o sdft -g sdft /data
 USER sdft
 WORKDIR /home/sdft
 EXPOSE 8000
-CMD ["uvicorn", "--factory", "app.main:create_app", "--host=0.0.0.0", "--port=8000"]
+CMD ["uvicorn", "--factory", "app.main:create_app", "--no-access-log", "--host=0.0.0.0", "--port=8000"]

@@ -146,7 +146,16 @@ def _start_worker(home: Home, environment: dict[str, str]) -> OwnedProcess:
 def _start_api(home: Home, environment: dict[str, str], host: str, port: int) -> OwnedProcess:
     process = start(
         "api",
-        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", f"--host={host}", f"--port={port}"],
+        [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "--factory",
+            "app.main:create_app",
+            "--no-access-log",
+            f"--host={host}",
+            f"--port={port}",
+        ],
         folder=home.folder("run"),
         log=home.folder("logs") / "api.log",
         env=environment,
