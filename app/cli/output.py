@@ -71,11 +71,22 @@ def _describe(error: Exception) -> dict[str, Any] | None:
     from app.domain.errors import ServiceError
     from app.embedded import ProcessFailed
 
-    if isinstance(error, CliError | ProcessFailed | BadDownload):
+    if isinstance(error, CliError | ProcessFailed | BadDownload | OSError):
         return {"code": "cli_error", "message": str(error)}
     if isinstance(error, ServiceError):
         return {"code": error.code, "message": error.message, "param": error.param, "errors": error.errors}
+    # An error of a library that was never loaded is not what happened.
+    if "sqlalchemy" in sys.modules and (found := _describe_database(error)):
+        return found
     return _describe_answer(error) if "openai" in sys.modules else None
+
+
+def _describe_database(error: Exception) -> dict[str, Any] | None:
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, OperationalError):
+        return {"code": "database_unavailable", "message": f"The database does not answer: {error.orig}".strip()}
+    return None
 
 
 def _describe_answer(error: Exception) -> dict[str, Any] | None:

@@ -75,3 +75,11 @@ def test_a_service_that_does_not_answer_is_named(tmp_path: Path):
     assert result.returncode == 1
     assert "http://127.0.0.1:9/v1" in result.stderr
     assert time.monotonic() - began < 30
+
+
+def test_a_home_that_cannot_be_used_is_an_error_and_no_traceback(tmp_path: Path):
+    (tmp_path / "home").touch()
+    result = sdft("keys", "list", home=tmp_path / "home")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: ")
+    assert str(tmp_path / "home") in result.stderr
