@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 ARMS = ("base", "parent", "candidate", "ceiling")
+QUESTIONS = ("skill", "retention", "ceiling")
 STYLES = {"ship": "green", "look_closer": "yellow", "do_not_ship": "red"}
 
 
@@ -22,12 +23,12 @@ def render(report: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [
         Text(report["title"], style="bold"),
         Text(summary["headline"], style=STYLES[summary["recommendation"]]),
-        *(Text(f"  {summary[question]['sentence']}") for question in ("skill", "retention", "ceiling")),
+        *(Text(f"  {line}") for key in QUESTIONS for line in summary[key]["sentence"].splitlines()),
         Text(),
         _scores(report["suites"]),
     ]
-    if report["kept"]:
-        parts += [Text(), _kept(report["kept"])]
+    if (kept := _kept(report["kept"])).row_count:
+        parts += [Text(), kept]
     parts += [Text(f"! {caveat}", style="yellow") for caveat in report["caveats"]]
     return Group(*parts)
 
