@@ -1,0 +1,33 @@
+"""The gradient that a step leaves on the student, against autograd on the definition."""
+
+import torch
+
+from tests.unit.sdft.bigram import Bigrams
+from worker.sdft.align import Aligned, make_batch
+from worker.sdft.student import backward
+from worker.sdft.teacher import teacher_hidden
+
+SEQUENCES = [
+    Aligned([1, 3, 2], [1, 3, 2, 4, 0, 1, 3, 2], [4, 5, 6, 7, 0]),
+    Aligned([1, 3, 4, 2], [1, 3, 4, 2, 5, 0, 1, 3, 4, 2], [5, 0]),
+    Aligned([1, 2], [1, 2, 8, 0, 1, 2], [8, 8, 8, 0], skip=2),
+]
+
+
+def test_it_is_that_of_the_mean_over_sequences_of_the_mean_over_positions():
+    policy = Bigrams()
+    means = []
+    for one in SEQUENCES:
+        student_TV, teacher_TV = (
+            policy.hidden(make_batch([prompt], [one.completion], [one.skip]), arm=arm).log_softmax(-1)
+            for prompt, arm in ((one.prompt, "student"), (one.teacher_prompt, "parent"))
+        )
+        means.append((teacher_TV.exp() * (teacher_TV - student_TV)).sum(-1).mean())
+    torch.stack(means).mean().backward()
+    expected, policy.student.grad = policy.student.grad, None
+
+    teacher = teacher_hidden(policy, SEQUENCES, max_tokens=1000)
+    known = backward(policy, SEQUENCES, teacher, max_tokens=1000)
+
+    torch.testing.assert_close(policy.student.grad, expected)
+    torch.testing.assert_close(torch.tensor([one["loss"] for one in known]), torch.stack(means).detach())
