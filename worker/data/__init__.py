@@ -1,1 +1,1 @@
-"""Prompts that ship with the project: a general retention suite, and rehearsal prompts that share no subject with it."""
+"""Prompts that ship with the project: a general retention suite, and rehearsal prompts on other subjects."""
