@@ -58,7 +58,7 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end the service on the way out
     home, began = Home(arguments.home), time.monotonic()
-    with service(home, keep=arguments.keep):
+    with service(home, keep=arguments.keep) as runs_on:
         base = add_base_model(home)
         client = connect(home, url=None, key=None)
         version: str | None = None
@@ -73,17 +73,17 @@ def main() -> int:
             try_adapter(pull(client, job, home), base, taught)
     minutes = (time.monotonic() - began) / 60
     console.rule(f"Done in {minutes:.1f} minutes")
-    say_how_to_go_on(home, job, kept=arguments.keep)
+    say_how_to_go_on(home, job, runs_on=runs_on)
     return 0
 
 
 @contextmanager
-def service(home: Home, *, keep: bool) -> Iterator[None]:
-    """The embedded service of the home; one that runs already is used and left alone."""
+def service(home: Home, *, keep: bool) -> Iterator[bool]:
+    """The embedded service of the home, and whether it runs on at the end: one that ran already is left alone."""
     step("The service: database, broker, worker and API under one folder")
     if answers(home):
         console.print(f"It runs already, below {home.root}.")
-        yield
+        yield True
         return
     show_command("up", f"--home={home.root}", "--port=0")
     log = home.folder("logs") / "up.log"
@@ -92,7 +92,7 @@ def service(home: Home, *, keep: bool) -> Iterator[None]:
         up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=keep)
     try:
         console.print(f"It answers at {url_of(up, log)}.")
-        yield
+        yield keep
     except BaseException:
         stop(up)
         raise
@@ -182,14 +182,13 @@ def pull(client: OpenAI, job: FineTuningJob, home: Home) -> Path:
 
 def try_adapter(adapter: Path, base: Path, skills: list[str]) -> None:
     """Load an adapter as anyone would, in a process that knows nothing of us, and ask it what it never saw."""
-    console.print(
-        f"\nThe adapter lies in {adapter}. A fresh process runs this on it, with stock transformers and PEFT:"
-    )
-    console.print(Syntax(SCRIPT.read_text().partition('"""\n\n')[2], "python", background_color="default"))
+    console.print(f"\nThe adapter lies in {adapter}. A fresh process asks it, with stock transformers and PEFT:")
+    if len(skills) == 1:
+        console.print(Syntax(SCRIPT.read_text().partition('"""\n\n')[2], "python", background_color="default"))
     asked = [question for skill in skills for question in heldout_questions(skill)]
-    said = subprocess.run(
-        [sys.executable, SCRIPT, base, adapter, *asked], check=True, stdout=subprocess.PIPE, text=True
-    )
+    said = subprocess.run([sys.executable, SCRIPT, base, adapter, *asked], check=False, capture_output=True, text=True)
+    if said.returncode:
+        raise SystemExit(said.stderr)
     table = Table("asked (held out)", "before", "after", box=None, pad_edge=False)
     for line in said.stdout.splitlines():
         answer = json.loads(line)
@@ -210,10 +209,10 @@ def version_of(job: FineTuningJob) -> str:
     return f"{adapter['name']}:{adapter['version']}"
 
 
-def say_how_to_go_on(home: Home, job: FineTuningJob, *, kept: bool) -> None:
+def say_how_to_go_on(home: Home, job: FineTuningJob, *, runs_on: bool) -> None:
     """What to do with all this now."""
     sdft = Path(sys.executable).with_name("sdft")
-    console.print("The service runs on." if kept else "The service has stopped; everything that it made is kept.")
+    console.print("The service runs on." if runs_on else "The service has stopped; everything that it made is kept.")
     console.print(
         f"To go on:\n"
         f"  export SDFT_HOME={home.root} PATH={sdft.parent}:$PATH\n"
