@@ -43,7 +43,7 @@ def test_a_supervisor_that_slept_through_its_lease_stops_and_writes_nothing(site
 
 
 def test_control_without_fence_and_trust_the_sleeper_publishes_for_its_successor(site: Site) -> None:
-    job_id = site.post(steps=60, step_seconds=0.1)
+    job_id = site.post(steps=60, step_seconds=0.1, checkpoint_every=1000)  # the successor starts all over
     with site.start_supervisor(TEST_NO_FENCE="1") as sleeper:
         run_until_paused(site, job_id, sleeper)
         with site.start_supervisor() as successor:
