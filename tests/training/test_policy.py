@@ -107,6 +107,13 @@ def test_sampling_follows_the_softmax_and_never_takes_the_impossible():
     assert share_V[2] == share_V[5] == 0
 
 
+@pytest.mark.parametrize(("draw", "token"), [(0.0, 1), (1.0, 2)])
+def test_the_ends_of_the_unit_interval_fall_on_tokens_that_can_be_said(monkeypatch, draw, token):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, draw))
+    logits_V = torch.tensor([float("-inf"), 1.0, 0.0])
+    assert inverse_cdf(torch.Generator())(logits_V[None]).tolist() == [token]
+
+
 def test_a_seed_fixes_the_rollouts_and_ids_reach_the_loss_as_they_were_said(llama):
     policy = load(llama)
     prompts = prompts_of(policy)
