@@ -12,7 +12,12 @@ TRAIN_TASK = "sdft.train"
 TRAIN_QUEUE = "train"
 
 
-def celery_settings(url: str, *, key_prefix: str) -> dict[str, Any]:
+WORKER_TIMEOUT_SECONDS = 5
+RING_TIMEOUT_SECONDS = 1
+"""A client waits for its answer meanwhile, and the sweeper rings again anyway."""
+
+
+def celery_settings(url: str, *, key_prefix: str, timeout_seconds: float = WORKER_TIMEOUT_SECONDS) -> dict[str, Any]:
     """Client settings shared by both sides; the worker adds its own in ``worker.celery_app``."""
     return {
         "broker_url": url,
@@ -20,8 +25,8 @@ def celery_settings(url: str, *, key_prefix: str) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": 3600,
-            "socket_timeout": 5,
-            "socket_connect_timeout": 5,
+            "socket_timeout": timeout_seconds,
+            "socket_connect_timeout": timeout_seconds,
             "socket_keepalive": True,
             "health_check_interval": 25,
             "global_keyprefix": key_prefix,
@@ -30,7 +35,7 @@ def celery_settings(url: str, *, key_prefix: str) -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
-        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
+        "task_publish_retry_policy": {"max_retries": 0},  # without a policy kombu tries for ever
         "worker_enable_remote_control": False,
     }
 
@@ -45,7 +50,7 @@ class Broker:
 
     def __init__(self, url: str, *, key_prefix: str) -> None:
         self._celery = Celery("sdft", set_as_current=False)
-        self._celery.conf.update(celery_settings(url, key_prefix=key_prefix))
+        self._celery.conf.update(celery_settings(url, key_prefix=key_prefix, timeout_seconds=RING_TIMEOUT_SECONDS))
 
     def ring(self, job_id: str) -> None:
         """Tell some worker that a job may be waiting.
@@ -53,7 +58,7 @@ class Broker:
         Raises:
             kombu.exceptions.OperationalError: The broker did not take the message within seconds.
         """
-        self._celery.send_task(TRAIN_TASK, args=[job_id], queue=TRAIN_QUEUE, retry=True)
+        self._celery.send_task(TRAIN_TASK, args=[job_id], queue=TRAIN_QUEUE)
 
     def ping(self) -> None:
         """Raise if the broker cannot be reached."""

@@ -17,7 +17,7 @@ import torch
 
 from app.domain.errors import Unprocessable
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.runs import DRAINED_EXIT_CODE, ORDER_NAME, Order
+from app.domain.runs import DRAINED_EXIT_CODE, ORDER_NAME, REPORT_FD_VARIABLE, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker.dataset import Lengths, make_suites, part
 from worker.evals.report import build_report
@@ -34,7 +34,6 @@ from worker.sdft.monitor import Diverged
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
 
-REPORT_FD_VARIABLE = "SDFT_REPORT_FD"
 PAPER_BASE = 3_000_000_000
 """Parameters below which replications of the paper found that plain fine-tuning acquires more."""
 

@@ -30,6 +30,7 @@ def make_sessions(url: str, *, pool_size: int, statement_timeout_seconds: float 
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=True,
+        hide_parameters=True,  # what clients wrote stays out of logs
         connect_args={
             "connect_timeout": 5,
             # A dead network is an error within half a minute, not the kernel's two hours.

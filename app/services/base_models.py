@@ -79,8 +79,7 @@ def register(session: Session, store: Store, models: Path, facts: Mapping[str, A
     if row and row.weights_sha256 != facts["weights_sha256"]:
         message = "This name stands for other weights; adapters may be trained on them. Add these under another name."
         raise Conflict("model_name_taken", message, param="name")
-    tokenizer = store.put_file(models / facts["path"] / facts["tokenizer_path"])
-    blobs.record(session, tokenizer)
+    tokenizer = blobs.put(session, store, models / facts["path"] / facts["tokenizer_path"])
     if row is None:
         row = BaseModel(name=facts["name"])
         session.add(row)

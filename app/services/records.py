@@ -6,11 +6,13 @@ Every function raises ``LeaseLost`` where the job is no longer the attempt's, an
 import csv
 import io
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.db.clock import NOW
 from app.db.models import Checkpoint, File, Job, JobMetric
 from app.domain.ids import new_id
 from app.domain.lifecycle import Phase
@@ -19,7 +21,9 @@ from app.domain.training import TrainingConfig
 from app.services.runs import Claim, forget_states, held, note
 from app.storage.store import StoredBlob
 
-OPENAI_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+KEPT_CHECKPOINTS: Final = 3
+"""Adapters on the way to a version that a client may fetch: the newest of each job. One a minute would fill a disk."""
+OPENAI_COLUMNS: Final = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
 def record_phase(session: Session, claim: Claim, phase: Phase) -> None:
@@ -77,6 +81,7 @@ def record_checkpoint(
     if session.scalar(select(Checkpoint.id).where(*known)):
         return []
     replaced = forget_states(session, job)
+    _forget_oldest(session, job)
     file = result_file(session, job, f"{job.adapter_name}-step-{step}.tar", archive)
     session.add(
         Checkpoint(
@@ -91,6 +96,15 @@ def record_checkpoint(
     )
     session.flush()
     return [sha256 for sha256 in replaced if sha256 != state.sha256]
+
+
+def _forget_oldest(session: Session, job: Job) -> None:
+    """Make room for one more checkpoint; the bytes of those that go are collected as garbage."""
+    newest_first = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.created_at.desc())
+    for checkpoint in session.scalars(newest_first.offset(KEPT_CHECKPOINTS - 1)).all():
+        session.get_one(File, checkpoint.adapter_file_id).deleted_at = NOW
+        session.delete(checkpoint)
+    session.flush()
 
 
 def metrics_csv(session: Session, job_id: str) -> str:

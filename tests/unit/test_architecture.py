@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-FLOORS = {"transformers": "5.3", "torch": "2.6", "starlette": "0.49.1", "celery": "5.6"}
+FLOORS = {"transformers": "5.3", "torch": "2.6", "starlette": "0.49.1", "celery": "5.7"}
 """Below these lie known vulnerabilities, or behaviour that the queue relies on."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [

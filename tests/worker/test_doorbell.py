@@ -47,7 +47,7 @@ def test_a_frozen_broker_does_not_hang_forever(valkey: Server, broker: Broker) -
         started = time.monotonic()
         with pytest.raises(OperationalError):
             broker.ring("ftjob-2")
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 4
     finally:
         process.resume()
     broker.ring("ftjob-3")

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.db.models import AdapterVersion, Checkpoint, Job, JobAttempt, JobEvent, JobMetric
+from app.db.models import AdapterVersion, Checkpoint, File, Job, JobAttempt, JobEvent, JobMetric
 from app.domain.errors import Conflict
 from app.domain.lifecycle import MAX_PREEMPTIONS
 from app.domain.runs import Noted, StepDone
@@ -152,6 +152,17 @@ def test_an_attempt_goes_on_from_the_newest_checkpoint(session: Session) -> None
     assert job.progress_step == 8
     assert session.scalars(select(Checkpoint.state_sha256).order_by(Checkpoint.step)).all()[0] is None
     assert replaced
+
+
+def test_a_long_job_keeps_its_newest_checkpoints_only(session: Session) -> None:
+    factories.make_job(session)
+    taken = claim(session)
+    for number in range(1, records.KEPT_CHECKPOINTS + 3):
+        checkpoint(session, taken, number)
+    kept = session.scalars(select(Checkpoint.step).order_by(Checkpoint.step)).all()
+    assert kept == [3, 4, 5]
+    living = select(func.count()).select_from(File).where(File.filename.contains("-step-"), File.deleted_at.is_(None))
+    assert session.scalar(living) == records.KEPT_CHECKPOINTS
 
 
 def test_a_repeated_checkpoint_message_changes_nothing(session: Session) -> None:
