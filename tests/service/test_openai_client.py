@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-import httpx
+import httpx2 as httpx
 import openai
 import pytest
 import uvicorn
