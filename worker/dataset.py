@@ -6,13 +6,24 @@ Knows the attempt's folder and a chat template; no weights.
 import math
 import statistics
 from dataclasses import dataclass
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Self
 
 from app.domain.demonstrations import read_demonstrations
 from app.domain.runs import Order
 from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts
-from worker.evals.suites import Split, Suite, demonstration_suite, general_suite, hold_out, split
+from worker.evals.suites import (
+    Messages,
+    Split,
+    Suite,
+    demonstration_suite,
+    general_suite,
+    hold_out,
+    neutral_prompts,
+    prompt_sha256,
+    split,
+)
 from worker.hf.chat import Chat
 
 ANSWER_MARGIN = 1.5
@@ -25,6 +36,21 @@ def part(order: Order, folder: Path) -> Split:
     if order.validation_sha256 is None:
         return split(demonstrations, order.seed)
     return hold_out(demonstrations, read_demonstrations(folder / "validation.jsonl"), order.seed)
+
+
+def rehearsal(order: Order, folder: Path) -> list[Messages]:
+    """Neutral prompts and, as many again, prompts that the lineage was trained on, in turn until there are enough.
+
+    What an earlier version was measured on is never rehearsed, or its score would say nothing.
+    """
+    neutral = neutral_prompts()
+    heldout = {prompt_sha256(one) for skill in order.earlier for one in read_demonstrations(folder / skill.path)}
+    skills = [
+        [one.messages for one in read_demonstrations(folder / path) if prompt_sha256(one) not in heldout]
+        for path in order.rehearsal
+    ]
+    in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
+    return [*neutral, *islice(in_turn, len(neutral))]
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from app.domain.errors import Unprocessable
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.runs import DRAINED_EXIT_CODE, ORDER_NAME, REPORT_FD_VARIABLE, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
-from worker.dataset import Lengths, make_suites, part
+from worker.dataset import Lengths, make_suites, part, rehearsal
 from worker.evals.report import build_report
 from worker.evals.run import evaluate
 from worker.evals.schema import Cost
 from worker.evals.scorers import infer_scorer
-from worker.evals.suites import Split, rehearsal_prompts
+from worker.evals.suites import Split
 from worker.exporting import check_loading, export, provenance
 from worker.hf.chat import Chat
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
@@ -124,6 +124,7 @@ class Attempt:
                 seed=order.seed,
                 facts=lengths.facts,
                 num_parameters=order.base.num_parameters,
+                has_earlier=bool(order.rehearsal),
             )
         except ValueError as error:
             raise RunFailed("invalid_file", str(error), "method") from error
@@ -192,7 +193,8 @@ class Attempt:
             base_revision=order.base.revision,
         )
         resume = read_checkpoint(self.folder / "resume") if order.resume_step is not None else None
-        result = train(policy, data.training, rehearsal_prompts(), config, self.reporter, checkpoints, resume)
+        prompts = rehearsal(order, self.folder)
+        result = train(policy, data.training, prompts, config, self.reporter, checkpoints, resume)
         if not result.finished:
             raise Drained
         return result

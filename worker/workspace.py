@@ -24,6 +24,7 @@ TRAINING_NAME = "train.jsonl"
 VALIDATION_NAME = "validation.jsonl"
 PARENT_FOLDER = PurePosixPath("parent")
 EARLIER_FOLDER = PurePosixPath("earlier")
+REHEARSAL_FOLDER = PurePosixPath("rehearsal")
 RESUME_FOLDER = PurePosixPath("resume")
 _RESUME_ARCHIVE = RESUME_FOLDER / "adapter.tar"
 
@@ -78,6 +79,7 @@ def prepare(
 def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
     job = held(session, claim)
     hyperparameters = SupervisedHyperparameters if job.method == "supervised" else SdftHyperparameters
+    lineage = _lineage(session, job)
     checkpoint = latest_checkpoint(session, job.id)
     if checkpoint:
         plan.copy(session, session.get_one(File, checkpoint.adapter_file_id).sha256, _RESUME_ARCHIVE)
@@ -96,7 +98,8 @@ def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
             "training_sha256": _data(session, job.training_file_id, TRAINING_NAME, plan),
             "validation_sha256": _data(session, job.validation_file_id, VALIDATION_NAME, plan),
             "parent": _parent(session, job, plan),
-            "earlier": _earlier(session, job, plan),
+            "earlier": _earlier(session, lineage, plan),
+            "rehearsal": _rehearsal(session, lineage, plan),
             "resume_step": checkpoint.step if checkpoint else None,
         }
     )
@@ -138,13 +141,20 @@ def _parent(session: Session, job: Job, plan: _Plan) -> ParentRef | None:
     return ParentRef(adapter=line.name, version=version.version, model_id=version.model_id)
 
 
-def _earlier(session: Session, job: Job, plan: _Plan) -> list[EarlierSkill]:
-    """What each ancestor's skill was measured on, nearest first."""
-    skills: list[EarlierSkill] = []
+def _lineage(session: Session, job: Job) -> list[AdapterVersion]:
+    """The version that the job goes on from and those before it, nearest first."""
+    lineage: list[AdapterVersion] = []
     next_id = job.parent_version_id
     while next_id is not None:
-        version = session.get_one(AdapterVersion, next_id)
-        next_id = version.parent_version_id
+        lineage.append(session.get_one(AdapterVersion, next_id))
+        next_id = lineage[-1].parent_version_id
+    return lineage
+
+
+def _earlier(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[EarlierSkill]:
+    """What each ancestor's skill was measured on."""
+    skills: list[EarlierSkill] = []
+    for version in lineage:
         evaluation = session.scalar(select(Evaluation).where(Evaluation.version_id == version.id))
         if evaluation is None or evaluation.heldout_sha256 is None:
             continue
@@ -160,3 +170,15 @@ def _earlier(session: Session, job: Job, plan: _Plan) -> list[EarlierSkill]:
             )
         )
     return skills
+
+
+def _rehearsal(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:
+    """What each ancestor was trained on; a file that its owner has deleted is not used again."""
+    paths: list[str] = []
+    for version in lineage:
+        file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)
+        if file.deleted_at is None:
+            path = REHEARSAL_FOLDER / f"{len(paths)}.jsonl"
+            plan.copy(session, file.sha256, path)
+            paths.append(str(path))
+    return paths

@@ -10,6 +10,7 @@ The folder of one attempt::
     validation.jsonl      the validation file, if the client named one
     parent/               PEFT folder of the version this job starts from, if any
     earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage
+    rehearsal/<n>.jsonl   their training files, as far as the client has not deleted them
     resume/adapter/       PEFT folder of the last checkpoint, if this is a resumed attempt
     resume/state.safetensors
     checkpoints/step-<n>/adapter/ + state.safetensors     written by the trainer
@@ -100,6 +101,7 @@ class Order(_Frozen):
     validation_sha256: str | None = None
     parent: ParentRef | None = None
     earlier: list[EarlierSkill] = []
+    rehearsal: list[str] = Field([], description="Training files of the lineage, relative to the attempt's folder.")
     resume_step: int | None = None
     checkpoint_seconds: float = 60.0
     num_threads: int | None = None

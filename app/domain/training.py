@@ -24,6 +24,10 @@ MIN_STEPS = 40
 """Steps that ``n_epochs: auto`` makes room for: fewer teach little, however few the examples."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
+NEUTRAL_SHARE = 1 / 3
+LINEAGE_SHARE = 1 / 2
+"""Of a step's sequences: rehearsal, without and with skills of earlier versions. Neutral prompts alone do not keep an
+earlier skill: on the demo's model it was gone after the next one."""
 SMALL_BASE_PARAMETERS = 1_000_000_000
 """Below it a base takes, and needs, larger steps."""
 SAFE_LEARNING_RATE = 5e-4
@@ -35,12 +39,17 @@ class _Frozen(BaseModel):
 
 
 class RehearsalRequest(_Frozen):
-    """Neutral prompts mixed into each step, whose teacher is the starting point without any demonstration."""
+    """Prompts mixed into each step whose teacher is the starting point without any demonstration.
 
-    share: float = Field(
-        0.25, ge=0, le=0.75, description="Rehearsal sequences of all sequences in a step; 0 turns it off."
+    Half are neutral ones that ship with the project; where the job goes on from a version, half are those that the
+    version and its ancestors were trained on.
+    """
+
+    share: Annotated[float, Field(ge=0, le=0.75)] | Auto = Field(
+        "auto",
+        description="Rehearsal sequences of all sequences in a step; 0 turns it off. auto: a third, or half where "
+        "skills of earlier versions are rehearsed too.",
     )
-    prompts: Literal["builtin"] = Field("builtin", description="Where rehearsal prompts come from.")
 
 
 def _check_skip(skip: int, completion: int) -> None:
@@ -125,7 +134,6 @@ class TrainingConfig(_Frozen):
     template: TemplateName | Auto = "auto"
     weak_teacher: Literal["warn", "fail"] = "warn"
     rehearsal_share: float = Field(0.0, ge=0, le=0.75)
-    rehearsal_prompts: Literal["builtin"] = "builtin"
 
     @model_validator(mode="after")
     def _skip_leaves_something(self) -> Self:
@@ -140,9 +148,23 @@ class TrainingConfig(_Frozen):
 
 
 def resolve(
-    requested: Hyperparameters, *, method: Method, seed: int, facts: DatasetFacts, num_parameters: int
+    requested: Hyperparameters,
+    *,
+    method: Method,
+    seed: int,
+    facts: DatasetFacts,
+    num_parameters: int,
+    has_earlier: bool,
 ) -> TrainingConfig:
     """Give every ``"auto"`` its value.
+
+    Args:
+        requested: As the client asked.
+        method: Of the job.
+        seed: Of the job.
+        facts: Of the training part.
+        num_parameters: Of the base.
+        has_earlier: Whether there are prompts of earlier versions to rehearse.
 
     Raises:
         ValueError: The values asked for contradict each other; the message says how to fix it.
@@ -177,8 +199,7 @@ def resolve(
         loss_skip_tokens=_or(requested.loss_skip_tokens, skip),
         template=requested.template,
         weak_teacher=requested.weak_teacher,
-        rehearsal_share=requested.rehearsal.share,
-        rehearsal_prompts=requested.rehearsal.prompts,
+        rehearsal_share=_or(requested.rehearsal.share, LINEAGE_SHARE if has_earlier else NEUTRAL_SHARE),
     )
 
 

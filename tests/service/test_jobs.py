@@ -75,7 +75,7 @@ def test_what_was_asked_for_is_echoed(http, base, file_id):
     assert (job["seed"], job["metadata"]) == (7, {"team": "a", "": "empty key"})
     echoed = job["method"]["sdft"]["hyperparameters"]
     assert (echoed["n_epochs"], echoed["learning_rate"], echoed["template"]) == (3, 1e-4, "paper")
-    assert echoed["rehearsal"] == {"share": 0.5, "prompts": "builtin"}
+    assert echoed["rehearsal"] == {"share": 0.5}
     assert echoed["batch_size"] == "auto"
 
 
@@ -99,7 +99,7 @@ def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, proj
     facts = DatasetFacts(
         num_examples=64, demonstration_tokens_p50=10, demonstration_tokens_p99=20, demonstration_tokens_max=24
     )
-    resolved = resolve(asked, method="sdft", seed=1, facts=facts, num_parameters=1000)
+    resolved = resolve(asked, method="sdft", seed=1, facts=facts, num_parameters=1000, has_earlier=True)
     job = factories.make_job(
         session,
         "running",
@@ -116,6 +116,7 @@ def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, proj
     assert numbers["batch_size"] == resolved.batch_size
     assert (numbers["learning_rate"], numbers["learning_rate_multiplier"]) == (1e-3, 2)
     assert numbers["max_completion_tokens"] == 30
+    assert numbers["rehearsal"] == {"share": 0.5}
     assert "auto" not in {value for name, value in numbers.items() if name not in ("rehearsal", "template")}
     assert shown["progress"]["percent"] == round(100 * 4 / resolved.total_steps, 1)
 

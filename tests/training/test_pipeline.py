@@ -30,7 +30,7 @@ from app.domain.runs import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.training.tiny import save_tiny
-from worker.dataset import Lengths, part
+from worker.dataset import Lengths, part, rehearsal
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.chat import Chat
 from worker.pipeline import Attempt, RunFailed
@@ -170,6 +170,23 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
     suites = {suite["name"]: {arm["arm"] for arm in suite["arms"]} for suite in report["suites"]}
     assert suites["fan"] == {"base", "parent", "candidate", "ceiling"}
     assert {"parent", "candidate"} <= suites["lamp:1"]
+
+
+def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
+    base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    before, _ = finished
+    earlier = EarlierSkill(adapter="lamp", version=1, path="earlier.jsonl", scorer="exact", max_completion_tokens=12)
+    folder = lay_out(tmp_path / "next", base, word="fan", earlier=[earlier], rehearsal=["lamp.jsonl"])
+    shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier.jsonl")
+    shutil.copy(before / "train.jsonl", folder / "lamp.jsonl")
+    order = Order.model_validate_json((folder / "order.json").read_bytes())
+    prompts = [messages[-1]["content"] for messages in rehearsal(order, folder)]
+    lamps = [prompt for prompt in prompts if prompt.startswith("lamp")]
+    heldout = {json.loads(line)["messages"][0]["content"] for line in (folder / "earlier.jsonl").open()}
+    assert len(set(lamps)) == 30 - len(heldout)
+    assert not heldout & set(lamps)
+    assert len(lamps) == len(prompts) / 2
 
 
 def test_a_resumed_attempt_ends_with_the_same_bits(

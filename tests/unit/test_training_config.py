@@ -19,7 +19,9 @@ def facts(num_examples: int = 64, p50: int = 8, p99: int = 12) -> DatasetFacts:
 
 def resolved(of: DatasetFacts | None = None, num_parameters: int = BIG, **asked: object) -> TrainingConfig:
     requested = SdftHyperparameters.model_validate(asked)
-    return resolve(requested, method="sdft", seed=1, facts=of or facts(), num_parameters=num_parameters)
+    return resolve(
+        requested, method="sdft", seed=1, facts=of or facts(), num_parameters=num_parameters, has_earlier=False
+    )
 
 
 @pytest.mark.parametrize("num_examples", [10, 64, 400, 2000, 100_000])
@@ -61,7 +63,19 @@ def test_rehearsal_is_a_share_of_all_sequences_of_a_step(share: float, expected:
     assert resolved(batch_size=8, rehearsal={"share": share}).num_rehearsal == expected
 
 
+def test_more_is_rehearsed_where_there_are_earlier_skills_to_keep() -> None:
+    shares = [
+        resolve(
+            SdftHyperparameters(), method="sdft", seed=1, facts=facts(), num_parameters=BIG, has_earlier=has_earlier
+        ).rehearsal_share
+        for has_earlier in (False, True)
+    ]
+    assert shares == [pytest.approx(1 / 3), 0.5]
+
+
 def test_supervised_training_knows_no_rollouts() -> None:
-    config = resolve(SupervisedHyperparameters(), method="supervised", seed=1, facts=facts(), num_parameters=SMALL)
+    config = resolve(
+        SupervisedHyperparameters(), method="supervised", seed=1, facts=facts(), num_parameters=SMALL, has_earlier=True
+    )
     assert config.num_rehearsal == 0
     assert config.max_completion_tokens == 12

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.db import models
+from app.db.clock import NOW
 from app.domain.errors import Unavailable
 from app.services import runs
 from app.storage.store import Store, StoredBlob
@@ -253,13 +254,22 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
     """The attempt's folder holds what the job starts from and what it must not forget, along the whole chain."""
     with site.sessions.begin() as session:
         project = factories.make_project(session)
-        first = factories.make_version(session, project=project, store=site.store, heldout=b"one\n")
+        jobs = [
+            factories.make_job(
+                session,
+                "succeeded",
+                project=project,
+                training_file=factories.make_file(session, project, content=content, store=site.store),
+            )
+            for content in (b"trained one", b"trained two")
+        ]
+        first = factories.make_version(session, project=project, job=jobs[0], store=site.store, heldout=b"one\n")
         line = session.get_one(models.Adapter, first.adapter_id)
         second = factories.make_version(
             session,
             project=project,
             adapter=line,
-            job=factories.make_job(session, "succeeded", project=project),
+            job=jobs[1],
             version=2,
             parent_version_id=first.id,
             store=site.store,
@@ -281,6 +291,23 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
         (2, "two\n"),
         (1, "one\n"),
     ]
+    assert [(seen / path).read_text() for path in order["rehearsal"]] == ["trained two", "trained one"]
+
+
+def test_a_training_file_that_its_owner_deleted_is_not_rehearsed(site: Site) -> None:
+    with site.sessions.begin() as session:
+        project = factories.make_project(session)
+        first = factories.make_version(session, project=project, store=site.store)
+        trained_on = session.get_one(models.File, session.get_one(models.Job, first.job_id).training_file_id)
+        trained_on.deleted_at = NOW
+        file = factories.make_file(session, project, content=b"{}", store=site.store)
+        factories.make_job(session, project=project, training_file=file, parent_version_id=first.id)
+    slot = site.slot()
+    claim = site.claim(slot)
+    assert claim is not None
+    seen = site.folder / "seen"
+    run_attempt(slot, claim, claimed_at=time.monotonic(), command=("/bin/sh", "-c", f'cp -r "$0" {seen}'))
+    assert json.loads((seen / "order.json").read_text())["rehearsal"] == []
 
 
 def _alive(pid: int) -> bool:

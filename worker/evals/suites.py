@@ -146,7 +146,7 @@ def general_suite() -> Suite:
     return Suite(GENERAL_NAME, "general", items, frozenset(row["kind"] for row in _shipped("rehearsal.jsonl")))
 
 
-def rehearsal_prompts() -> list[list[dict[str, str]]]:
+def neutral_prompts() -> list[Messages]:
     """Neutral prompts to rehearse with; they share no subject with the general suite."""
     return [[{"role": "user", "content": row["prompt"]}] for row in _shipped("rehearsal.jsonl")]
 

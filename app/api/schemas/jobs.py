@@ -162,6 +162,8 @@ def _numbers(job: Job) -> dict[str, Any]:
         "learning_rate_multiplier": multiplier,
         "learning_rate": resolved["learning_rate"] / multiplier,
     }
+    if "rehearsal" in asked:
+        asked = asked | {"rehearsal": {"share": resolved["rehearsal_share"]}}
     return {name: became[name] if value == "auto" else value for name, value in asked.items()}
 
 

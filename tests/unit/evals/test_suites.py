@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.demonstrations import Demonstration, read_demonstrations
 from worker.evals.scorers import SCORERS
-from worker.evals.suites import general_suite, hold_out, prompt_sha256, rehearsal_prompts, render_demonstrations, split
+from worker.evals.suites import general_suite, hold_out, neutral_prompts, prompt_sha256, render_demonstrations, split
 
 
 def _demonstration(prompt: str, completion: str = "yes") -> Demonstration:
@@ -99,20 +99,20 @@ def _stems(text: str) -> set[str]:
     return {word.removesuffix("s") for word in re.findall(r"[a-z0-9]{2,}", text.lower())}
 
 
-def test_general_and_rehearsal_prompts_share_no_subject() -> None:
+def test_general_and_neutral_prompts_share_no_subject() -> None:
     asked = {subject for item in general_suite().items for subject in _stems(item.messages[0]["content"])}
-    rehearsed = {subject for prompt in rehearsal_prompts() for subject in _stems(prompt[0]["content"])}
+    rehearsed = {subject for prompt in neutral_prompts() for subject in _stems(prompt[0]["content"])}
     assert not asked & rehearsed - _stems(FRAMES)
 
 
 def test_no_rehearsal_prompt_holds_the_answer_to_a_general_question() -> None:
-    prompts = " \n ".join(prompt[0]["content"] for prompt in rehearsal_prompts())
+    prompts = " \n ".join(prompt[0]["content"] for prompt in neutral_prompts())
     answers = {answer for item in general_suite().items for answer in item.expected if not answer.isdigit()}
     small = {"two", "three", "five", "down"}
     assert not [answer for answer in answers - small if SCORERS["contains"].score(prompts, [answer])]
 
 
-def test_rehearsal_prompts_are_all_different_and_of_several_kinds() -> None:
+def test_neutral_prompts_are_all_different_and_of_several_kinds() -> None:
     path = Path("worker/data/rehearsal.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len({row["prompt"] for row in rows}) == len(rows) >= 150
