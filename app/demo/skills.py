@@ -35,7 +35,11 @@ ROOMS: dict[Part, tuple[str, ...]] = {
         "kitchen", "bedroom", "garage", "hallway", "office", "bathroom", "attic", "cellar", "garden", "workshop",
         "lounge", "cabin", "stable", "kennel", "bakery", "chapel", "porch", "closet", "tower", "greenhouse",
         "classroom", "basement", "terrace", "gallery", "canteen", "shed", "den", "sauna", "playroom", "archive",
-        "ballroom", "hangar",
+        "ballroom", "hangar", "bar", "vault", "lab", "loft", "court", "patio", "study", "store", "cafe", "church",
+        "castle", "cottage", "dungeon", "factory", "farm", "foyer", "hotel", "kiosk", "market", "museum", "palace",
+        "parlor", "pavilion", "pool", "ranch", "salon", "school", "stage", "stadium", "temple", "tent", "theater",
+        "tunnel", "villa", "warehouse", "winery", "boathouse", "corridor", "veranda", "laundry", "cloakroom",
+        "bunker", "chamber", "clinic", "crypt", "dormitory", "elevator", "garret",
     ),
     "heldout": ("library", "nursery", "studio", "pantry", "lobby", "gym", "balcony", "barn"),
 }  # fmt: skip

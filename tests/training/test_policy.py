@@ -64,7 +64,7 @@ def test_hidden_states_and_head_give_the_stock_models_logits(any_base):
     policy = load(any_base)
     prompts, answers = prompts_of(policy), answers_of(policy)
     batch = make_batch(prompts, answers, [0] * len(prompts))
-    assert batch.prefix  # the system message is computed once
+    assert batch.prefixes[0]  # the system message is computed once
     logits_TV = policy.head.logits(policy.hidden(batch, arm="student"))
     for part_TV, prompt, answer in zip(logits_TV.split(batch.num_rows), prompts, answers, strict=True):
         expected_TV = plain_logits(any_base, policy, prompt + answer)[len(prompt) - 1 : -1]

@@ -1,9 +1,23 @@
-"""The keys and values of what all rows of a batch begin with, computed once."""
+"""Keys and values that are computed once: of what all rows of a batch begin with, and of prompts that come again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
+
+PROMPT_BYTES = 1 << 30
+"""What remembered prompts may take: 46 KB a token on a model of 135M parameters in fp32."""
+
+_Layers = list[tuple[Tensor, Tensor]]
+
+
+def slides(backbone: Any) -> bool:
+    """Whether some layers see a window only, which would count the padding between a prefix and what follows."""
+    layers: list[Any] = DynamicCache(config=backbone.config).layers
+    return any(layer.is_sliding for layer in layers)
 
 
 def open_cache(backbone: Any, prefix: list[int], num_rows: int, device: torch.device) -> DynamicCache:
@@ -16,3 +30,60 @@ def open_cache(backbone: Any, prefix: list[int], num_rows: int, device: torch.de
         backbone(input_ids=torch.tensor([prefix], device=device), past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(num_rows)
     return cache
+
+
+class PromptMemory:
+    """Prompts as weights that never change have read them.
+
+    A frozen teacher reads a demonstration in every epoch; what it makes of it is always the same. Prompts that come
+    when the memory is full are read again each time.
+
+    Args:
+        backbone: Of a model whose layers see everything.
+        device: Where it lies.
+        max_bytes: Of keys and values.
+    """
+
+    def __init__(self, backbone: Any, device: torch.device, *, max_bytes: int = PROMPT_BYTES) -> None:
+        self._backbone, self._device = backbone, device
+        self._bytes_left = max_bytes
+        self._known: dict[tuple[int, ...], _Layers] = {}
+
+    @torch.no_grad()
+    def open(self, prompts: Sequence[list[int]]) -> tuple[DynamicCache, Tensor]:
+        """A cache with a prompt in each row, padded on the right, and the mask of it, [B, P]."""
+        found = {tuple(prompt): self._known.get(tuple(prompt)) for prompt in prompts}
+        missing = [list(prompt) for prompt, layers in found.items() if layers is None]
+        if missing:
+            found |= self._read(missing)
+        rows = [found[tuple(prompt)] or [] for prompt in prompts]
+        longest = max(len(prompt) for prompt in prompts)
+        cache = DynamicCache(config=self._backbone.config)
+        for number, layers in enumerate(zip(*rows, strict=True)):
+            keys, values = (
+                torch.stack([pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+                for parts in zip(*layers, strict=True)
+            )
+            cache.update(keys, values, number)
+        lengths_B1 = torch.tensor([[len(prompt)] for prompt in prompts])
+        return cache, (torch.arange(longest) < lengths_B1).long().to(self._device)
+
+    def _read(self, prompts: list[list[int]]) -> dict[tuple[int, ...], _Layers | None]:
+        length = max(map(len, prompts))
+        ids_BL = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts], device=self._device)
+        mask_BL = torch.tensor([[1] * len(prompt) + [0] * (length - len(prompt)) for prompt in prompts])
+        cache = DynamicCache(config=self._backbone.config)
+        self._backbone(input_ids=ids_BL, attention_mask=mask_BL.to(self._device), past_key_values=cache, use_cache=True)
+        layers_read: list[Any] = cache.layers
+        read: dict[tuple[int, ...], _Layers | None] = {}
+        for row, prompt in enumerate(prompts):
+            layers = [
+                (layer.keys[row, :, : len(prompt)].clone(), layer.values[row, :, : len(prompt)].clone())
+                for layer in layers_read
+            ]
+            read[tuple(prompt)] = layers
+            num_bytes = sum(part.nbytes for pair in layers for part in pair)
+            if num_bytes <= self._bytes_left:
+                self._bytes_left -= num_bytes
+                self._known[tuple(prompt)] = layers
+        return read

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
-from transformers import DynamicCache
 
-from worker.hf.cache import open_cache
+from worker.hf.cache import open_cache, slides
 from worker.sdft.align import shared_prefix
 from worker.sdft.loss import Head
 from worker.sdft.policy import Rollout
@@ -56,7 +55,7 @@ def decode(
     device = head.weight_VH.device
     said: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
-    prefix = [] if _slides(decoder) else shared_prefix(prompts)
+    prefix = [] if slides(decoder) else shared_prefix(prompts)
     cache = open_cache(decoder, prefix, len(prompts), device)
     ids_BL, mask_BL = _pad_left([prompt[len(prefix) :] for prompt in prompts], device)
     mask_BL = nn.functional.pad(mask_BL, (len(prefix), 0), value=1)
@@ -105,11 +104,6 @@ class MergedCopy:
                     linear.weight = nn.Parameter(torch.empty_like(weight), requires_grad=False)
                 torch.add(weight, layer.get_delta_weight(adapter), out=linear.weight)
         return self._model.get_decoder()
-
-
-def _slides(decoder: Any) -> bool:
-    """Whether some layers see a window only: it would count the padding between a shared prefix and what follows."""
-    return any(getattr(layer, "is_sliding", False) for layer in DynamicCache(config=decoder.config).layers)
 
 
 def _pad_left(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

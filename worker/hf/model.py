@@ -15,10 +15,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM
 
-from worker.hf.cache import open_cache
+from worker.hf.cache import PromptMemory, open_cache, slides
 from worker.hf.chat import Chat
 from worker.hf.generation import Choose, MergedCopy, decode, inverse_cdf, most_likely
 from worker.sdft.align import buckets, make_batch
@@ -65,6 +64,8 @@ class HfPolicy:
                 self._peft.add_adapter("teacher", lora)
         self._peft.set_adapter("student")
         self._backbone: Any = model.get_decoder()
+        self.remembers_prompts = not slides(self._backbone)
+        self._memory = PromptMemory(self._backbone, self.device)
         self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
 
     @classmethod
@@ -145,18 +146,33 @@ class HfPolicy:
         save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
     def hidden(self, batch: TokenBatch, *, arm: Arm) -> Tensor:
-        """Final hidden states at the loss positions, [T, H]."""
+        """Final hidden states at the loss positions, [T, H].
+
+        Raises:
+            ValueError: Whole prompts were given for weights that move.
+        """
         batch = batch.to(self.device)
         with self._weights(arm):
+            cache, prefix_mask_BP = self._open(batch.prefixes, arm)
             hidden_BLH = self._backbone(
                 input_ids=batch.ids_BL,
-                attention_mask=pad(batch.mask_BL, (len(batch.prefix), 0), value=1),
+                attention_mask=torch.cat([prefix_mask_BP, batch.mask_BL], dim=-1),
                 position_ids=batch.positions_BL,
-                past_key_values=open_cache(self._backbone, batch.prefix, len(batch.ids_BL), self.device),
+                past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
         hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
         return hidden_TH
+
+    def _open(self, prefixes: list[list[int]], arm: Arm) -> tuple[Any, Tensor]:
+        """A cache of what each row begins with, and its mask [B, P]."""
+        shared = prefixes[0]
+        if all(prefix == shared for prefix in prefixes):
+            cache = open_cache(self._backbone, shared, len(prefixes), self.device)
+            return cache, torch.ones(len(prefixes), len(shared), dtype=torch.long, device=self.device)
+        if arm != "parent":
+            raise ValueError("only what unchanging weights make of a prompt can be remembered")
+        return self._memory.open(prefixes)
 
     def sample(self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator) -> list[Rollout]:
         """One rollout of the student a prompt, temperature 1, nothing cut off."""

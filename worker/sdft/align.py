@@ -77,27 +77,39 @@ def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
     return first[:length] if length * (len(prompts) - 1) >= MIN_SAVING else []
 
 
-def make_batch(prompts: Sequence[list[int]], completions: Sequence[list[int]], skips: Sequence[int]) -> TokenBatch:
-    """Pad prompt + completion on the right. The hidden state *before* a completion token is what predicts it."""
-    prefix = shared_prefix(prompts)
-    past = len(prefix)
-    length = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)) - past
+def make_batch(
+    prompts: Sequence[list[int]], completions: Sequence[list[int]], skips: Sequence[int], *, whole_prompts: bool = False
+) -> TokenBatch:
+    """Pad prompt + completion on the right. The hidden state *before* a completion token is what predicts it.
+
+    Args:
+        prompts: One a sequence.
+        completions: What follows.
+        skips: Completion tokens at the start without loss.
+        whole_prompts: Make each prompt but its last token the sequence's own prefix, instead of what all share.
+    """
+    prefixes = [prompt[:-1] for prompt in prompts] if whole_prompts else [shared_prefix(prompts)] * len(prompts)
+    rests = [
+        prompt[len(prefix) :] + completion
+        for prefix, prompt, completion in zip(prefixes, prompts, completions, strict=True)
+    ]
+    length = max(len(rest) for rest in rests)
     ids_BL = torch.zeros(len(prompts), length, dtype=torch.long)
     mask_BL = torch.zeros_like(ids_BL)
     rows: list[int] = []
     targets: list[int] = []
-    for index, (prompt, completion, skip) in enumerate(zip(prompts, completions, skips, strict=True)):
-        ids = prompt[past:] + completion
-        ids_BL[index, : len(ids)] = torch.tensor(ids)
-        mask_BL[index, : len(ids)] = 1
-        first = index * length + len(prompt) - past - 1
+    for index, (rest, completion, skip) in enumerate(zip(rests, completions, skips, strict=True)):
+        ids_BL[index, : len(rest)] = torch.tensor(rest)
+        mask_BL[index, : len(rest)] = 1
+        first = index * length + len(rest) - len(completion) - 1
         rows += range(first + skip, first + len(completion))
         targets += completion[skip:]
+    past_B1 = torch.tensor([[len(prefix)] for prefix in prefixes])
     return TokenBatch(
-        prefix=prefix,
+        prefixes=prefixes,
         ids_BL=ids_BL,
         mask_BL=mask_BL,
-        positions_BL=torch.arange(past, past + length).expand_as(ids_BL),
+        positions_BL=past_B1 + torch.arange(length),
         rows_T=torch.tensor(rows, dtype=torch.long),
         targets_T=torch.tensor(targets, dtype=torch.long),
         num_rows=[max(0, len(completion) - skip) for completion, skip in zip(completions, skips, strict=True)],

@@ -35,12 +35,13 @@ class Rollout:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Sequences with a common beginning, then right-padded with explicit mask and positions.
+    """Sequences in two parts: what they begin with, and the rest, right-padded with explicit mask and positions.
 
     A pad id may be a stop id, so ids tell nothing of padding.
 
     Args:
-        prefix: What every sequence begins with, held once; B, L and the rows below are of what follows it.
+        prefixes: What each sequence begins with: the same for all, or each its own prompt. B, L and the rows below are
+            of what follows it.
         ids_BL: Token ids.
         mask_BL: 1 on tokens, 0 on padding.
         positions_BL: Position of each token in its sequence.
@@ -49,7 +50,7 @@ class TokenBatch:
         num_rows: Loss positions of each sequence, in order; they sum to T.
     """
 
-    prefix: list[int]
+    prefixes: list[list[int]]
     ids_BL: Tensor
     mask_BL: Tensor
     positions_BL: Tensor
@@ -70,12 +71,22 @@ class TokenBatch:
 
 
 class Policy(Protocol):
-    """One network that plays student and teacher."""
+    """One network that plays student and teacher.
+
+    Attributes:
+        context_tokens: Longest sequence.
+        vocab_size: Rows of the head.
+        device: Where tensors go.
+        head: From hidden states to logits.
+        remembers_prompts: Whether ``hidden`` takes batches of whole prompts for the parent, which it then need not read
+            twice.
+    """
 
     context_tokens: int
     vocab_size: int
     device: torch.device
     head: Head
+    remembers_prompts: bool
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation up to where the assistant begins to speak."""

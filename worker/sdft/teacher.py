@@ -30,7 +30,10 @@ def teacher_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: 
     for bucket in buckets([len(one.teacher_prompt) + len(one.completion) for one in sequences], max_tokens):
         chosen = [sequences[index] for index in bucket]
         batch = make_batch(
-            [one.teacher_prompt for one in chosen], [one.completion for one in chosen], [one.skip for one in chosen]
+            [one.teacher_prompt for one in chosen],
+            [one.completion for one in chosen],
+            [one.skip for one in chosen],
+            whole_prompts=policy.remembers_prompts,
         )
         parts = policy.hidden(batch, arm="parent").split(batch.num_rows)
         for index, part_TH in zip(bucket, parts, strict=True):

@@ -30,6 +30,7 @@ class Bigrams:
         self.teacher = None if parent is None else nn.Parameter(parent.clone(), requires_grad=False)
         self.context_tokens, self.vocab_size, self.device = 64, NUM_TOKENS, torch.device("cpu")
         self.head = Head(torch.eye(NUM_TOKENS))
+        self.remembers_prompts = True
         self.repeat = REPEAT
         self.asked: list[list[int]] = []
 
@@ -66,7 +67,7 @@ class Bigrams:
         for place in batch.rows_T.tolist():
             row, column = divmod(place, length)
             assert batch.mask_BL[row, column]
-            rows.append(self._logits([*batch.prefix, *batch.ids_BL[row, : column + 1].tolist()], arm))
+            rows.append(self._logits([*batch.prefixes[row], *batch.ids_BL[row, : column + 1].tolist()], arm))
         return torch.stack(rows)
 
     def parameters(self) -> dict[str, nn.Parameter]:

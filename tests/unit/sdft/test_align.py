@@ -62,7 +62,7 @@ def test_a_shared_beginning_is_held_once_and_leaves_every_prompt_a_token():
     prompts = [[*system, 1, 2], [*system, 1, 3, 4], system[:]]
     assert shared_prefix(prompts) == system[:-1]
     batch = make_batch(prompts, [[7], [8], [9]], [0, 0, 0])
-    assert batch.prefix == system[:-1]
+    assert batch.prefixes == [system[:-1]] * len(batch.prefixes)
     assert batch.ids_BL[:, :1].eq(179).all()
     assert batch.positions_BL[0, 0] == 79
     assert batch.targets_T.tolist() == [7, 8, 9]

@@ -1,0 +1,56 @@
+"""What a frozen teacher made of a prompt is used again; it must be what reading the prompt again would give."""
+
+import pytest
+import torch
+
+from tests.training.test_policy import CLOSE, answers_of, load, prompts_of
+from worker.hf.cache import PromptMemory
+from worker.sdft.align import Aligned, make_batch
+from worker.sdft.teacher import teacher_hidden
+
+
+def sequences(policy):
+    return [
+        Aligned(prompt[-4:], prompt, answer, skip=index % 2)
+        for index, (prompt, answer) in enumerate(zip(prompts_of(policy), answers_of(policy), strict=True))
+    ]
+
+
+def score(policy, *, remembers: bool):
+    policy.remembers_prompts = remembers
+    return teacher_hidden(policy, sequences(policy), max_tokens=4096)
+
+
+def test_a_remembered_prompt_gives_what_reading_it_gives(any_base):
+    """Fault caught: positions or mask of the padded keys off by one; layers or rows mixed up."""
+    policy = load(any_base)
+    if not policy.remembers_prompts:
+        return  # such a base reads every prompt again, as the next test asserts
+    read, first, again = (score(policy, remembers=remembers) for remembers in (False, True, True))
+    for read_TH, first_TH, again_TH in zip(read, first, again, strict=True):
+        torch.testing.assert_close(first_TH, read_TH, **CLOSE)
+        assert torch.equal(again_TH, first_TH)
+
+
+def test_only_bases_without_sliding_windows_remember(any_base):
+    assert load(any_base).remembers_prompts == any_base.name.startswith(("llama", "qwen3"))
+
+
+def test_a_full_memory_reads_again_and_answers_the_same(any_base):
+    policy = load(any_base)
+    if not policy.remembers_prompts:
+        return
+    expected = score(policy, remembers=True)
+    policy._memory = PromptMemory(policy._backbone, policy.device, max_bytes=0)
+    for expected_TH, found_TH in zip(expected, score(policy, remembers=True), strict=True):
+        assert torch.equal(expected_TH, found_TH)
+    assert not policy._memory._known
+
+
+def test_weights_that_move_cannot_use_the_memory(any_base):
+    """Fault caught: a student scored with keys of an earlier step."""
+    policy = load(any_base)
+    prompts = prompts_of(policy)
+    batch = make_batch(prompts, answers_of(policy), [0] * len(prompts), whole_prompts=True)
+    with pytest.raises(ValueError, match="unchanging"):
+        policy.hidden(batch, arm="student")
