@@ -28,7 +28,7 @@ from app.embedded.processes import OwnedProcess, start
 from app.services.access import create_key
 from app.services.base_models import register
 from app.storage.store import Store
-from tests.e2e.tiny_model import save_tiny_model
+from tests.tiny_models import save_tiny
 
 MODEL = "tiny"
 TIMES = {
@@ -63,7 +63,7 @@ def is_alive(process: psutil.Process) -> bool:
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A model store with the tiny model in it, and what the import found out about it."""
     folder, store = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("models")
-    save_tiny_model(folder)
+    save_tiny("llama", folder)
     command = [sys.executable, "-m", "worker.hf.import_model", f"--name={MODEL}", f"--folder={folder}"]
     facts = subprocess.check_output([*command, f"--models-dir={store}"])
     return store, json.loads(facts)

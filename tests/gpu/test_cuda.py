@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from tests.tiny_models import save_tiny
 from tests.training.test_policy import aligned, answers_of, load, prompts_of
-from tests.training.tiny import save_tiny
 from worker.hf.model import HfPolicy
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden

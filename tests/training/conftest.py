@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny import FAMILIES, save_tiny
+from tests.tiny_models import FAMILIES, save_tiny
 
 
 @pytest.fixture(scope="session", autouse=True)

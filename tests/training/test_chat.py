@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.training.tiny import END, SPECIAL, TEMPLATE, make_tokenizer
+from tests.tiny_models import END, SPECIAL, TEMPLATE, make_tokenizer
 from worker.hf.chat import Chat
 
 QUESTION = [{"role": "user", "content": "Hi {x}."}]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tests.training.tiny import TEMPLATE, make_tokenizer, save_tiny
+from tests.tiny_models import TEMPLATE, make_tokenizer, save_tiny
 from worker.hf.import_model import CannotImport, from_folder, from_wheel, import_model, measure_overheads
 
 

@@ -29,7 +29,7 @@ from app.domain.runs import (
     checkpoint_path,
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
-from tests.training.tiny import save_tiny
+from tests.tiny_models import save_tiny
 from worker.dataset import Lengths, part, rehearsal
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.chat import Chat

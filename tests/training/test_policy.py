@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.training.tiny import END, STOP
+from tests.tiny_models import END, STOP
 from worker.hf.generation import decode, inverse_cdf, most_likely
 from worker.hf.model import HfPolicy
 from worker.sdft.align import Aligned, make_batch
