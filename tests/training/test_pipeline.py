@@ -183,7 +183,8 @@ def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
     order = Order.model_validate_json((folder / "order.json").read_bytes())
     prompts = [messages[-1]["content"] for messages in rehearsal(order, folder)]
     lamps = [prompt for prompt in prompts if prompt.startswith("lamp")]
-    heldout = {json.loads(line)["messages"][0]["content"] for line in (folder / "earlier.jsonl").open()}
+    lines = (folder / "earlier.jsonl").read_text().splitlines()
+    heldout = {json.loads(line)["messages"][0]["content"] for line in lines}
     assert len(set(lamps)) == 30 - len(heldout)
     assert not heldout & set(lamps)
     assert len(lamps) == len(prompts) / 2
