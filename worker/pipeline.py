@@ -26,7 +26,7 @@ from worker.evals.schema import Cost
 from worker.evals.scorers import infer_scorer
 from worker.evals.suites import Split
 from worker.exporting import check_loading, export, provenance
-from worker.hf.chat import Chat
+from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.reporting import Drained, PipeReporter
@@ -53,10 +53,14 @@ class Attempt:
     Args:
         folder: Laid out by the supervisor, the order in it.
         reporter: To the supervisor.
+        base: The order's, if an earlier attempt of this process has loaded it.
+
+    Attributes:
+        base: Loaded by ``run`` if it was not given.
     """
 
-    def __init__(self, folder: Path, reporter: PipeReporter) -> None:
-        self.folder, self.reporter = folder, reporter
+    def __init__(self, folder: Path, reporter: PipeReporter, base: Base | None = None) -> None:
+        self.folder, self.reporter, self.base = folder, reporter, base
         self.order = Order.model_validate_json((folder / ORDER_NAME).read_bytes())
         self.seconds: dict[str, float] = {}
 
@@ -77,9 +81,10 @@ class Attempt:
         """
         with self.phase("loading"):
             data = part(self.order, self.folder)
-            lengths = Lengths.of(data, Chat.load(Path(self.order.base.path)))
+            base = self.base = self.base or self.load()
+            lengths = Lengths.of(data, base.chat)
             config = self.order.resolved or self.resolve(lengths)
-            policy = self.load(config)
+            policy = self.start(base, config)
         if self.order.resolved is None:
             with self.phase("checking"):
                 config = self.check(policy, data, config)
@@ -129,15 +134,18 @@ class Attempt:
         except ValueError as error:
             raise RunFailed("invalid_file", str(error), "method") from error
 
-    def load(self, config: TrainingConfig) -> HfPolicy:
+    def load(self) -> Base:
+        """The base that the order names."""
+        return Base.load(Path(self.order.base.path), num_threads=self.order.num_threads)
+
+    def start(self, base: Base, config: TrainingConfig) -> HfPolicy:
         """The base with the adapter that this job starts from."""
-        return HfPolicy.load(
-            Path(self.order.base.path),
+        return HfPolicy.on(
+            base,
             lora_rank=config.lora_rank,
             lora_alpha=config.lora_alpha,
             parent=self.folder / "parent" if self.order.parent else None,
             seed=self.order.seed,
-            num_threads=self.order.num_threads,
         )
 
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:

@@ -5,6 +5,7 @@ import torch
 
 from tests.tiny_models import save_tiny
 from tests.training.test_policy import aligned, answers_of, load, prompts_of
+from worker.hf.base import Base
 from worker.hf.model import HfPolicy
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
@@ -22,7 +23,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def policy(folder):
-    return HfPolicy.load(folder, lora_rank=4, lora_alpha=8, parent=None, seed=0, device="cuda")
+    return HfPolicy.on(Base.load(folder, device="cuda"), lora_rank=4, lora_alpha=8, parent=None, seed=0)
 
 
 def test_the_base_is_bf16_and_what_is_trained_is_fp32(policy):

@@ -15,6 +15,7 @@ from app.domain.demonstrations import Demonstration
 from app.domain.training import TrainingConfig
 from tests.unit.sdft.records import Remembered
 from worker.hf import checkpoint, load_check
+from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.trainer import train
@@ -28,7 +29,7 @@ NEUTRAL = [[{"role": "user", "content": question}] for question in ("Who are you
 
 
 def load(base, parent=None):
-    return HfPolicy.load(base, lora_rank=4, lora_alpha=8, parent=parent, seed=3)
+    return HfPolicy.on(Base.load(base), lora_rank=4, lora_alpha=8, parent=parent, seed=3)
 
 
 def run(base, folder, *, parent=None, resume_from=None, every_seconds=0.0, policy=None, **changes):

@@ -243,7 +243,7 @@ def test_an_adapter_that_stock_peft_reads_differently_is_not_published(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 4096}))
     attempt = Attempt(damaged, PipeReporter(io.BytesIO(), damaged))
     data = attempt_data(attempt)
-    policy = attempt.load(attempt.resolve(data[1]))
+    policy = attempt.start(attempt.load(), attempt.resolve(data[1]))
     policy.load_student(load_file(damaged / "out" / "adapter" / "adapter_model.safetensors"))
     with pytest.raises(LoadCheckFailed):
         check_loading(attempt.order, damaged, policy, data[0])

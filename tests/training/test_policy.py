@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.tiny_models import END, STOP
+from worker.hf.base import Base
 from worker.hf.generation import decode, inverse_cdf, most_likely
 from worker.hf.model import HfPolicy
 from worker.sdft.align import Aligned, make_batch
@@ -22,7 +23,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 def load(folder, *, parent=None, rank=4, seed=0, stir=True):
     """A policy; ``stir`` gives its student an effect, which a new LoRA has not."""
-    policy = HfPolicy.load(folder, lora_rank=rank, lora_alpha=8, parent=parent, seed=seed)
+    policy = HfPolicy.on(Base.load(folder), lora_rank=rank, lora_alpha=8, parent=parent, seed=seed)
     if stir:
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():

@@ -15,8 +15,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
+from worker.hf.base import Base
 from worker.hf.cache import PromptMemory, open_cache, slides
 from worker.hf.chat import Chat
 from worker.hf.generation import Choose, MergedCopy, decode, inverse_cdf, most_likely
@@ -36,7 +36,7 @@ DECODE_PADDING = 0.5
 
 
 class HfPolicy:
-    """One base and its adapters. Made by ``load``.
+    """One base and its adapters. Made by ``on``.
 
     Attributes:
         lora_rank: The student's; a parent's rank and alpha go on, whatever was asked for.
@@ -69,33 +69,19 @@ class HfPolicy:
         self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
 
     @classmethod
-    def load(
-        cls, base_folder: Path, *, lora_rank: int, lora_alpha: int, parent: Path | None, seed: int,
-        device: str = "auto", num_threads: int | None = None,
-    ) -> Self:  # fmt: skip
-        """Open a base and start an adapter on it.
+    def on(cls, base: Base, *, lora_rank: int, lora_alpha: int, parent: Path | None, seed: int) -> Self:
+        """Start an adapter on a base, which stays as it is.
 
         Args:
-            base_folder: Safetensors weights, config, tokenizer with chat template.
+            base: May have served other policies before.
             lora_rank: Of a new adapter.
             lora_alpha: Of a new adapter.
             parent: PEFT folder to go on from; its rank and alpha then hold.
             seed: Of a new adapter's weights.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-            num_threads: CPU threads; as many as torch likes if not given.
 
         Raises:
-            ValueError: The base has no usable chat template, or does more to its logits than ``Head`` can.
+            ValueError: The base does more to its logits than ``Head`` can.
         """
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        on_cpu = torch.device(device).type == "cpu"
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            base_folder, dtype=torch.float32 if on_cpu else torch.bfloat16, local_files_only=True
-        )
-        model = model.to(device).requires_grad_(requires_grad=False)
         if parent is not None:
             config = json.loads((parent / CONFIG_NAME).read_text(encoding="utf-8"))
             lora_rank, lora_alpha = config["r"], config["lora_alpha"]
@@ -104,7 +90,7 @@ class HfPolicy:
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            policy = cls(model, Chat.load(base_folder), lora, has_teacher=parent is not None)
+            policy = cls(base.fresh_model(), base.chat, lora, has_teacher=parent is not None)
         if parent is not None:
             policy.load_student(load_file(parent / WEIGHTS_NAME))
             freeze(policy.parameters(), policy.teacher_parameters())
