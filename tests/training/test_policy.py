@@ -200,8 +200,20 @@ def test_likelihood_and_divergence_are_means_over_the_completion(llama):
         logits_TV = plain_logits(llama, policy, prompt + answer)[len(prompt) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits_TV, torch.tensor(answer))
         assert number == pytest.approx(expected.item(), rel=1e-4)
-    assert policy.kl(prompts, answers, p="base", q="base") == pytest.approx([0] * 4, abs=1e-6)
-    assert min(policy.kl(prompts, answers, p="base", q="student")) > 1e-3
+    assert policy.divergence(prompts, answers, p="base", q="base") == [pytest.approx((0, 0), abs=1e-6)] * 4
+
+
+def test_divergence_is_that_of_the_plain_models_in_both_directions(llama):
+    policy, base = load(llama), load(llama, stir=False)
+    prompts, answers = prompts_of(policy), answers_of(policy)
+    found = policy.divergence(prompts, answers, p="base", q="student")
+    for (there, back), prompt, answer in zip(found, prompts, answers, strict=True):
+        base_TV, student_TV = (
+            plain_logits(llama, one, prompt + answer)[len(prompt) - 1 : -1].log_softmax(-1) for one in (base, policy)
+        )
+        assert there == pytest.approx((base_TV.exp() * (base_TV - student_TV)).sum(-1).mean().item(), rel=2e-4)
+        assert back == pytest.approx((student_TV.exp() * (student_TV - base_TV)).sum(-1).mean().item(), rel=2e-4)
+        assert abs(there - back) > 2e-3 * there > 0
 
 
 def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(llama):

@@ -49,8 +49,8 @@ class Answering(Protocol):
     def nll(self, prompts: Prompts, completions: Prompts, *, arm: Arm) -> list[float]:
         """Mean negative log-likelihood per completion token."""
 
-    def kl(self, prompts: Prompts, completions: Prompts, *, p: Arm, q: Arm) -> list[float]:
-        """Mean KL(p || q) per completion token."""
+    def divergence(self, prompts: Prompts, completions: Prompts, *, p: Arm, q: Arm) -> list[tuple[float, float]]:
+        """Mean KL(p || q) and KL(q || p) per completion token."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,12 @@ class _Run:
         spread = range(0, len(answers), max(1, len(answers) // DRIFT_ITEMS))[:DRIFT_ITEMS]
         prompts = [self._prompt(suite.items[index], "base") for index in spread]
         said = [list(answers[index].ids) for index in spread]
+        there, back = zip(*self.policy.divergence(prompts, said, p="base", q="student"), strict=True)
         return Drift(
             "neutral" if suite.role == "general" else "task",
             n=len(spread),
-            base_to_candidate=mean(self.policy.kl(prompts, said, p="base", q="student")),
-            candidate_to_base=mean(self.policy.kl(prompts, said, p="student", q="base")),
+            base_to_candidate=mean(there),
+            candidate_to_base=mean(back),
         )
 
     def _fits(self, item: Item, arms: Sequence[ArmName]) -> bool:

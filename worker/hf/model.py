@@ -184,31 +184,36 @@ class HfPolicy:
 
         def loss(batch: TokenBatch) -> Tensor:
             hidden_TH = self.hidden(batch, arm=arm)
-            return cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1].loss_T
+            known = cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1]
+            return known.loss_T[:, None]
 
-        return self._means(prompts, completions, loss)
+        return [mean for [mean] in self._means(prompts, completions, loss)]
 
-    def kl(self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm) -> list[float]:
-        """Mean over completion positions of KL(p || q) over the full vocabulary, one number a pair."""
+    def divergence(
+        self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm
+    ) -> list[tuple[float, float]]:
+        """Means over completion positions of KL(p || q) and KL(q || p) over the full vocabulary, two numbers a pair."""
 
-        def loss(batch: TokenBatch) -> Tensor:
+        def both(batch: TokenBatch) -> Tensor:
             p_TH, q_TH = self.hidden(batch, arm=p), self.hidden(batch, arm=q)
-            return forward_kl(q_TH, p_TH, self.head, _ones(q_TH))[1].loss_T
+            ways = ((q_TH, p_TH), (p_TH, q_TH))
+            return torch.stack([forward_kl(*way, self.head, _ones(q_TH))[1].loss_T for way in ways], dim=-1)
 
-        return self._means(prompts, completions, loss)
+        return [(there, back) for there, back in self._means(prompts, completions, both)]
 
     @torch.no_grad()
     def _means(
-        self, prompts: list[list[int]], completions: list[list[int]], loss: Callable[[TokenBatch], Tensor]
-    ) -> list[float]:
-        means = [0.0] * len(prompts)
+        self, prompts: list[list[int]], completions: list[list[int]], measure: Callable[[TokenBatch], Tensor]
+    ) -> list[list[float]]:
+        """Mean of each column of ``measure`` [T, columns] over a completion's positions, a row a pair."""
+        means: list[list[float]] = [[]] * len(prompts)
         lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
         for bucket in buckets(lengths, SCORE_TOKENS):
             batch = make_batch(
                 [prompts[index] for index in bucket], [completions[index] for index in bucket], [0] * len(bucket)
             )
-            for index, part_T in zip(bucket, loss(batch).split(batch.num_rows), strict=True):
-                means[index] = part_T.mean().item()
+            for index, part_TC in zip(bucket, measure(batch).split(batch.num_rows), strict=True):
+                means[index] = part_TC.mean(0).tolist()
         return means
 
     def _decode(

@@ -45,8 +45,9 @@ class FakePolicy:
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
-    def kl(self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm) -> list[float]:
-        return [
-            float(self.speak(p, self.decode(prompt)) != self.speak(q, self.decode(prompt)))
-            for prompt, _ in zip(prompts, completions, strict=True)
-        ]
+    def divergence(
+        self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm
+    ) -> list[tuple[float, float]]:
+        texts = [self.decode(prompt) for prompt, _ in zip(prompts, completions, strict=True)]
+        differ = [self.speak(p, text) != self.speak(q, text) for text in texts]
+        return [(1.0 * changed, 2.0 * changed) for changed in differ]

@@ -76,7 +76,8 @@ def test_drift_follows_the_candidate_away_from_the_base() -> None:
         return "changed" if arm == "student" and "red" in conversation else "same"
 
     measured = _run(FakePolicy(speak), SKILL, EARLIER, GENERAL)
-    assert {drift.prompts: drift.base_to_candidate for drift in measured.drift} == {"task": 0.5, "neutral": 0.0}
+    drifts = {drift.prompts: (drift.base_to_candidate, drift.candidate_to_base) for drift in measured.drift}
+    assert drifts == {"task": (0.5, 1.0), "neutral": (0.0, 0.0)}
 
 
 def test_the_limit_is_each_items_own_and_cut_answers_say_so() -> None:
