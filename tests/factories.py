@@ -144,6 +144,7 @@ def make_version(
     files: dict[str, bytes] | None = None,
     store: Store | None = None,
     heldout: bytes | None = None,
+    report: dict[str, Any] | None = None,
     **values: Any,
 ) -> models.AdapterVersion:
     """A published version with its folder, its archive and its evaluation."""
@@ -170,7 +171,7 @@ def make_version(
             session,
             models.AdapterFile(version_id=version.id, path=path, sha256=blob.sha256, num_bytes=blob.num_bytes),
         )
-    make_evaluation(session, version, project=project, heldout=heldout, store=store)
+    make_evaluation(session, version, project=project, heldout=heldout, store=store, report=report or {"suites": []})
     return version
 
 

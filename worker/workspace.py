@@ -16,6 +16,7 @@ from app.domain.lifecycle import FailureCode
 from app.domain.runs import ORDER_NAME, BaseModelRef, EarlierSkill, Order, ParentRef
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
+from app.services.lineage import ancestors
 from app.services.publishing import model_id
 from app.services.runs import Claim, held, latest_checkpoint
 from app.storage.store import CorruptBlob, StoredBlob
@@ -79,7 +80,7 @@ def prepare(
 def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
     job = held(session, claim)
     hyperparameters = SupervisedHyperparameters if job.method == "supervised" else SdftHyperparameters
-    lineage = _lineage(session, job)
+    lineage = ancestors(session, job.parent_version_id)
     checkpoint = latest_checkpoint(session, job.id)
     if checkpoint:
         plan.copy(session, session.get_one(File, checkpoint.adapter_file_id).sha256, _RESUME_ARCHIVE)
@@ -141,16 +142,6 @@ def _parent(session: Session, job: Job, plan: _Plan) -> ParentRef | None:
     return ParentRef(adapter=line.name, version=version.version, model_id=version.model_id)
 
 
-def _lineage(session: Session, job: Job) -> list[AdapterVersion]:
-    """The version that the job goes on from and those before it, nearest first."""
-    lineage: list[AdapterVersion] = []
-    next_id = job.parent_version_id
-    while next_id is not None:
-        lineage.append(session.get_one(AdapterVersion, next_id))
-        next_id = lineage[-1].parent_version_id
-    return lineage
-
-
 def _earlier(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[EarlierSkill]:
     """What each ancestor's skill was measured on."""
     skills: list[EarlierSkill] = []
@@ -162,7 +153,7 @@ def _earlier(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> li
         plan.copy(session, evaluation.heldout_sha256, path)
         skills.append(
             EarlierSkill(
-                adapter=session.get_one(Adapter, version.adapter_id).name,
+                adapter=version.adapter.name,
                 version=version.version,
                 path=str(path),
                 scorer=evaluation.scorer,

@@ -9,7 +9,8 @@ from app.api.downloads import download, revalidated
 from app.api.files import download_file
 from app.api.schemas.adapters import AdapterObject, VersionWithFilesObject
 from app.api.schemas.common import ListObject
-from app.services import adapters
+from app.api.schemas.lineage import LineageObject
+from app.services import adapters, lineage
 from app.services.pages import PageRequest
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
@@ -30,6 +31,13 @@ def retrieve_adapter(name: str, request: Request, session: SessionDep, caller: C
     """One adapter with its versions; takes If-None-Match."""
     adapter = adapters.get(session, caller.project_id, name)
     return revalidated(request, AdapterObject.of(adapter, adapters.versions(session, [adapter])[adapter.id]))
+
+
+@router.get("/{name}/lineage", response_model=LineageObject)
+def retrieve_lineage(name: str, request: Request, session: SessionDep, caller: CallerDep) -> Response:
+    """What each version scored on its own skill and on those of the versions before it; takes If-None-Match."""
+    adapter = adapters.get(session, caller.project_id, name)
+    return revalidated(request, LineageObject.of(adapter, lineage.of_adapter(session, adapter)))
 
 
 @router.get("/{name}/versions/{version}", response_model=VersionWithFilesObject)

@@ -62,6 +62,25 @@ def pull(
         )
 
 
+@cli.command()
+def lineage(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Show what each version was taught and what it still knows of the skills before."""
+    found = _get(connect(Home(home), url, key), f"/adapters/{name}/lineage")
+    if json:
+        print_json(found)
+        return
+    from app.cli.lineage_view import show_lineage
+    from app.cli.output import console
+
+    show_lineage(found, console())
+
+
 def report(
     job: Annotated[str, typer.Argument(help="Id of a job (ftjob-...) or of an evaluation (eval-...).")],
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,

@@ -1,0 +1,156 @@
+"""What an adapter was taught, version by version, and what each version still knows of it.
+
+Read from stored reports alone: a version's own report has it on its skill and on those before it, and its starting
+point on the same questions. Nothing is asked again here; what no report has is null.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session, joinedload
+
+from app.db.models import Adapter, AdapterVersion, Evaluation
+from app.domain.lineage import Figures, compute_figures
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score with its 95 % interval, and the evaluation that has it."""
+
+    score: float
+    low: float
+    high: float
+    evaluation_id: str
+
+
+@dataclass(frozen=True)
+class SkillSuite:
+    """The held-out questions of the skill that a version was taught."""
+
+    version: AdapterVersion
+    measure: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The versions of a line and all that they go back to, oldest first.
+
+    Args:
+        versions: Rows of ``scores``; also of other lines, and deleted ones, as their scores remain.
+        suites: Columns of ``scores``.
+        base: What the base scored, by column.
+        scores: By row and column.
+        evaluation_ids: By version's id, of the report that its own job made.
+        judged: The line's latest version, which the figures are of; none if all are deleted.
+        measure: Of all suites that the figures go over; none if they differ, and then so are the figures.
+        figures: Over ``judged`` and its ancestors.
+    """
+
+    versions: list[AdapterVersion]
+    suites: list[SkillSuite]
+    base: list[Cell | None]
+    scores: list[list[Cell | None]]
+    evaluation_ids: dict[str, str]
+    judged: AdapterVersion | None
+    measure: str | None
+    figures: Figures
+
+
+def ancestors(session: Session, version_id: str | None) -> list[AdapterVersion]:
+    """A version and those that it goes back to, nearest first; none for no version."""
+    return _path(_family(session, AdapterVersion.id == version_id), version_id)
+
+
+def of_adapter(session: Session, adapter: Adapter) -> Lineage:
+    """The lineage of one line."""
+    members = _family(session, AdapterVersion.adapter_id == adapter.id)
+    versions = sorted(members.values(), key=lambda version: (version.created_at, version.version))
+    query = select(Evaluation).where(Evaluation.version_id.in_(members)).order_by(Evaluation.created_at)
+    table = _Table(versions, session.scalars(query).all())
+    line = [version for version in versions if version.adapter_id == adapter.id and version.deleted_at is None]
+    judged = max(line, key=lambda version: version.version, default=None)
+    measure, figures = table.figures(_path(members, judged.id if judged else None)[::-1])
+    return Lineage(
+        versions=versions,
+        suites=table.suites,
+        base=table.row(None),
+        scores=[table.row(version.id) for version in versions],
+        evaluation_ids=table.evaluation_ids,
+        judged=judged,
+        measure=measure,
+        figures=figures,
+    )
+
+
+def _family(session: Session, chosen: ColumnElement[bool]) -> dict[str, AdapterVersion]:
+    """The chosen versions and all that they go back to, deleted or not, by id."""
+    link = select(AdapterVersion.id, AdapterVersion.parent_version_id)
+    family = link.where(chosen).cte(recursive=True)
+    family = family.union(link.join(family, AdapterVersion.id == family.c.parent_version_id))
+    query = select(AdapterVersion).where(AdapterVersion.id.in_(select(family.c.id)))
+    return {version.id: version for version in session.scalars(query.options(joinedload(AdapterVersion.adapter)))}
+
+
+def _path(members: Mapping[str, AdapterVersion], version_id: str | None) -> list[AdapterVersion]:
+    path: list[AdapterVersion] = []
+    while version_id is not None:
+        path.append(members[version_id])
+        version_id = path[-1].parent_version_id
+    return path
+
+
+class _Table:
+    """Scores by version, null for the base, and by the version whose skill was asked."""
+
+    def __init__(self, versions: Sequence[AdapterVersion], evaluations: Sequence[Evaluation]) -> None:
+        self._versions = {version.id: version for version in versions}
+        self._labels = {f"{version.adapter.name}:{version.version}": version.id for version in versions}
+        self._cells: dict[tuple[str | None, str], Cell] = {}
+        self.evaluation_ids = {evaluation.version_id: evaluation.id for evaluation in evaluations}
+        skills = {}
+        for evaluation in evaluations:
+            for skill_id, suite in self._asked(evaluation):
+                if suite["role"] == "skill":
+                    skills[skill_id] = SkillSuite(self._versions[skill_id], suite["measure"], suite["n"])
+        self.suites = [skills[version.id] for version in versions if version.id in skills]
+        # What a version's own evaluation says of it goes before what it scored as another one's starting point.
+        for arm in ("candidate", "parent", "base"):
+            for evaluation in evaluations:
+                self._enter(evaluation, arm)
+
+    def row(self, version_id: str | None) -> list[Cell | None]:
+        """What a version, or the base, scored on each suite."""
+        return [self._cells.get((version_id, suite.version.id)) for suite in self.suites]
+
+    def figures(self, path: Sequence[AdapterVersion]) -> tuple[str | None, Figures]:
+        """The measure and the figures of the last of these versions, each of which started from the one before."""
+        rows = {version.id: index for index, version in enumerate(path)}
+        suites = [suite for suite in self.suites if suite.version.id in rows]
+        measures = {suite.measure for suite in suites}
+        if len(measures) != 1:
+            return None, Figures(None, None, None, None)
+        arms = [None, *(version.id for version in path)]
+        cells = [[self._cells.get((arm, suite.version.id)) for suite in suites] for arm in arms]
+        base, *scores = [[cell.score if cell else None for cell in row] for row in cells]
+        return measures.pop(), compute_figures(scores, base, [rows[suite.version.id] for suite in suites])
+
+    def _asked(self, evaluation: Evaluation) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The suites of a report that are some version's skill, with that version's id."""
+        for suite in evaluation.report["suites"]:
+            if suite["role"] == "skill":
+                yield evaluation.version_id, suite
+            elif suite["role"] == "earlier" and suite["name"] in self._labels:
+                yield self._labels[suite["name"]], suite
+
+    def _enter(self, evaluation: Evaluation, arm: str) -> None:
+        starting_point = self._versions[evaluation.version_id].parent_version_id
+        version_id = {"candidate": evaluation.version_id, "parent": starting_point, "base": None}[arm]
+        for skill_id, suite in self._asked(evaluation):
+            for asked in suite["arms"]:
+                if asked["arm"] == arm:
+                    bounds = asked["score"]
+                    cell = Cell(bounds["value"], bounds["low"], bounds["high"], evaluation.id)
+                    self._cells.setdefault((version_id, skill_id), cell)
