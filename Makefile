@@ -1,12 +1,13 @@
 # Everything runs in a virtual environment that the first target makes and the next ones find as it was.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check migrations-check ci
+.PHONY: help install demo test check migrations-check bench ci
 
 PYTHON ?= python3
 SKILLS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEER := $(VENV)/.installed-bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,10 +19,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[worker,test]'
 	@touch $@
 
+# The trainer that ours is compared with; the demo does without.
+$(PEER): $(INSTALLED)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench]'
+	@touch $@
+
 demo: $(INSTALLED) ## Train two skills, one on top of the other (SKILLS=1: only the first)
 	$(BIN)/sdft demo --skills $(SKILLS)
 
-test: $(INSTALLED) ## Run every test against real servers and live processes
+test: $(PEER) ## Run every test against real servers and live processes
 	$(BIN)/pytest
 
 check: $(INSTALLED) ## Format, lint, types, and the arrows between rooms
