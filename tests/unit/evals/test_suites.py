@@ -1,6 +1,7 @@
 """Nothing asked was ever trained on, and what ships keeps its two halves apart."""
 
 import json
+import operator
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,15 @@ import pytest
 
 from app.domain.demonstrations import Demonstration, read_demonstrations
 from worker.evals.scorers import SCORERS
-from worker.evals.suites import general_suite, hold_out, neutral_prompts, prompt_sha256, render_demonstrations, split
+from worker.evals.suites import (
+    Item,
+    general_suite,
+    hold_out,
+    neutral_prompts,
+    prompt_sha256,
+    render_demonstrations,
+    split,
+)
 
 
 def _demonstration(prompt: str, completion: str = "yes") -> Demonstration:
@@ -56,41 +65,120 @@ def test_held_out_demonstrations_can_be_read_back(tmp_path: Path) -> None:
     assert [(one.messages, one.completion) for one in again] == [(one.messages, one.completion) for one in heldout]
 
 
+GENERAL = general_suite()
+OF_KIND = {
+    kind: [item for item in GENERAL.items if item.kind == kind] for kind in {item.kind for item in GENERAL.items}
+}
+
+
+def _asked(item: Item) -> str:
+    return str(item.messages[0]["content"])
+
+
 def test_the_general_suite_is_large_and_even() -> None:
-    suite = general_suite()
-    kinds = Counter(item.kind for item in suite.items)
-    assert len(suite.items) >= 160
-    assert len(kinds) >= 8
-    assert len(set(kinds.values())) == 1
-    assert len({item.id for item in suite.items}) == len(suite.items)
-    assert len({item.messages[0]["content"] for item in suite.items}) == len(suite.items)
+    assert len(GENERAL.items) >= 300
+    assert len(OF_KIND) >= 10
+    assert len({len(items) for items in OF_KIND.values()}) == 1
+    assert len({item.id for item in GENERAL.items}) == len(GENERAL.items)
+
+
+def test_no_general_question_is_asked_twice_however_it_is_spelt() -> None:
+    spelt = [" ".join(re.findall(r"\w+|[-+*]", _asked(item).casefold())) for item in GENERAL.items]
+    assert [question for question, count in Counter(spelt).items() if count > 1] == []
+
+
+def test_general_questions_and_answers_are_short() -> None:
+    assert max(len(_asked(item)) for item in GENERAL.items) <= 90
+    assert max(item.max_new_tokens for item in GENERAL.items) <= 14
+    assert max(len(answer) for item in GENERAL.items for answer in item.expected) <= 36
 
 
 def test_half_of_the_general_kinds_are_never_rehearsed() -> None:
-    suite = general_suite()
-    kinds = {item.kind for item in suite.items}
-    assert len(kinds & suite.rehearsed) == len(kinds - suite.rehearsed)
+    rehearsed = {"facts", "opposites", "common_sense", "vocabulary", "instructions", "lists"}
+    assert OF_KIND.keys() & GENERAL.rehearsed == rehearsed
+    assert OF_KIND.keys() - rehearsed == {"arithmetic", "reading", "classification", "grammar", "copying", "extraction"}
 
 
 def test_a_general_item_accepts_its_own_expected_answers() -> None:
-    for item in general_suite().items:
-        assert item.max_new_tokens <= 24
+    for item in GENERAL.items:
+        assert len(set(item.expected)) == len(item.expected), item.id
         for answer in item.expected:
             assert SCORERS[item.scorer].score(answer, item.expected) == 1.0, item.id
 
 
 def test_a_general_question_does_not_give_itself_away_to_an_echo() -> None:
     """Kinds whose answer is not in the question: repeating the question must not score."""
-    for item in general_suite().items:
-        if item.kind in {"facts", "opposites", "common_sense", "vocabulary", "arithmetic", "grammar"}:
-            assert SCORERS[item.scorer].score(item.messages[0]["content"], item.expected) == 0.0, item.id
+    for kind in ("facts", "opposites", "common_sense", "vocabulary", "lists", "arithmetic", "grammar"):
+        for item in OF_KIND[kind]:
+            assert SCORERS[item.scorer].score(_asked(item), item.expected) == 0.0, item.id
+
+
+TO_TWENTY = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen twenty
+"""
+NUMBER_WORDS = dict(enumerate(TO_TWENTY.split())) | {40: "forty", 60: "sixty", 100: "one hundred"}
+
+
+def test_arithmetic_is_right() -> None:
+    for item in OF_KIND["arithmetic"]:
+        asked = re.fullmatch(r"What is (\d+) ([-+*]) (\d+)\? Answer with a number\.", _asked(item))
+        assert asked, item.id
+        compute = {"+": operator.add, "-": operator.sub, "*": operator.mul}[asked[2]]
+        result = compute(int(asked[1]), int(asked[3]))
+        assert item.expected[0] == str(result)
+        assert set(item.expected[1:]) <= {NUMBER_WORDS.get(result)}, item.id
+
+
+def test_what_is_to_be_copied_is_the_answer() -> None:
+    for item in OF_KIND["copying"]:
+        assert (_asked(item), item.scorer) == (f"Repeat this sentence: {item.completion}", "normalized")
+
+
+def test_what_is_to_be_read_is_in_the_question() -> None:
+    """An answer, or what it comes from, stands in the text before the question."""
+    for item in OF_KIND["reading"] + OF_KIND["extraction"]:
+        text = _asked(item).partition("? ")[2] if item.kind == "extraction" else _asked(item).rpartition(". ")[0]
+        assert SCORERS["contains"].score(text, item.expected) == 1.0, item.id
+
+
+def test_what_is_to_be_extracted_stands_there_once() -> None:
+    for item in OF_KIND["extraction"]:
+        assert len(re.findall(rf"\b{item.expected[0]}\b", _asked(item))) == 1, item.id
+
+
+def test_a_class_is_one_of_two_and_either_is_right_about_as_often() -> None:
+    is_first = []
+    for item in OF_KIND["classification"]:
+        asked = re.fullmatch(r"Classify the word '\w+' as (?:an? )?(\w+) or (?:an? )?(\w+)\.", _asked(item))
+        assert asked, item.id
+        assert item.expected in {(asked[1],), (asked[2],)}, item.id
+        is_first.append(item.completion == asked[1])
+    assert 0.4 <= sum(is_first) / len(is_first) <= 0.6
+
+
+def test_regular_forms_follow_their_rule() -> None:
+    """Where grammar has a rule that fits, the expected form follows it or is one of those known to break it."""
+    irregular = {"children", "mice", "feet", "men", "teeth", "geese"} | {
+        "went", "ate", "saw", "took", "sang", "spoke", "bought", "drank", "came", "drove",
+    }  # fmt: skip
+    for item in OF_KIND["grammar"]:
+        word = _asked(item).split("'")[1]
+        regular = {f"{word}s", f"{word}es", f"{word[:-1]}ies", f"{word.removesuffix('e')}ed"}
+        regular |= {word.removesuffix("e").removesuffix("f") + "ves"}
+        assert item.completion in regular | irregular, item.id
+
+
+def test_instructions_name_the_word_that_an_answer_must_have() -> None:
+    for item in OF_KIND["instructions"]:
+        assert SCORERS["contains"].score(_asked(item), item.expected[:1]) == 1.0, item.id
 
 
 FRAMES = """
-a about after an and are as at before by call can capital day did do does famous for from good has have her his how i if
-in is it keep like made make me mean more my name need no of on one only opposite or people person put say see sentence
-short so start tell that the this they three to two up us use was way we what when where which who why with word write
-you your
+a about after an and are as at before by call can capital day did do does example famous for from give good happen has
+have he her his how i if in is it keep like list made make me mean more my name need new no now of off on one only
+opposite or people person put say see sentence she short so start tell that the this they three to two up us use was
+way we what when where which who why with word write you your
 """
 """Words that only frame a question; any other word is a subject."""
 
@@ -99,17 +187,10 @@ def _stems(text: str) -> set[str]:
     return {word.removesuffix("s") for word in re.findall(r"[a-z0-9]{2,}", text.lower())}
 
 
-def test_general_and_neutral_prompts_share_no_subject() -> None:
-    asked = {subject for item in general_suite().items for subject in _stems(item.messages[0]["content"])}
-    rehearsed = {subject for prompt in neutral_prompts() for subject in _stems(prompt[0]["content"])}
-    assert not asked & rehearsed - _stems(FRAMES)
-
-
-def test_no_rehearsal_prompt_holds_the_answer_to_a_general_question() -> None:
-    prompts = " \n ".join(prompt[0]["content"] for prompt in neutral_prompts())
-    answers = {answer for item in general_suite().items for answer in item.expected if not answer.isdigit()}
-    small = {"two", "three", "five", "down"}
-    assert not [answer for answer in answers - small if SCORERS["contains"].score(prompts, [answer])]
+def test_neutral_prompts_share_no_subject_with_general_questions_nor_with_their_answers() -> None:
+    asked = {stem for item in GENERAL.items for text in (_asked(item), *item.expected) for stem in _stems(text)}
+    rehearsed = {stem for prompt in neutral_prompts() for stem in _stems(prompt[0]["content"])}
+    assert asked & rehearsed - _stems(FRAMES) == set()
 
 
 def test_neutral_prompts_are_all_different_and_of_several_kinds() -> None:
