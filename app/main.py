@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from app.api import adapters, evaluations, files, health, jobs, models
+from app.api import adapters, aliases, evaluations, files, health, jobs, models
 from app.api.dependencies import refuse_unknown_query
 from app.api.gate import Gate
 from app.api.problems import handle_errors
@@ -15,7 +15,15 @@ from app.logs import configure_logging
 from app.resources import Resources, open_resources
 from app.settings import Settings
 
-ROUTERS = (files.router, jobs.router, models.router, adapters.router, evaluations.router, health.router)
+ROUTERS = (
+    files.router,
+    jobs.router,
+    models.router,
+    adapters.router,
+    aliases.router,
+    evaluations.router,
+    health.router,
+)
 
 
 def create_app(settings: Settings | None = None, *, resources: Resources | None = None) -> FastAPI:

@@ -145,6 +145,7 @@ def make_version(
     store: Store | None = None,
     heldout: bytes | None = None,
     report: dict[str, Any] | None = None,
+    gate: dict[str, Any] | None = None,
     **values: Any,
 ) -> models.AdapterVersion:
     """A published version with its folder, its archive and its evaluation."""
@@ -171,7 +172,9 @@ def make_version(
             session,
             models.AdapterFile(version_id=version.id, path=path, sha256=blob.sha256, num_bytes=blob.num_bytes),
         )
-    make_evaluation(session, version, project=project, heldout=heldout, store=store, report=report or {"suites": []})
+    make_evaluation(
+        session, version, project=project, heldout=heldout, store=store, report=report or {"suites": []}, gate=gate
+    )
     return version
 
 
@@ -196,6 +199,21 @@ def make_evaluation(
         "max_completion_tokens": 16,
     }
     return _add(session, models.Evaluation(**defaults | values))
+
+
+def make_alias(session: Session, version: models.AdapterVersion, name: str) -> models.Alias:
+    """An alias that was moved once."""
+    adapter = session.get_one(models.Adapter, version.adapter_id)
+    entry = models.AuditEntry(
+        id=new_id("audit"),
+        project_id=adapter.project_id,
+        actor=new_id("key"),
+        action="alias.moved",
+        subject=f"{adapter.name}@{name}",
+        details={"from_version": None, "to_version": version.version},
+    )
+    moved_by = _add(session, entry).id
+    return _add(session, models.Alias(adapter_id=adapter.id, name=name, version_id=version.id, moved_by=moved_by))
 
 
 def make_checkpoint(

@@ -146,7 +146,7 @@ def _earlier(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> li
     """What each ancestor's skill was measured on."""
     skills: list[EarlierSkill] = []
     for version in lineage:
-        evaluation = session.scalar(select(Evaluation).where(Evaluation.version_id == version.id))
+        evaluation = session.scalar(select(Evaluation).where(Evaluation.job_id == version.job_id))
         if evaluation is None or evaluation.heldout_sha256 is None:
             continue
         path = EARLIER_FOLDER / f"{len(skills)}.jsonl"

@@ -25,10 +25,10 @@ def list_models(session: SessionDep, caller: CallerDep) -> ListObject[ModelObjec
 
 @router.get("/{model:path}")
 def retrieve_model(model: str, session: SessionDep, caller: CallerDep) -> ModelObject:
-    """One model."""
+    """One model: a base, or a version by its ft: id, as name:3 or as name@alias."""
     if base := base_models.find(session, model):
         return ModelObject.of_base(base)
-    if published := adapters.find_model(session, caller.project_id, model):
+    if published := adapters.resolve(session, caller.project_id, model):
         return ModelObject.of_version(published, caller.project_name)
     raise NotFound("model_not_found", "There is no such model; list the models to see which there are.")
 

@@ -23,6 +23,7 @@ from app.domain.errors import (
     InProgress,
     Invalid,
     NotFound,
+    PreconditionFailed,
     ServiceError,
     TooLarge,
     Unauthenticated,
@@ -41,6 +42,7 @@ _STATUSES: dict[type[ServiceError], tuple[int, str, dict[str, str]]] = {
     # OpenAI's clients take 409 for "try again" unless told otherwise.
     Conflict: (409, "conflict_error", {"x-should-retry": "false"}),
     InProgress: (409, "conflict_error", {"Retry-After": "1"}),
+    PreconditionFailed: (412, "invalid_request_error", {}),
     TooLarge: (413, "invalid_request_error", {}),
     UnsupportedMedia: (415, "invalid_request_error", {}),
     Unprocessable: (422, "invalid_request_error", {}),

@@ -1,7 +1,7 @@
 """The ``sdft`` command. Whatever is heavy is imported inside the command that needs it, so that help is instant.
 
-Exit codes: 0 done, 1 error, 3 the job failed or was cancelled, 4 the file did not pass validation, 64 wrong usage.
-(2 is kept for a failed gate.)
+Exit codes: 0 done, 1 error, 2 the version did not pass its gate, 3 the job failed or was cancelled, 4 the file did not
+pass validation, 64 wrong usage.
 """
 
 import sys

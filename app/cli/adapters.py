@@ -7,12 +7,12 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import CliError, Json, print_json, print_table, show_time
+from app.cli.output import CliError, Json, insist_on_pass, print_json, print_table, show_time
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-cli = typer.Typer(help="List and download adapters.", no_args_is_help=True)
+cli = typer.Typer(help="List, download and promote adapters.", no_args_is_help=True)
 
 
 @cli.command("list")
@@ -23,10 +23,10 @@ def list_(home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, jso
     if json:
         print_json(adapters)
         return
-    columns = ("adapter", "created", "model", "starts from", "job")
+    columns = ("adapter", "aliases", "created", "model", "starts from", "gate", "job")
     rows = (
-        (f"{item['adapter']}:{item['version']}", show_time(item["created_at"]), item["model"], item["parent_model"],
-         item["job_id"])
+        (f"{item['adapter']}:{item['version']}", " ".join(item["aliases"]), show_time(item["created_at"]),
+         item["model"], item["parent_model"], item["gate_verdict"], item["job_id"])
         for adapter in adapters
         for item in adapter["versions"]
     )  # fmt: skip
@@ -35,7 +35,7 @@ def list_(home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, jso
 
 @cli.command()
 def pull(
-    adapter: Annotated[str, typer.Argument(help="NAME for the latest version, or NAME:VERSION.")],
+    adapter: Annotated[str, typer.Argument(help="NAME for the latest version, NAME:VERSION or NAME@ALIAS.")],
     to: Annotated[Path | None, typer.Option(help="Folder to make. [default: ./NAME-vVERSION]")] = None,
     home: HomeOption = DEFAULT_HOME,
     url: Url = None,
@@ -46,10 +46,10 @@ def pull(
     from app.cli.download import pull_adapter
 
     client = connect(Home(home), url, key)
-    name, _, number = adapter.partition(":")
-    if not number:
-        number = _get(client, f"/adapters/{name}")["latest_version"]
-    version = _get(client, f"/adapters/{name}/versions/{number}")
+    name, _, chosen = adapter.partition("@" if "@" in adapter else ":")
+    if not chosen:
+        chosen = _get(client, f"/adapters/{name}")["latest_version"]
+    version = _get(client, f"/adapters/{name}/versions/{chosen}")
     folder = to or Path(f"{name}-v{version['version']}")
     if folder.exists():
         raise CliError(f"{folder} exists; remove it, or name another folder with --to.")
@@ -60,6 +60,30 @@ def pull(
         typer.echo(
             f'{folder}\nLoad it: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "{folder}")'
         )
+
+
+@cli.command()
+def promote(
+    version: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version to point at.")],
+    alias: Annotated[str, typer.Option(help="Which alias, e.g. production; made if there is none.")],
+    override: Annotated[bool, typer.Option("--override", help="Move it although no gate was passed.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit log; an override needs it.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Point an alias at a version. Exit code 2 if the version did not pass its gate."""
+    name, _, number = version.partition(":")
+    if not number.isdecimal():
+        raise CliError(f"{version} names no version; write NAME:VERSION, like my-adapter:3.")
+    body = {"version": int(number), "override": override, "reason": reason}
+    client = connect(Home(home), url, key)
+    moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body)
+    if json:
+        print_json(moved)
+    else:
+        typer.echo(f"{name}@{alias} points at {name}:{moved['version']} ({moved['model']}).")
 
 
 @cli.command()
@@ -89,7 +113,7 @@ def report(
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """Show what a job's version learned and what it kept."""
+    """Show what a job's version learned and what it kept. Exit code 2 if it did not pass its gate."""
     client = connect(Home(home), url, key)
     evaluation_id = _evaluation_id(client, job)
     evaluation = _get(client, f"/evaluations/{evaluation_id}")
@@ -98,12 +122,13 @@ def report(
         html.write_text(client.get(f"/evaluations/{evaluation_id}", cast_to=str, options=accept_html))
     if json:
         print_json(evaluation)
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    from app.cli.report_view import show_report
+        from app.cli.report_view import show_report
 
-    show_report(evaluation["report"], Console())
+        show_report(evaluation["report"], evaluation["gate"], Console())
+    insist_on_pass(evaluation["gate"])
 
 
 def _evaluation_id(client: "OpenAI", named: str) -> str:

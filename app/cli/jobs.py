@@ -8,7 +8,7 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, print_json, print_table, show_time
+from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, insist_on_pass, print_json, print_table, show_time
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -26,10 +26,14 @@ def create(
     training_file: Annotated[str, typer.Option(help="Id of an uploaded file, or a path to upload.")],
     validation_file: Annotated[str | None, typer.Option(help="The same, for held-out demonstrations.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Name of the adapter; an existing one gets a new version.")] = None,
-    parent: Annotated[str | None, typer.Option(help='Version to start from, like "my-adapter:3".')] = None,
+    parent: Annotated[str | None, typer.Option(help='Version to start from: "name:3" or "name@alias".')] = None,
     method: Annotated[str, typer.Option(help="sdft or supervised.")] = "sdft",
     seed: Annotated[int | None, typer.Option(help="Same seed, same result on the same machine.")] = None,
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Hyperparameter; repeat.")] = [],  # noqa: B006
+    gate: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=VALUE", help="What to show: min_gain, max_forgetting, confidence, on_pass; repeat."),
+    ] = [],  # noqa: B006 - typer copies it
     metadata: Pairs = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     home: HomeOption = DEFAULT_HOME,
@@ -49,9 +53,10 @@ def create(
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
         "metadata": _pairs(metadata) or None,
     }
+    ours = {"parent_adapter": parent, "gate": {name: _value(text) for name, text in _pairs(gate).items()}}
     job = client.fine_tuning.jobs.create(
         **{name: value for name, value in request.items() if value is not None},
-        extra_body={"parent_adapter": parent} if parent else None,
+        extra_body={name: value for name, value in ours.items() if value} or None,
     )
     if watch:
         _follow(client, job.id, json=json)
@@ -95,7 +100,10 @@ def show(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key 
 
 @cli.command()
 def watch(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, json: Json = False) -> None:
-    """Follow a job until it ends: phase, step, loss, speed, time left. Exit code 3 if it fails or is cancelled."""
+    """Follow a job until it ends: phase, step, loss, speed, time left.
+
+    Exit code 2 if its version does not pass its gate, 3 if it fails or is cancelled.
+    """
     _follow(connect(Home(home), url, key), job, json=json)
 
 
@@ -122,13 +130,16 @@ def _follow(client: "OpenAI", job_id: str, *, json: bool) -> None:
         typer.echo(_ending(job))
     if job.status != "succeeded":
         raise typer.Exit(JOB_FAILED_EXIT_CODE)
+    insist_on_pass(getattr(job, "gate", None))
 
 
 def _ending(job: "FineTuningJob") -> str:
     if job.status == "succeeded":
         adapter = getattr(job, "adapter", None) or {}
         pulled = f"{adapter.get('name')}:{adapter.get('version')}"
-        return f"{job.fine_tuned_model}\nReport: sdft report {job.id}\nAdapter: sdft adapters pull {pulled}"
+        gate = getattr(job, "gate", None)
+        judged = f"Gate: {gate['verdict'].replace('_', ' ')}\n" if gate else ""
+        return f"{job.fine_tuned_model}\n{judged}Report: sdft report {job.id}\nAdapter: sdft adapters pull {pulled}"
     if job.error and job.error.code:
         return f"The job failed ({job.error.code}): {job.error.message}"
     return f"The job was {job.status}."

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ERROR_EXIT_CODE = 1
+GATE_EXIT_CODE = 2
 JOB_FAILED_EXIT_CODE = 3
 INVALID_FILE_EXIT_CODE = 4
+EXIT_CODES = {"gate_not_passed": GATE_EXIT_CODE, "invalid_file": INVALID_FILE_EXIT_CODE}
+"""Of errors that scripts tell from others, by code."""
 
 
 class CliError(Exception):
@@ -53,6 +56,12 @@ def show_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
+def insist_on_pass(gate: dict[str, Any] | None) -> None:
+    """Leave with the gate's exit code unless there is no gate, or it was passed."""
+    if gate and gate["verdict"] != "pass":
+        raise typer.Exit(GATE_EXIT_CODE)
+
+
 def explain(error: Exception, *, as_json: bool) -> int | None:
     """Print an expected error and give its exit code. None if it is not one: that is a bug and keeps its traceback."""
     found = _describe(error)
@@ -64,7 +73,7 @@ def explain(error: Exception, *, as_json: bool) -> int | None:
         typer.secho(f"Error: {found['message']}", fg="red", err=True)
         for finding in found.get("errors") or []:
             typer.echo(f"  {describe_finding(finding)}", err=True)
-    return INVALID_FILE_EXIT_CODE if found.get("code") == "invalid_file" else ERROR_EXIT_CODE
+    return EXIT_CODES.get(found.get("code") or "", ERROR_EXIT_CODE)
 
 
 def describe_finding(finding: dict[str, Any]) -> str:

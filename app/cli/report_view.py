@@ -9,21 +9,23 @@ from rich.text import Text
 
 ARMS = ("base", "parent", "candidate", "ceiling")
 QUESTIONS = ("skill", "retention", "ceiling")
+VERDICT_STYLES = {"pass": "green", "insufficient_evidence": "yellow", "fail": "red"}
 STYLES = {"ship": "green", "look_closer": "yellow", "do_not_ship": "red"}
 
 
-def show_report(report: dict[str, Any], console: Console) -> None:
-    """Print the summary, every suite by arm, and what was kept of what was known."""
-    console.print(render(report))
+def show_report(report: dict[str, Any], gate: dict[str, Any] | None, console: Console) -> None:
+    """Print the summary, what the gate says, every suite by arm, and what was kept of what was known."""
+    console.print(render(report, gate))
 
 
-def render(report: dict[str, Any]) -> RenderableType:
+def render(report: dict[str, Any], gate: dict[str, Any] | None) -> RenderableType:
     """The report as something that rich can print."""
     summary = report["summary"]
     parts: list[RenderableType] = [
         Text(report["title"], style="bold"),
         Text(summary["headline"], style=STYLES[summary["recommendation"]]),
         *(Text(f"  {line}") for key in QUESTIONS for line in summary[key]["sentence"].splitlines()),
+        *(_gate(gate) if gate else ()),
         Text(),
         _scores(report["suites"]),
     ]
@@ -31,6 +33,15 @@ def render(report: dict[str, Any]) -> RenderableType:
         parts += [Text(), kept]
     parts += [Text(f"! {caveat}", style="yellow") for caveat in report["caveats"]]
     return Group(*parts)
+
+
+def _gate(gate: dict[str, Any]) -> list[Text]:
+    head = Text(f"Gate: {_words(gate['verdict'])}", style=VERDICT_STYLES[gate["verdict"]])
+    return [head, *(Text(f"  {_words(one['verdict'])}: {one['sentence']}") for one in gate["criteria"])]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _scores(suites: list[dict[str, Any]]) -> Table:

@@ -169,6 +169,7 @@ class Job(Base):
     parent_version_id: Mapped[str | None] = mapped_column(ForeignKey("adapter_versions.id", use_alter=True))
     client_metadata: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     max_seconds: Mapped[int | None]
+    gate: Mapped[dict[str, Any] | None] = mapped_column(doc="GateRule that its version has to pass")
     created_at: CreatedAt = _created_at()
 
     status: Mapped[str]
@@ -333,7 +334,34 @@ class Evaluation(Base):
     )
     scorer: Mapped[str]
     max_completion_tokens: Mapped[int]
+    gate: Mapped[dict[str, Any] | None] = mapped_column(doc="GateDecision, where the job came with a rule")
     created_at: CreatedAt = _created_at()
+
+
+class AuditEntry(Base):
+    """Who changed what others rely on, and why. Append-only."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index(None, "project_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    actor: Mapped[str] = mapped_column(doc="Id of an API key, or of a job whose version passed its gate")
+    action: Mapped[str] = mapped_column(doc="alias.moved, alias.removed")
+    subject: Mapped[str]
+    details: Mapped[dict[str, Any]]
+    created_at: CreatedAt = _created_at()
+
+
+class Alias(Base):
+    """A name for one of an adapter's versions, which moves."""
+
+    __tablename__ = "aliases"
+
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("adapter_versions.id"), index=True)
+    moved_by: Mapped[str] = mapped_column(ForeignKey("audit_log.id"), doc="Its last move; tells whether it moved since")
 
 
 class Worker(Base):

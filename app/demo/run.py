@@ -169,7 +169,7 @@ def show_evaluation(client: OpenAI, job: FineTuningJob) -> None:
     """What the new version learned and what it kept."""
     evaluation: Any = client.get(f"/evaluations/{getattr(job, 'evaluation_id', None)}", cast_to=object)
     console.print()
-    show_report(evaluation["report"], console)
+    show_report(evaluation["report"], evaluation["gate"], console)
 
 
 def pull(client: OpenAI, job: FineTuningJob, home: Home) -> Path:

@@ -51,6 +51,10 @@ class Conflict(ServiceError):
     """The thing exists but is in a state that does not allow this."""
 
 
+class PreconditionFailed(ServiceError):
+    """The thing is no longer as the client last saw it."""
+
+
 class TooLarge(ServiceError):
     """More bytes than the limit allows."""
 

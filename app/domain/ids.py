@@ -2,9 +2,12 @@
 
 import re
 import secrets
-from typing import Literal
+from typing import Final, Literal
 
-Prefix = Literal["proj", "key", "file", "ftjob", "ftevent", "ftckpt", "adapter", "version", "eval", "worker"]
+Prefix = Literal["proj", "key", "file", "ftjob", "ftevent", "ftckpt", "adapter", "version", "eval", "worker", "audit"]
+
+ALIAS_PATTERN: Final = r"[a-z][a-z0-9-]{0,31}"
+"""Begins with a letter, so that a version's number is never taken for one."""
 
 
 def new_id(prefix: Prefix) -> str:

@@ -20,6 +20,7 @@ from app.db.models import (
 from app.db.session import after_commit
 from app.dispatch import Broker
 from app.domain.errors import Invalid, NotFound
+from app.domain.gate import GateRule
 from app.domain.ids import is_id, new_id, short
 from app.domain.training import MAX_SEED, Hyperparameters, Method
 from app.services import adapters, base_models, files, lengths, publishing, runs
@@ -41,6 +42,7 @@ class JobRequest:
     suffix: str | None = None
     parent_adapter: str | None = None
     max_seconds: int | None = None
+    gate: GateRule | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -141,6 +143,7 @@ def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVer
         parent_version_id=parent.id if parent else None,
         client_metadata=dict(asked.metadata),
         max_seconds=asked.max_seconds,
+        gate=asked.gate.model_dump(mode="json") if asked.gate else None,
         status="queued",
         phase="waiting",
     )
@@ -164,7 +167,10 @@ def _parent(session: Session, project_id: str, base: BaseModel, reference: str |
     if found:  # from here on nobody deletes it until the job is there
         session.refresh(found.version, ["deleted_at"], with_for_update={"read": True})
     if found is None or found.version.deleted_at:
-        message = 'There is no such version in your project; name it like "my-adapter:3" or by its ft: model id.'
+        message = (
+            'There is no such version in your project; name it like "my-adapter:3", "my-adapter@production" or by its '
+            "ft: model id."
+        )
         raise Invalid("parent_not_found", message, param="parent_adapter")
     if found.version.adapter.base_model != base.name:
         message = f"This version was trained over {found.version.adapter.base_model}; set model to that."

@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Adapter, AdapterFile, AdapterVersion, Evaluation, Job, Project
 from app.domain.errors import Conflict
+from app.domain.gate import GateDecision, GateRule, decide
 from app.domain.ids import new_id, short
+from app.services import aliases
 from app.services.records import result_file
-from app.services.runs import Claim, held, succeed
+from app.services.runs import Claim, Level, held, note, succeed
 from app.storage.store import StoredBlob
 
 
@@ -65,7 +67,10 @@ def publish(session: Session, claim: Claim, results: Results) -> AdapterVersion:
     if job.cancel_requested_at is not None:
         raise CancelRequested(job.id)
     version = _add_version(session, job, results)
-    _add_evaluation(session, job, version, results)
+    decision = decide(GateRule.model_validate(job.gate), results.report["suites"]) if job.gate else None
+    _add_evaluation(session, job, version, results, decision)
+    if decision:
+        _heed(session, job, version, decision)
     name = f"{job.adapter_name}-v{version.version}"
     files = [
         {"kind": "metrics", "file_id": result_file(session, job, f"{name}-metrics.csv", results.metrics).id},
@@ -115,7 +120,23 @@ def _line(session: Session, job: Job) -> Adapter:
     return adapter
 
 
-def _add_evaluation(session: Session, job: Job, version: AdapterVersion, results: Results) -> None:
+def _heed(session: Session, job: Job, version: AdapterVersion, decision: GateDecision) -> None:
+    """Tell the client what its gate says, and move the alias that waited for a pass."""
+    sentences = " ".join(criterion.sentence for criterion in decision.criteria)
+    level: Level = "info" if decision.verdict == "pass" else "warn"
+    payload = {"verdict": decision.verdict}
+    note(session, job, f"Gate: {decision.verdict.replace('_', ' ')}. {sentences}", level=level, payload=payload)
+    name = decision.rule.on_pass
+    if name and decision.verdict == "pass":
+        adapter = session.get_one(Adapter, version.adapter_id)
+        details = {"verdict": decision.verdict, "override": False, "reason": None}
+        aliases.point(session, adapter, version, name, actor=job.id, details=details)
+        note(session, job, f"{adapter.name}@{name} points at version {version.version} now.")
+
+
+def _add_evaluation(
+    session: Session, job: Job, version: AdapterVersion, results: Results, decision: GateDecision | None
+) -> None:
     session.add(
         Evaluation(
             id=new_id("eval"),
@@ -127,6 +148,7 @@ def _add_evaluation(session: Session, job: Job, version: AdapterVersion, results
             heldout_sha256=results.heldout.sha256 if results.heldout else None,
             scorer=results.scorer,
             max_completion_tokens=results.max_completion_tokens,
+            gate=decision.model_dump(mode="json") if decision else None,
         )
     )
     session.flush()

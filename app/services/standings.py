@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ class Standing:
     fine_tuned_model: str | None
     version: int | None
     evaluation_id: str | None
+    gate: dict[str, Any] | None
     queue_position: int | None
     seconds_remaining: float | None
 
@@ -27,8 +29,10 @@ def standings(session: Session, jobs: Sequence[Job]) -> list[Standing]:
     versions = {
         row.job_id: row
         for row in session.execute(
-            select(AdapterVersion.job_id, AdapterVersion.model_id, AdapterVersion.version, Evaluation.id)
-            .outerjoin(Evaluation, Evaluation.version_id == AdapterVersion.id)
+            select(
+                AdapterVersion.job_id, AdapterVersion.model_id, AdapterVersion.version, Evaluation.id, Evaluation.gate
+            )
+            .outerjoin(Evaluation, Evaluation.job_id == AdapterVersion.job_id)
             .where(AdapterVersion.job_id.in_(ids))
         )
     }
@@ -43,6 +47,7 @@ def standings(session: Session, jobs: Sequence[Job]) -> list[Standing]:
                 fine_tuned_model=published.model_id if published else None,
                 version=published.version if published else None,
                 evaluation_id=published.id if published else None,
+                gate=published.gate if published else None,
                 queue_position=positions.get(job.id),
                 seconds_remaining=remaining.get(job.id),
             )

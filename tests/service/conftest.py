@@ -1,11 +1,15 @@
 """The API over a real Postgres and a real store, without a socket; what would leave the machine is written down."""
 
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -90,6 +94,25 @@ def base(session: Session) -> Any:
 @pytest.fixture
 def file_id(http: TestClient) -> str:
     return upload(http).json()["id"]
+
+
+@pytest.fixture
+def live(committed_sessions, store, broker, settings) -> Iterator[tuple[str, str]]:
+    """A served application: its address, and a key."""
+    app = make_app(committed_sessions, store, broker, settings)
+    tenant = make_tenant(app, committed_sessions, "acme")
+    with transaction(committed_sessions) as session:
+        factories.make_base_model(session, "org/tiny", overheads=OVERHEADS)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/v1", tenant.secret
+    server.should_exit = True
+    thread.join()
 
 
 def make_app(sessions: sessionmaker[Session], store: Any, broker: Any, settings: Settings) -> FastAPI:

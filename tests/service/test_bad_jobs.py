@@ -26,7 +26,6 @@ SDFT, SUPERVISED = "method.sdft.hyperparameters", "method.supervised.hyperparame
 FIELDS = [
     ({"n_epochs": 3}, "unknown_parameter", "n_epochs", "there are: "),
     ({"trainning_file": "x"}, "unknown_parameter", "trainning_file", "did you mean training_file?"),
-    ({"gate": {}}, "unknown_parameter", "gate", ""),
     ({"compare": ["supervised"]}, "unknown_parameter", "compare", ""),
     (sdft(n_epoch=3), "unknown_parameter", f"{SDFT}.n_epoch", "did you mean n_epochs?"),
     (sdft(rehearsal={"shares": 0.1}), "unknown_parameter", f"{SDFT}.rehearsal.shares", "did you mean share?"),

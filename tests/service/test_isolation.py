@@ -20,6 +20,7 @@ def theirs(session, tenant, base, store):
     checkpoint = factories.make_checkpoint(session, job, 5, store=store)
     event = factories.make_event(session, job)
     evaluation = session.query(factories.models.Evaluation).filter_by(version_id=version.id).one()
+    entry = factories.make_alias(session, version, "production").moved_by
     session.commit()
     return {
         "file_id": job.training_file_id,
@@ -29,6 +30,8 @@ def theirs(session, tenant, base, store):
         "version": "1",
         "path": "adapter_config.json",
         "evaluation_id": evaluation.id,
+        "alias": "production",
+        "audit_log": entry,
         "checkpoint": checkpoint.id,
         "event": event.id,
         "archive": version.archive_file_id,
@@ -43,12 +46,16 @@ UNKNOWN = {
     "version": "1",
     "path": "adapter_config.json",
     "evaluation_id": "eval-" + "0" * 32,
+    "alias": "production",
+    "audit_log": "audit-" + "0" * 32,
 }
+
+BODIES = {"PUT": {"version": 1}}
 
 
 def refusal(http, verb, path, names):
     filled = re.sub(r"{(\w+)}", lambda match: names[match[1]], path)
-    response = http.request(verb, filled)
+    response = http.request(verb, filled, json=BODIES.get(verb))
     return error_of(response, 404) if verb != "HEAD" else response.status_code
 
 
@@ -78,7 +85,13 @@ def test_an_id_in_a_body_answers_as_an_unknown_one(*, http, file_id, theirs, fie
 
 
 @pytest.mark.parametrize(
-    ("path", "thing"), [("/v1/files", "file_id"), (JOBS, "job_id"), ("/v1/evaluations", "evaluation_id")]
+    ("path", "thing"),
+    [
+        ("/v1/files", "file_id"),
+        (JOBS, "job_id"),
+        ("/v1/evaluations", "evaluation_id"),
+        ("/v1/audit_logs", "audit_log"),
+    ],
 )
 def test_an_id_as_a_cursor_answers_as_an_unknown_one(http, theirs, path, thing):
     def refusal(names):
@@ -96,7 +109,7 @@ def test_cursors_of_another_job_are_unknown(http, session, project, theirs):
 
 
 def test_lists_hold_nothing_of_another_project(http, theirs):
-    for path in ("/v1/files", JOBS, "/v1/adapters", "/v1/evaluations"):
+    for path in ("/v1/files", JOBS, "/v1/adapters", "/v1/evaluations", "/v1/audit_logs"):
         assert http.get(path).json()["data"] == []
     assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["tiny"]
 
@@ -121,7 +134,7 @@ def test_a_project_has_a_name_that_fits_into_a_model_id(session, name):
 
 def test_no_column_of_a_job_can_be_set_from_outside(http, base, file_id):
     for column in factories.models.Job.__table__.columns:
-        if column.name in ("seed", "suffix", "hyperparameters", "method"):
+        if column.name in ("seed", "suffix", "hyperparameters", "method", "gate"):
             continue
         body = {"model": "tiny", "training_file": file_id, column.name: "x"}
         assert error_of(http.post(JOBS, json=body), 400)["code"] == "unknown_parameter"

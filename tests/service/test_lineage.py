@@ -112,7 +112,7 @@ def test_ancestors_of_another_line_are_rows_and_columns_too(http, session, proje
 
 
 def test_figures_go_along_the_latest_versions_own_ancestors_only(http, session, line):
-    first, second, _ = three_skills(line)
+    first, *_ = three_skills(line)
     line(
         suite("home", "skill", parent=0.3, candidate=0.9),
         suite("home:1", "earlier", candidate=0.9),

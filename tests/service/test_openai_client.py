@@ -2,39 +2,16 @@
 
 import io
 import json
-import threading
-import time
 from collections.abc import Iterator
 
 import httpx2 as httpx
 import openai
 import pytest
-import uvicorn
 from openai import OpenAI
 
 from app.db.models import Job
 from app.db.session import transaction
 from tests import factories
-from tests.service.conftest import OVERHEADS, make_app, make_tenant
-
-
-@pytest.fixture
-def live(committed_sessions, store, broker, settings) -> Iterator[tuple[str, str]]:
-    """A served application: its address, and a key."""
-    app = make_app(committed_sessions, store, broker, settings)
-    tenant = make_tenant(app, committed_sessions, "acme")
-    with transaction(committed_sessions) as session:
-        factories.make_base_model(session, "org/tiny", overheads=OVERHEADS)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/v1", tenant.secret
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """Stages of a run that several tests start from."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from app.services.publishing import Results
@@ -7,7 +10,7 @@ from app.storage.store import StoredBlob
 from tests import factories
 
 
-def results(session: Session, content: bytes = b"weights") -> Results:
+def results(session: Session, content: bytes = b"weights", *, suites: Sequence[dict[str, Any]] = ()) -> Results:
     """What an attempt would have left in the store; rows only."""
 
     def blob(text: bytes) -> StoredBlob:
@@ -19,7 +22,7 @@ def results(session: Session, content: bytes = b"weights") -> Results:
         manifest_sha256="0" * 64,
         archive=blob(b"tar of " + content),
         metrics=blob(b"step\n"),
-        report={"suites": []},
+        report={"suites": list(suites)},
         report_json=blob(b"{}"),
         report_html=blob(b"<!doctype html>"),
         heldout=None,
@@ -27,3 +30,10 @@ def results(session: Session, content: bytes = b"weights") -> Results:
         max_completion_tokens=8,
         trained_tokens=10,
     )
+
+
+def suite(role: str, value: float) -> dict[str, Any]:
+    """A suite of many questions on which the candidate differs from the base by ``value``, give or take 0.05."""
+    difference = {"value": value, "low": value - 0.05, "high": value + 0.05}
+    comparison = {"against": "base", "difference": difference, "p_value": 0.001}
+    return {"name": role, "role": role, "measure": "share_right", "n": 400, "comparisons": [comparison]}

@@ -21,6 +21,8 @@ class VersionObject(BaseModel):
     parent_model: str | None
     job_id: str
     evaluation_id: str | None
+    gate_verdict: str | None
+    aliases: list[str]
     archive_file_id: str
     manifest_sha256: str
     created_at: int
@@ -38,6 +40,8 @@ class VersionObject(BaseModel):
             parent_model=published.parent_model_id,
             job_id=version.job_id,
             evaluation_id=published.evaluation_id,
+            gate_verdict=published.gate_verdict,
+            aliases=published.aliases,
             archive_file_id=version.archive_file_id,
             manifest_sha256=version.manifest_sha256,
             created_at=unix(version.created_at),

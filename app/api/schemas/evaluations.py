@@ -3,6 +3,7 @@
 from typing import Any, Literal, Self
 
 from app.api.schemas.common import Identified, unix
+from app.domain.gate import GateDecision
 from app.services.evaluations import Evaluated
 
 
@@ -35,9 +36,10 @@ class EvaluationObject(EvaluationSummary):
     """A version next to its base and its parent; ``report`` is what the job measured."""
 
     report: dict[str, Any]
+    gate: GateDecision | None
 
     @classmethod
     def having_report(cls, evaluated: Evaluated) -> Self:
         """An evaluation with all that was measured."""
         summary = EvaluationSummary.of(evaluated).model_dump()
-        return cls.model_validate(summary | {"report": evaluated.evaluation.report})
+        return cls.model_validate(summary | {"report": evaluated.evaluation.report, "gate": evaluated.evaluation.gate})

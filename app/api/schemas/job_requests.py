@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.schemas.common import Strict
 from app.domain.errors import Invalid
+from app.domain.gate import GateRule
 from app.domain.training import (
     MAX_SEED,
     Hyperparameters,
@@ -70,9 +71,13 @@ class CreateJob(Strict):
     )
     integrations: list[Any] | None = Field(None, max_length=0, description="None are offered.")
     parent_adapter: str | None = Field(
-        None, min_length=1, max_length=400, description='The version to start from: "name:3" or an ft: model id.'
+        None,
+        min_length=1,
+        max_length=400,
+        description='The version to start from: "name:3", "name@alias" or an ft: model id.',
     )
     limits: LimitsRequest | None = None
+    gate: GateRule | None = Field(None, description="What the version has to show; decided from its report.")
 
     def understood(self, default_method: Method) -> JobRequest:
         """The request with its method settled.
@@ -92,6 +97,7 @@ class CreateJob(Strict):
             suffix=self.suffix,
             parent_adapter=self.parent_adapter,
             max_seconds=self.limits.max_seconds if self.limits else None,
+            gate=self.gate,
             metadata=self.metadata or {},
         )
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from app.api.schemas.common import Identified, unix, unix_or_none
 from app.db.models import Checkpoint, Job, JobEvent
+from app.domain.gate import Criterion, GateRule, GateVerdict
 from app.domain.lifecycle import RETRYABLE
 from app.services.standings import Standing
 
@@ -39,6 +40,13 @@ class JobAdapterObject(BaseModel):
     version: int | None
 
 
+class GateObject(GateRule):
+    """What the job's version has to show, and what came of it once there is a report."""
+
+    verdict: GateVerdict | None
+    criteria: list[Criterion]
+
+
 class JobObject(Identified):
     """A job. ``hyperparameters`` are as asked until a worker has given every "auto" its value."""
 
@@ -66,6 +74,7 @@ class JobObject(Identified):
     attempt: int
     adapter: JobAdapterObject
     evaluation_id: str | None
+    gate: GateObject | None
 
     @classmethod
     def of(cls, standing: Standing) -> Self:
@@ -98,6 +107,7 @@ class JobObject(Identified):
             attempt=job.fence,
             adapter=JobAdapterObject(name=job.adapter_name, version=standing.version),
             evaluation_id=standing.evaluation_id,
+            gate=_gate(standing),
         )
 
 
@@ -175,6 +185,15 @@ def _error(job: Job) -> JobErrorObject | None:
         message=job.error_message or "",
         param=job.error_param,
         retryable=job.error_code in RETRYABLE,
+    )
+
+
+def _gate(standing: Standing) -> GateObject | None:
+    if standing.job.gate is None:
+        return None
+    decided = standing.gate or {"verdict": None, "criteria": []}
+    return GateObject.model_validate(
+        standing.job.gate | {"verdict": decided["verdict"], "criteria": decided["criteria"]}
     )
 
 

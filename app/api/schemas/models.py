@@ -16,6 +16,7 @@ class ModelObject(Identified):
     base_model: str | None
     context_tokens: int | None
     adapter: str | None
+    aliases: list[str]
 
     @classmethod
     def of_base(cls, base: models.BaseModel) -> Self:
@@ -28,6 +29,7 @@ class ModelObject(Identified):
             base_model=None,
             context_tokens=base.context_tokens,
             adapter=None,
+            aliases=[],
         )
 
     @classmethod
@@ -42,4 +44,5 @@ class ModelObject(Identified):
             base_model=version.adapter.base_model,
             context_tokens=None,
             adapter=f"{version.adapter.name}:{version.version}",
+            aliases=[f"{version.adapter.name}@{alias}" for alias in published.aliases],
         )

@@ -1,0 +1,127 @@
+"""The ``sdft`` command against a served application: what it prints, and its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from app.db.models import Adapter, Project
+from tests import factories
+
+CRITERION = {
+    "question": "gain", "suite": "home", "against": "base", "n": 40, "value": 0.5, "low": 0.4, "high": 0.6,
+    "limit": 0.05, "verdict": "pass", "sentence": "home: gain +0.500.",
+}  # fmt: skip
+RULE = {"min_gain": 0.05, "max_forgetting": 0.02, "confidence": 0.9, "on_pass": None}
+SUMMARY = {
+    "recommendation": "ship",
+    "headline": "Ship it.",
+    "skill": {"sentence": "Right."},
+    "retention": {"sentence": "Kept."},
+    "ceiling": {"sentence": "All of it."},
+}
+SUITE = {
+    "name": "home",
+    "role": "skill",
+    "measure": "share_right",
+    "n": 40,
+    "arms": [{"arm": "candidate", "score": {"value": 0.9, "low": 0.8, "high": 0.95}}],
+}
+REPORT = {"title": "home:1", "summary": SUMMARY, "suites": [SUITE], "kept": [], "caveats": []}
+
+
+@pytest.fixture
+def sdft(live):
+    address, secret = live
+
+    def run(*arguments):
+        named = {name: value for name, value in os.environ.items() if not name.startswith("SDFT_")}
+        command = [sys.executable, "-m", "app.cli", *arguments, "--url", address, "--key", secret]
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=named)
+
+    return run
+
+
+@pytest.fixture
+def line(live, committed_sessions):
+    """Version 1 passed its gate, version 2 did not; their jobs."""
+    jobs = []
+    with committed_sessions.begin() as session:
+        project = session.query(Project).filter_by(name="acme").one()
+        for verdict in ("pass", "fail"):
+            job = factories.make_job(session, "succeeded", project=project, adapter_name="home", gate=RULE)
+            factories.make_version(
+                session,
+                project=project,
+                adapter=session.query(Adapter).one_or_none(),
+                job=job,
+                version=len(jobs) + 1,
+                report=REPORT,
+                gate={"rule": RULE, "verdict": verdict, "criteria": [CRITERION | {"verdict": verdict}]},
+            )
+            factories.make_event(session, job)
+            jobs.append(job.id)
+    return jobs
+
+
+def test_promote_moves_an_alias_or_says_that_the_gate_is_in_the_way(sdft, line):
+    promoted = sdft("adapters", "promote", "home:1", "--alias", "production")
+    assert (promoted.returncode, promoted.stderr) == (0, "")
+    assert promoted.stdout.startswith("home@production points at home:1 (ft:")
+    refused = sdft("adapters", "promote", "home:2", "--alias", "production")
+    assert refused.returncode == 2
+    assert "override" in refused.stderr
+    unfounded = sdft("adapters", "promote", "home:2", "--alias", "production", "--override")
+    assert unfounded.returncode == 1
+    assert "add reason" in unfounded.stderr
+    forced = sdft(
+        "adapters", "promote", "home:2", "--alias", "production", "--override", "--reason", "Hotfix.", "--json"
+    )
+    assert json.loads(forced.stdout)["version"] == 2
+    listed = sdft("adapters", "list").stdout.splitlines()
+    assert [line.split()[:2] for line in listed[2:]] == [["home:2", "production"]]
+    assert "fail" in listed[2]
+
+
+def test_promote_wants_a_version(sdft, line):
+    result = sdft("adapters", "promote", "home", "--alias", "production")
+    assert result.returncode == 1
+    assert "NAME:VERSION" in result.stderr
+
+
+def test_watch_and_report_leave_with_what_the_gate_says(sdft, line):
+    passed, failed = line
+    assert sdft("jobs", "watch", passed).returncode == 0
+    watched = sdft("jobs", "watch", failed)
+    assert watched.returncode == 2
+    assert "Gate: fail" in watched.stdout
+    shown = sdft("report", passed)
+    assert shown.returncode == 0
+    assert "Gate: pass\n  pass: home: gain +0.500." in shown.stdout
+    assert sdft("report", failed).returncode == 2
+    assert sdft("report", failed, "--json").returncode == 2
+
+
+def test_lineage_is_a_table_for_people_and_json_for_programs(sdft, line):
+    shown = sdft("adapters", "lineage", "home").stdout
+    assert [row.split()[0] for row in shown.splitlines()[3:6]] == ["base", "home:1", "home:2"]
+    assert "90% (80% to 95%)" in shown
+    found = json.loads(sdft("adapters", "lineage", "home", "--json").stdout)
+    assert found["object"] == "adapter.lineage"
+    missing = sdft("adapters", "lineage", "nothing")
+    assert missing.returncode == 1
+    assert "list" in missing.stderr
+
+
+def test_create_takes_a_gate_by_pairs(sdft, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
+    job = sdft(
+        "jobs", "create", "--model", "org/tiny", "--training-file", str(tmp_path / "train.jsonl"), "--json",
+        "--gate", "min_gain=0.2", "--gate", "on_pass=production",
+    )  # fmt: skip
+    assert json.loads(job.stdout)["gate"] | {"criteria": []} == {
+        "min_gain": 0.2, "max_forgetting": 0.1, "confidence": 0.95, "on_pass": "production", "verdict": None,
+        "criteria": [],
+    }  # fmt: skip

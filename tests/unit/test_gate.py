@@ -1,0 +1,140 @@
+"""The gate's verdict, from numbers as a report has them."""
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from app.cli.report_view import _gate
+from app.domain.gate import GateRule, decide
+
+
+def compared(against, value, low, high, p_value=0.001):
+    return {"against": against, "difference": {"value": value, "low": low, "high": high}, "p_value": p_value}
+
+
+def suite(role, *comparisons, n=400, measure="share_right", name=None):
+    return {"name": name or role, "role": role, "measure": measure, "n": n, "comparisons": comparisons}
+
+
+GAIN = suite("skill", compared("base", 0.5, 0.4, 0.6))
+KEPT = suite("general", compared("base", -0.01, -0.03, 0.01, p_value=0.5))
+
+
+def verdicts(rule, *suites):
+    return {(one.question, one.suite, one.against): one.verdict for one in decide(rule, suites).criteria}
+
+
+def test_a_clear_gain_without_loss_passes():
+    decision = decide(GateRule(min_gain=0.3, max_forgetting=0.05), [GAIN, KEPT])
+    assert decision.verdict == "pass"
+    gain, kept = decision.criteria
+    assert (gain.question, gain.value, gain.low, gain.high, gain.limit) == ("gain", 0.5, 0.4, 0.6, 0.3)
+    assert (kept.question, kept.value, kept.low, kept.high) == ("forgetting", 0.01, -0.01, 0.03)
+    assert "+0.500 (+0.400 to +0.600) against the base on 400 questions; needed: more than 0.3." in gain.sentence
+
+
+@pytest.mark.parametrize(
+    ("min_gain", "verdict"),
+    [(0.39, "pass"), (0.4, "insufficient_evidence"), (0.59, "insufficient_evidence"), (0.6, "fail")],
+)
+def test_the_whole_interval_of_a_gain_counts(min_gain, verdict):
+    assert verdicts(GateRule(min_gain=min_gain), GAIN, KEPT)["gain", "skill", "base"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("max_forgetting", "verdict"),
+    [(0.3, "pass"), (0.29, "insufficient_evidence"), (0.1, "insufficient_evidence"), (0.09, "fail")],
+)
+def test_the_whole_interval_of_a_loss_counts(max_forgetting, verdict):
+    lost = suite("earlier", compared("parent", -0.2, -0.3, -0.1), name="home:1")
+    assert verdicts(GateRule(max_forgetting=max_forgetting), GAIN, lost)["forgetting", "home:1", "parent"] == verdict
+
+
+def test_one_suite_that_lost_too_much_fails_the_version():
+    lost = suite("earlier", compared("parent", -0.5, -0.6, -0.4), name="home:1")
+    decision = decide(GateRule(), [GAIN, KEPT, lost])
+    assert [one.verdict for one in decision.criteria] == ["pass", "pass", "fail"]
+    assert decision.verdict == "fail"
+
+
+def test_doubt_about_one_suite_is_no_pass():
+    unsure = suite("earlier", compared("parent", -0.05, -0.2, 0.1, p_value=0.4), name="home:1")
+    assert decide(GateRule(), [GAIN, KEPT, unsure]).verdict == "insufficient_evidence"
+
+
+def test_a_gain_is_one_over_the_starting_point_and_not_over_the_base():
+    skill = suite("skill", compared("base", 0.5, 0.4, 0.6), compared("parent", 0.0, -0.1, 0.1, p_value=1.0))
+    assert verdicts(GateRule(), skill, KEPT)["gain", "skill", "parent"] == "insufficient_evidence"
+    assert ("gain", "skill", "base") not in verdicts(GateRule(), skill, KEPT)
+
+
+def test_little_by_little_from_version_to_version_is_still_a_loss_against_the_base():
+    general = suite("general", compared("base", -0.3, -0.4, -0.2), compared("parent", 0.0, -0.02, 0.02, p_value=1.0))
+    assert decide(GateRule(), [GAIN, general]).verdict == "fail"
+
+
+def test_other_arms_are_not_the_gates_business():
+    general = suite(
+        "general", compared("supervised", -0.3, -0.4, -0.2), compared("base", 0.0, -0.02, 0.02, p_value=1.0)
+    )
+    assert decide(GateRule(), [GAIN, general]).verdict == "pass"
+
+
+@pytest.mark.parametrize(("missing", "question"), [(GAIN, "forgetting"), (KEPT, "gain")])
+def test_what_was_not_asked_is_no_evidence(missing, question):
+    decision = decide(GateRule(), [missing])
+    assert decision.verdict == "insufficient_evidence"
+    [unasked] = [one for one in decision.criteria if one.suite is None]
+    assert (unasked.question, unasked.value) == (question, None)
+    assert unasked.sentence.startswith(f"No {question} could be measured")
+
+
+def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_show():
+    unchanged = compared("base", 0.0, 0.0, 0.0, p_value=1.0)
+    rule = GateRule(max_forgetting=0.02)
+    few = decide(rule, [GAIN, suite("general", unchanged, n=160)]).criteria[1]
+    assert few.high == pytest.approx(3.8415 / (160 + 3.8415), abs=1e-4)  # Wilson, 0 of 160
+    assert few.verdict == "insufficient_evidence"
+    assert decide(rule, [GAIN, suite("general", unchanged, n=300)]).criteria[1].verdict == "pass"
+
+
+def test_a_gain_that_the_exact_test_doubts_is_none_yet():
+    five_of_eight = suite("skill", compared("base", 0.625, 0.25, 1.0, p_value=0.0625), n=8)
+    criterion = decide(GateRule(), [five_of_eight, KEPT]).criteria[0]
+    assert (criterion.low, criterion.verdict) == (0.0, "insufficient_evidence")
+
+
+def test_more_confidence_needs_a_wider_interval():
+    widths = [
+        decide(GateRule(confidence=confidence), [GAIN, KEPT]).criteria[0].high - 0.5 for confidence in (0.8, 0.95, 0.99)
+    ]
+    assert widths == pytest.approx([0.1 * 1.28155 / 1.95996, 0.1, 0.1 * 2.57583 / 1.95996], abs=1e-5)
+
+
+def test_likelihoods_have_their_interval_and_nothing_else():
+    skill = suite("skill", compared("base", 1.5, 1.4, 1.6, p_value=None), n=8, measure="negative_nll")
+    criterion = decide(GateRule(min_gain=1.3), [skill, KEPT]).criteria[0]
+    assert (criterion.low, criterion.high, criterion.verdict) == (1.4, 1.6, "pass")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"min_gain": -0.1}, {"min_gain": "0.1"}, {"max_forgetting": 0}, {"confidence": 1.0}, {"confidence": 0.4},
+        {"on_pass": "Production"}, {"on_pass": "3"}, {"on_pass": ""}, {"on_fail": "x"}, {"min_gain": float("nan")},
+    ],
+)  # fmt: skip
+def test_a_rule_without_sense_is_none(rule):
+    with pytest.raises(ValidationError):
+        GateRule(**rule)
+
+
+def test_the_terminal_says_the_verdict_and_every_number():
+    decision = decide(GateRule(min_gain=0.7), [GAIN, KEPT]).model_dump(mode="json")
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(*_gate(decision), sep="\n")
+    head, gain, kept = capture.get().splitlines()
+    assert head == "Gate: fail"
+    assert gain.startswith("  fail: skill: gain +0.500")
+    assert kept.startswith("  pass: general: forgetting +0.010")
