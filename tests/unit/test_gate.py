@@ -55,6 +55,8 @@ def test_one_suite_that_lost_too_much_fails_the_version():
     decision = decide(GateRule(), [GAIN, KEPT, lost])
     assert [one.verdict for one in decision.criteria] == ["pass", "pass", "fail"]
     assert decision.verdict == "fail"
+    unsure = suite("earlier", compared("parent", -0.05, -0.2, 0.1, p_value=0.4), name="home:2")
+    assert decide(GateRule(), [GAIN, unsure, lost]).verdict == "fail"
 
 
 def test_doubt_about_one_suite_is_no_pass():
@@ -104,11 +106,10 @@ def test_a_gain_that_the_exact_test_doubts_is_none_yet():
     assert (criterion.low, criterion.verdict) == (0.0, "insufficient_evidence")
 
 
-def test_more_confidence_needs_a_wider_interval():
-    widths = [
-        decide(GateRule(confidence=confidence), [GAIN, KEPT]).criteria[0].high - 0.5 for confidence in (0.8, 0.95, 0.99)
-    ]
-    assert widths == pytest.approx([0.1 * 1.28155 / 1.95996, 0.1, 0.1 * 2.57583 / 1.95996], abs=1e-5)
+@pytest.mark.parametrize(("confidence", "half"), [(0.8, 0.06539), (0.95, 0.1), (0.99, 0.13142)])
+def test_more_confidence_needs_a_wider_interval(confidence, half):
+    criterion = decide(GateRule(confidence=confidence), [GAIN, KEPT]).criteria[0]
+    assert (criterion.low, criterion.high) == (pytest.approx(0.5 - half, abs=1e-5), pytest.approx(0.5 + half, abs=1e-5))
 
 
 def test_likelihoods_have_their_interval_and_nothing_else():
