@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 SKILLS ?= 2
+BENCH ?= --steps 10 --score-steps 40
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -38,5 +39,8 @@ check: $(INSTALLED) ## Format, lint, types, and the arrows between rooms
 
 migrations-check: $(INSTALLED) ## Migrations go up, match the models, go down and up again
 	$(BIN)/pytest -q tests/worker/test_migrations.py
+
+bench: $(PEER) ## Time a step beside TRL's on the same work: tables and JSON in build/bench (BENCH="--steps 3": minutes)
+	$(BIN)/python -m benchmarks.run $(BENCH)
 
 ci: check migrations-check test ## What has to pass before a change lands
