@@ -154,6 +154,7 @@ class Attempt:
             slot.resources,
             self._claim,
             self._folder,
+            answers=slot.home.answers,
             checkpoint_seconds=slot.times.checkpoint_seconds,
             num_threads=slot.num_threads,
         )

@@ -36,6 +36,11 @@ class Home:
         """Whether the worker is to leave: no new attempt, and a checkpoint and release of the one that runs."""
         return (self.folder / _DRAINING).exists()
 
+    @property
+    def answers(self) -> Path:
+        """Answers that trainers of this machine remember: beside the workers' folders, and not removed with them."""
+        return self.folder.parent / "answers"
+
     def drain(self) -> None:
         """Tell every process of this worker that it is to leave."""
         (self.folder / _DRAINING).touch()

@@ -19,6 +19,7 @@ from app.domain.errors import Unprocessable
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.runs import DRAINED_EXIT_CODE, ORDER_NAME, REPORT_FD_VARIABLE, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
+from worker.answers import answer_memory
 from worker.dataset import Lengths, make_suites, part, rehearsal
 from worker.evals.report import build_report
 from worker.evals.run import evaluate
@@ -100,6 +101,7 @@ class Attempt:
                 suites,
                 has_parent=self.order.parent is not None,
                 template=config.template if config.method == "sdft" else None,
+                memory=answer_memory(self.order, policy),
                 on_progress=self.reporter.progress,
             )
         with self.phase("exporting"):

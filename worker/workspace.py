@@ -51,7 +51,13 @@ class _Plan:
 
 
 def prepare(
-    resources: Resources, claim: Claim, folder: Path, *, checkpoint_seconds: float, num_threads: int | None
+    resources: Resources,
+    claim: Claim,
+    folder: Path,
+    *,
+    answers: Path,
+    checkpoint_seconds: float,
+    num_threads: int | None,
 ) -> None:
     """Fill the attempt's folder.
 
@@ -62,7 +68,11 @@ def prepare(
     plan = _Plan()
     with transaction(resources.sessions) as session:
         order = _order(session, claim, plan, resources.models).model_copy(
-            update={"checkpoint_seconds": checkpoint_seconds, "num_threads": num_threads}
+            update={
+                "answers": str(answers),
+                "checkpoint_seconds": checkpoint_seconds,
+                "num_threads": num_threads,
+            }
         )
     try:
         for path, blob in plan.files.items():

@@ -102,6 +102,7 @@ class Order(_Frozen):
     parent: ParentRef | None = None
     earlier: list[EarlierSkill] = []
     rehearsal: list[str] = Field([], description="Training files of the lineage, relative to the attempt's folder.")
+    answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
     resume_step: int | None = None
     checkpoint_seconds: float = 60.0
     num_threads: int | None = None

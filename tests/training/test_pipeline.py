@@ -100,7 +100,8 @@ def run(folder: Path, reporter_type: Any = PipeReporter, **arguments: Any) -> li
 
 @pytest.fixture(scope="module")
 def finished(base: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
-    folder = lay_out(tmp_path_factory.mktemp("attempts") / "first", base)
+    attempts = tmp_path_factory.mktemp("attempts")
+    folder = lay_out(attempts / "first", base, answers=str(attempts / "answers"))
     return folder, run(folder)
 
 
@@ -161,7 +162,8 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
     earlier = EarlierSkill(
         adapter="lamp", version=1, path="earlier/0.jsonl", scorer="normalized", max_completion_tokens=12
     )
-    folder = lay_out(tmp_path / "second", base, word="fan", parent=parent, earlier=[earlier])
+    answers = str(before.parent / "answers")
+    folder = lay_out(tmp_path / "second", base, word="fan", parent=parent, earlier=[earlier], answers=answers)
     shutil.copytree(before / "out" / "adapter", folder / "parent")
     (folder / "earlier").mkdir()
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier" / "0.jsonl")
@@ -170,6 +172,14 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
     suites = {suite["name"]: {arm["arm"] for arm in suite["arms"]} for suite in report["suites"]}
     assert suites["fan"] == {"base", "parent", "candidate", "ceiling"}
     assert {"parent", "candidate"} <= suites["lamp:1"]
+    assert report["method"]["answers_reused"] == {"general ability": ["base", "parent"]}
+    first = json.loads((before / "out" / "report.json").read_text())
+    assert first["method"]["answers_reused"] == {}
+    was_candidate, is_parent = (
+        next(row for row in one["behaviour"] if (row["suite"], row["arm"]) == ("general ability", arm))
+        for one, arm in ((first, "candidate"), (report, "parent"))
+    )
+    assert was_candidate | {"arm": ""} == is_parent | {"arm": ""}
 
 
 def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(

@@ -286,6 +286,7 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
     run_attempt(slot, claim, claimed_at=time.monotonic(), command=look)
     order = json.loads((seen / "order.json").read_text())
     assert (order["parent"]["adapter"], order["parent"]["version"]) == (line.name, 2)
+    assert order["answers"] == str(site.folder / "work" / "answers")  # outlives the worker's own folder
     assert (seen / "parent" / "adapter_config.json").read_bytes() == b"{2}"
     assert [(skill["version"], (seen / skill["path"]).read_text()) for skill in order["earlier"]] == [
         (2, "two\n"),

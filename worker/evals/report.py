@@ -78,6 +78,7 @@ def build_report(
             split=split.statement,
             heldout_sha256=split.sha256 if split.heldout else None,
             template=template,
+            answers_reused=_reused(measured),
             margin=MARGIN,
             resamples=RESAMPLES,
             seed=SEED,
@@ -208,7 +209,17 @@ def _question(item: Item) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in item.messages)
 
 
+def _reused(measured: Measured) -> dict[str, list[ArmName]]:
+    """By suite, the arms whose answers an earlier job had already asked for."""
+    return {
+        suite.name: arms
+        for suite in measured.suites
+        if (arms := [arm for arm in measured.arms(suite) if (suite.name, arm) in measured.reused])
+    }
+
+
 def _with_evaluation(cost: Cost, measured: Measured) -> Cost:
     seconds = cost.seconds | {f"evaluation_{phase}": value for phase, value in measured.seconds.items()}
-    generated = sum(len(one.ids) for answers in measured.answers.values() for one in answers)
+    asked = [answers for key, answers in measured.answers.items() if key not in measured.reused]
+    generated = sum(len(one.ids) for answers in asked for one in answers)
     return cost.model_copy(update={"seconds": seconds, "generated_tokens": cost.generated_tokens + generated})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Final, Literal, Protocol
 
+from worker.evals.memory import AnswerMemory
 from worker.evals.suites import Item, Suite
 from worker.sdft.policy import Arm, Rollout
 from worker.sdft.prompts import teacher_messages
@@ -83,6 +84,8 @@ class Measured:
     seconds: dict[str, float] = field(default_factory=dict)
     num_dropped: int = 0
     """Items that did not fit the context and were asked of nobody."""
+    reused: set[tuple[str, ArmName]] = field(default_factory=set)
+    """Whose answers to which suite are from an earlier job."""
 
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
         """Who was asked."""
@@ -102,6 +105,7 @@ def evaluate(
     *,
     has_parent: bool,
     template: str | None,
+    memory: AnswerMemory | None,
     on_progress: Callable[[int, int], None],
 ) -> Measured:
     """Ask everything of everyone.
@@ -111,9 +115,10 @@ def evaluate(
         suites: Of all roles, with different names.
         has_parent: Whether the starting point is another than the base.
         template: How the teacher is shown a demonstration; ``None`` leaves the ceiling out.
+        memory: Of answers to the suite that ships. What a client asks or expects is never left on a worker.
         on_progress: Told how many of how many questions are done.
     """
-    run = _Run(policy, has_parent, template)
+    run = _Run(policy, has_parent, template, memory)
     fitting = tuple(run.fitting(suite) for suite in suites)
     measured = Measured(fitting, num_dropped=_num_items(suites) - _num_items(fitting))
     plan = [(suite, arm) for suite in fitting for arm in run.arms(suite)]
@@ -125,7 +130,10 @@ def evaluate(
     )
     for suite, arm in plan:
         with measured.timed("answers"):
-            measured.answers[suite.name, arm] = run.answer(suite, arm, progress.within)
+            remembered = run.recall(suite, arm)
+            measured.answers[suite.name, arm] = remembered or run.answer(suite, arm, progress.within)
+        if remembered:
+            measured.reused.add((suite.name, arm))
         progress.add(len(_asked(suite)))
     for suite, arm in likely:
         with measured.timed("likelihoods"):
@@ -159,6 +167,7 @@ class _Run:
     policy: Answering
     has_parent: bool
     template: str | None
+    memory: AnswerMemory | None
 
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
         """The base never learnt an earlier skill, so of those only the parent and the candidate are asked."""
@@ -175,14 +184,18 @@ class _Run:
 
     def answer(self, suite: Suite, arm: ArmName, on_batch: Callable[[int], None]) -> list[Answer]:
         """An arm's answers to a suite."""
-        items = _asked(suite)
-        rollouts = self.policy.greedy(
-            [self._prompt(item, arm) for item in items],
-            [item.max_new_tokens for item in items],
-            arm=self._weights(arm),
-            on_batch=on_batch,
-        )
-        return [Answer(self.policy.decode(one.ids), tuple(one.ids), one.stopped) for one in rollouts]
+        prompts, limits = self._questions(suite, arm)
+        rollouts = self.policy.greedy(prompts, limits, arm=self._weights(arm), on_batch=on_batch)
+        if self.memory and suite.role == "general":
+            self.memory.keep(self._weights(arm), prompts, limits, rollouts)
+        return self._read(rollouts)
+
+    def recall(self, suite: Suite, arm: ArmName) -> list[Answer] | None:
+        """The same from an earlier job, if it was asked and is remembered."""
+        if self.memory is None or suite.role != "general":
+            return None
+        rollouts = self.memory.recall(self._weights(arm), *self._questions(suite, arm))
+        return None if rollouts is None else self._read(rollouts)
 
     def likelihoods(self, suite: Suite, arm: ArmName) -> list[float]:
         """How unlikely an arm finds the demonstrations."""
@@ -204,6 +217,13 @@ class _Run:
             base_to_candidate=mean(there),
             candidate_to_base=mean(back),
         )
+
+    def _questions(self, suite: Suite, arm: ArmName) -> tuple[Prompts, list[int]]:
+        items = _asked(suite)
+        return [self._prompt(item, arm) for item in items], [item.max_new_tokens for item in items]
+
+    def _read(self, rollouts: Sequence[Rollout]) -> list[Answer]:
+        return [Answer(self.policy.decode(one.ids), tuple(one.ids), one.stopped) for one in rollouts]
 
     def _fits(self, item: Item, arms: Sequence[ArmName]) -> bool:
         room = max(item.max_new_tokens, len(self.policy.encode_completion(item.completion)))

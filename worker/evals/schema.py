@@ -148,6 +148,9 @@ class Method(_Frozen):
     split: str
     heldout_sha256: str | None
     template: str | None
+    answers_reused: dict[str, list[ArmName]] = Field(
+        description="By suite, the arms whose answers to the same questions an earlier job had asked for."
+    )
     margin: float = Field(description="Changes within it are called the same.")
     resamples: int
     seed: int
@@ -165,7 +168,7 @@ class Cost(_Frozen):
 class Report(_Frozen):
     """Everything that a job measured."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     title: str
     summary: Summary
     suites: list[SuiteReport]

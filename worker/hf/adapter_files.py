@@ -6,8 +6,11 @@ Knows the folder's format, not how it was trained.
 import hashlib
 import json
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 SUMS_NAME = "SHA256SUMS"
 
@@ -74,6 +77,15 @@ tokenizer = AutoTokenizer.from_pretrained("{base}")
 
 `provenance.json` names configuration, data digests, versions and seeds; `{SUMS_NAME}` the digest of every file.
 """
+
+
+def factors_sha256(factors: Mapping[str, Tensor]) -> str:
+    """Digest of an adapter's factors, the same in memory and after a way through a file."""
+    digest = hashlib.sha256()
+    for name, factor in sorted(factors.items()):
+        digest.update(f"{name} {tuple(factor.shape)} {factor.dtype}\n".encode())
+        digest.update(factor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

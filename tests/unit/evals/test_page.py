@@ -74,6 +74,7 @@ def _report(*, measure: str = "share_right", text: str = "plain") -> Report:
             Behaviour(suite=text, arm="base", mean_tokens=3, truncated=0, distinct_4=1, artefacts=0, copied=0)
         ],
         method=Method(scorer="normalized", scorer_reason=text, split=text, heldout_sha256="ab" * 32, template=None,
+                      answers_reused={text: ["base", "parent"]},
                       margin=0.1, resamples=10_000, seed=0),
         caveats=[text],
         errors=[ScorerError(suite=text, item="1", arm="base", scorer="json", message=text)],
@@ -115,6 +116,10 @@ def test_the_recommendation_comes_before_everything_else() -> None:
     page = render_html(_report())
     body = page[page.index("<body>") :]
     assert body.index("Do not ship it") < body.index("<h2>")
+
+
+def test_answers_of_an_earlier_job_are_owned_up_to() -> None:
+    assert "plain: answers of the base and the parent are reused from an earlier job" in render_html(_report())
 
 
 def test_an_unchanged_score_is_a_miss_for_the_skill_and_fine_for_the_rest() -> None:

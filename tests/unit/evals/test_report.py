@@ -31,7 +31,7 @@ def _build(
     speak: Callable[[Arm, str], str], *suites: Suite, has_parent: bool = False, template: str | None = "multi_turn"
 ) -> Report:
     measured = evaluate(
-        FakePolicy(speak), suites, has_parent=has_parent, template=template, on_progress=lambda *_: None
+        FakePolicy(speak), suites, has_parent=has_parent, template=template, memory=None, on_progress=lambda *_: None
     )
     return build_report(
         measured,

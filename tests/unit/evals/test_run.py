@@ -26,7 +26,7 @@ def _speak(arm: Arm, conversation: str) -> str:
 
 
 def _run(policy: FakePolicy, *suites: Suite, has_parent: bool = True, template: str | None = "multi_turn") -> Measured:
-    return evaluate(policy, suites, has_parent=has_parent, template=template, on_progress=lambda *_: None)
+    return evaluate(policy, suites, has_parent=has_parent, template=template, memory=None, on_progress=lambda *_: None)
 
 
 def test_the_ceiling_is_the_parent_with_the_demonstration_in_its_context() -> None:
@@ -110,6 +110,7 @@ def test_progress_rises_to_its_total(suites: tuple[Suite, ...]) -> None:
         suites,
         has_parent=True,
         template="multi_turn",
+        memory=None,
         on_progress=lambda done, total: seen.append((done, total)),
     )
     done = [count for count, _ in seen]

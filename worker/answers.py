@@ -1,0 +1,37 @@
+"""Which weights, on what, gave an answer: the names under which answers are remembered between jobs of this machine."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from app.domain.runs import Order
+from worker.evals.memory import AnswerMemory
+from worker.hf.adapter_files import factors_sha256
+from worker.hf.model import HfPolicy
+
+LIBRARIES: Final = ("torch", "transformers", "peft")
+
+
+def answer_memory(order: Order, policy: HfPolicy) -> AnswerMemory | None:
+    """The machine's memory of answers, asked as this policy; ``None`` if the supervisor names none.
+
+    The policy's weights are those of this moment: what they become later has another digest.
+    """
+    if order.answers is None:
+        return None
+    base = order.base.weights_sha256
+    parent, student = (
+        f"{base} {policy.lora_alpha} {factors_sha256(factors)}" if factors else base
+        for factors in (policy.teacher_parameters(), policy.parameters())
+    )
+    return AnswerMemory(
+        Path(order.answers),
+        weights={"base": base, "parent": parent, "student": student},
+        settings={
+            "decoding": "greedy",
+            "device": policy.device.type,
+            "dtype": str(policy.head.weight_VH.dtype),
+            "stop_ids": sorted(policy.stop_ids),
+            "versions": {name: metadata.version(name) for name in LIBRARIES},
+        },
+    )
