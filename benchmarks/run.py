@@ -33,6 +33,7 @@ def main() -> None:
             arguments.arms, arguments.out, steps=WARM_UP + arguments.steps, new_tokens=new_tokens,
             num_demonstrations=WARM_UP * BATCH_SIZE, **common,
         )  # fmt: skip
+        write(arguments.out, results)
     if arguments.score_steps:
         print(f"{arguments.score_steps} steps as a job does them", file=sys.stderr)
         results["whole"] = run(
@@ -43,11 +44,17 @@ def main() -> None:
             num_demonstrations=ALL,
             **common,
         )
+        write(arguments.out, results)
     results["loss"] = {way: loss_memory(way, arguments.threads) for way in ("fused", "whole")}
-    (arguments.out / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(write(arguments.out, results))
+
+
+def write(out: Path, results: dict[str, Any]) -> str:
+    """What there is so far, as JSON and as tables; returns the tables."""
+    (out / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
     table = render(results)
-    (arguments.out / "bench.md").write_text(table)
-    print(table)
+    (out / "bench.md").write_text(table)
+    return table
 
 
 def parse() -> argparse.Namespace:

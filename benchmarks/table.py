@@ -24,7 +24,8 @@ def render(results: dict[str, Any]) -> str:
         parts += [f"### {new_tokens} new tokens, no rollout ends before", _timed(timed, warm_up)]
     if "whole" in results:
         parts += ["### A whole job: rollouts end where they end", _whole(results["whole"])]
-    parts += ["### The loss alone: 1,024 positions, 151,936 tokens of vocabulary", _loss(results["loss"])]
+    if "loss" in results:
+        parts += ["### The loss alone: 1,024 positions, 151,936 tokens of vocabulary", _loss(results["loss"])]
     return "\n\n".join(parts) + "\n"
 
 
