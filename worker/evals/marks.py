@@ -91,7 +91,7 @@ def _mark_one(suite: Suite, item: Item, arm: ArmName, answer: Answer) -> _Mark |
     scorer = SCORERS[item.scorer]
     try:
         partial = scorer.partial(answer.text, item.completion) if scorer.partial else None
-        return _Mark(scorer.score(answer.text, item.expected), partial)
+        return _Mark(scorer.score(answer.text, item.expected, tolerance=item.tolerance), partial)
     except Exception as error:  # noqa: BLE001  a trained version must not be lost to a rule that breaks on one answer
         message = f"{type(error).__name__}: {error}"
         return ScorerError(suite=suite.name, item=item.id, arm=arm, scorer=item.scorer, message=message)

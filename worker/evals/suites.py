@@ -35,6 +35,7 @@ class Item:
         expected: Any of these is right; for a demonstration, its completion.
         scorer: Name of the rule that compares.
         max_new_tokens: Longest answer.
+        tolerance: Of a scorer that takes one.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Item:
     expected: tuple[str, ...]
     scorer: str
     max_new_tokens: int
+    tolerance: float | None = None
 
     @property
     def completion(self) -> str:
@@ -120,11 +122,17 @@ def hold_out(training: Sequence[Demonstration], validation: Sequence[Demonstrati
 
 
 def demonstration_suite(
-    name: str, role: Role, demonstrations: Sequence[Demonstration], *, scorer: str, max_new_tokens: int
+    name: str,
+    role: Role,
+    demonstrations: Sequence[Demonstration],
+    *,
+    scorer: str,
+    max_new_tokens: int,
+    tolerance: float | None = None,
 ) -> Suite:
     """Held-out demonstrations as questions."""
     items = tuple(
-        Item(f"{index:03d}", name, one.messages, (one.completion,), scorer, max_new_tokens)
+        Item(f"{index:03d}", name, one.messages, (one.completion,), scorer, max_new_tokens, tolerance)
         for index, one in enumerate(demonstrations, 1)
     )
     return Suite(name, role, items)

@@ -1,8 +1,20 @@
 """Scorers credit what is right, in the forms an answer may take, and say so when they cannot judge."""
 
+import time
+
 import pytest
 
-from worker.evals.scorers import SCORERS, CannotScore, infer_scorer, json_field_f1
+from app.domain.evaluation import unusable
+from app.domain.json_rules import json_field_f1
+from app.domain.text_rules import CannotScore
+from worker.evals.scorers import SCORERS, infer_scorer
+
+ACTIONS = """Thought: I look it up.
+Action: find_city
+Action Input: {"name": "Bath", "limit": 2}
+Observation: ...
+Action: weather
+Action Input: {"day": "today"}"""
 
 
 @pytest.mark.parametrize(
@@ -25,8 +37,36 @@ from worker.evals.scorers import SCORERS, CannotScore, infer_scorer, json_field_
         ("json", '{"a": 1} and more', '{"a": 1}', False),
         ("json", '{"a": NaN}', '{"a": 1}', False),
         ("json", "[" * 100_000, "[]", False),
+        ("regex", "Order 4711 is on its way.", r"\b47\d\d\b", True),
+        ("regex", "Order 14711", r"\b47\d\d\b", False),
+        ("regex", "PARIS", "paris", False),
+        ("regex", "PARIS", "(?i)^paris$", True),
+        ("numeric", "3 apples and 4 pears make 7.", "7", True),
+        ("numeric", "7 is what 3 and 4 make", "7", False),
+        ("numeric", "It costs $1,234.50", "1234.5", True),
+        ("numeric", "1,23", "123", False),
+        ("numeric", "10 - 12 = \u22122", "-2", True),
+        ("numeric", "from 5-10", "10", True),
+        ("numeric", "2.50e3", "2,500", True),
+        ("numeric", "0.1", "0.10000000000000001", False),
+        ("numeric", "seven", "7", False),
+        ("numeric", "version v7", "7", False),
+        ("choice", "<answer>A</answer> or rather <answer> (b) </answer>", "B", True),
+        ("choice", "<answer>b) mitosis</answer>", "<answer>B</answer>", True),
+        ("choice", "<answer>Because</answer>", "B", False),
+        ("choice", "B", "B", False),
+        ("tool_call", ACTIONS.replace('{"day": "today"}', '{ "day":"today" }'), ACTIONS, True),
+        ("tool_call", ACTIONS.replace("today", "Today"), ACTIONS, False),
+        ("tool_call", f"{ACTIONS}\nAction: weather\nAction Input: {{}}", ACTIONS, False),
+        ("tool_call", ACTIONS.replace('"limit": 2}', '"limit": 2'), ACTIONS, False),
+        ("tool_call", "I cannot do that.", ACTIONS, False),
+        ("tool_call", '[{"name": "b", "arguments": "{\\"x\\": 1}"}, {"name": "a"}]',
+         '[{"function": {"name": "a", "arguments": {}}}, {"name": "b", "arguments": {"x": 1.0}}]', True),
+        ("tool_call", '{"name": "a", "arguments": {"x": 1, "y": 1}}', '{"name": "a", "arguments": {"x": 1}}', False),
+        ("tool_call", '{"name": "a", "arguments": [1]}', '{"name": "a"}', False),
+        ("tool_call", "[1, 2]", '{"name": "a"}', False),
     ],
-)
+)  # fmt: skip
 def test_a_scorer_tells_right_from_wrong(scorer: str, answer: str, expected: str, right: bool) -> None:
     assert SCORERS[scorer].score(answer, [expected]) == float(right)
 
@@ -35,9 +75,58 @@ def test_any_of_the_expected_answers_is_right() -> None:
     assert SCORERS["contains"].score("It is cool.", ["cold", "cool"]) == 1.0
 
 
-def test_an_expectation_that_is_not_json_is_not_a_wrong_answer() -> None:
-    with pytest.raises(CannotScore):
-        SCORERS["json"].score("{}", ["not json"])
+@pytest.mark.parametrize(
+    ("answer", "tolerance", "right"), [("3.15", 0.01, True), ("3.16", 0.01, False), ("3.14", None, True)]
+)
+def test_a_number_may_be_off_by_the_tolerance(answer: str, tolerance: float | None, right: bool) -> None:
+    assert SCORERS["numeric"].score(answer, ["3.14"], tolerance=tolerance) == float(right)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "expected", "reason"),
+    [
+        ("json", "not json", "not JSON"),
+        ("contains", " ?! ", "no letter or digit"),
+        ("regex", "(", "not a regular expression"),
+        ("numeric", "3 or 4", "not one number"),
+        ("numeric", "three", "not one number"),
+        ("choice", "AB", "neither a letter"),
+        ("choice", "4", "neither a letter"),
+        ("tool_call", "say hello", "no tool calls"),
+        ("tool_call", "Action: a\nAction Input: [1]", "no tool calls"),
+    ],
+)
+def test_an_expectation_that_cannot_be_compared_with_is_not_a_wrong_answer(
+    scorer: str, expected: str, reason: str
+) -> None:
+    with pytest.raises(CannotScore, match=reason):
+        SCORERS[scorer].score("{}", [expected])
+    assert reason in (unusable(scorer, expected) or "")
+
+
+def test_an_expectation_that_can_be_compared_with_is_usable() -> None:
+    usable = {"json": "{}", "regex": "a+", "numeric": "1", "choice": "a", "tool_call": ACTIONS, "nll": "any"}
+    assert {name: unusable(name, expected) for name, expected in usable.items()} == dict.fromkeys(usable)
+
+
+def test_a_pattern_that_backtracks_without_end_is_given_up() -> None:
+    began = time.monotonic()
+    with pytest.raises(CannotScore, match=r"more than 0\.1 s"):
+        SCORERS["regex"].score("a" * 5000 + "!", ["(a|aa|a?)+$"])
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("scorer", sorted(SCORERS))
+@pytest.mark.parametrize(
+    "text",
+    ["1" * 20_000, "<answer>" * 3_000, "Action: a\n" * 3_000, "a," * 20_000, "\u0660.5 \u00bd"],
+    ids=["digits", "tags", "actions", "commas", "foreign"],
+)
+def test_no_answer_takes_long_or_breaks_a_rule(scorer: str, text: str) -> None:
+    expected = {"json": "{}", "numeric": "1", "choice": "A", "tool_call": ACTIONS}.get(scorer, "b")
+    began = time.monotonic()
+    assert SCORERS[scorer].score(text, [expected]) == 0.0
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -54,6 +143,10 @@ def test_json_fields_are_credited_one_by_one(answer: str, f1: float) -> None:
         (['{"a": 1}', "[1]"], "json"),
         (['{"a": 1}', "lamp.on(kitchen)"], "normalized"),
         (["12", "13"], "normalized"),
+        ([ACTIONS, ACTIONS], "tool_call"),
+        ([ACTIONS, "I cannot."], "nll"),
+        (["so <answer>B</answer>", "<answer>c</answer>"], "choice"),
+        (["A", "B"], "normalized"),
         (["one\ntwo"], "nll"),
         (["word " * 40], "nll"),
     ],

@@ -1,0 +1,69 @@
+"""What a client may say about how a version is measured: scorers by name, and files of questions."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Final, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.domain.json_rules import json_equal, tool_call
+from app.domain.text_rules import CannotScore, choice, contains, numeric
+
+ScorerName = Literal["exact", "normalized", "contains", "regex", "numeric", "choice", "json", "tool_call", "nll"]
+SCORER_NAMES: Final[tuple[ScorerName, ...]] = get_args(ScorerName)
+TAKES_TOLERANCE: Final[frozenset[ScorerName]] = frozenset({"numeric"})
+MAX_SUITES: Final = 8
+MAX_PATTERN: Final = 1000
+
+_PARTICULAR: Final[dict[str, Callable[[str, str], bool]]] = {
+    "contains": contains,
+    "numeric": numeric,
+    "choice": choice,
+    "json": json_equal,
+    "tool_call": tool_call,
+}
+"""Rules that not every expected answer suits."""
+
+
+class EvaluationRequest(BaseModel):
+    """How a job's version is measured beyond what every version is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    scorer: ScorerName | None = Field(
+        None, description="Of the skill's held-out answers; from the look of the demonstrations if left out."
+    )
+    tolerance: float | None = Field(None, ge=0, description="Largest difference that still counts as right: numeric.")
+    suites: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        [], max_length=MAX_SUITES, description="Files of purpose evals whose questions every arm is asked."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.tolerance is not None and self.scorer not in TAKES_TOLERANCE:
+            raise ValueError('tolerance needs scorer "numeric"; no other scorer has one')
+        if len(set(self.suites)) < len(self.suites):
+            raise ValueError("suites names a file twice; keep one")
+        return self
+
+
+def unusable(scorer: str, expected: str) -> str | None:
+    """Why a scorer cannot compare with an expected answer, if it cannot."""
+    if scorer == "regex":
+        return _unusable_pattern(expected)
+    try:
+        if scorer in _PARTICULAR:
+            _PARTICULAR[scorer](expected, expected)
+    except CannotScore as error:
+        return str(error)
+    return None
+
+
+def _unusable_pattern(pattern: str) -> str | None:
+    if len(pattern) > MAX_PATTERN:
+        return f"the pattern is longer than {MAX_PATTERN} characters"
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"the expected answer is not a regular expression: {error}"
+    return None

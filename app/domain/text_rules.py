@@ -1,0 +1,86 @@
+"""Rules that compare an answer's text with an expected one. Each takes bounded time, whatever it is given."""
+
+import re
+import unicodedata
+from decimal import Decimal
+from typing import Final
+
+_QUOTES: Final = " \"'`\u2018\u2019\u201c\u201d"
+_NUMBER: Final = re.compile(
+    r"""(?<![\w.]) [-+]?
+    (?: (?: \d{1,3} (?: ,\d{3} )++ (?!\d) | \d++ ) (?: \.\d++ )? | \.\d++ )
+    (?: [eE][-+]?\d{1,3} (?!\d) )?""",
+    re.VERBOSE,
+)
+_LETTER: Final = re.compile(r"<answer>\s*+\(?([a-z])\b[^<]*+</answer>", re.IGNORECASE)
+
+
+class CannotScore(Exception):
+    """The expectation is not one that this scorer can compare with."""
+
+
+def exact(answer: str, expected: str) -> bool:
+    """Equal but for surrounding space."""
+    return answer.strip() == expected.strip()
+
+
+def normalized(answer: str, expected: str) -> bool:
+    """Equal but for case, space, and quotes or sentence punctuation around the whole."""
+    return _normalize(answer) == _normalize(expected)
+
+
+def contains(answer: str, expected: str) -> bool:
+    """The expected words occur in the answer as whole words, in any case.
+
+    Raises:
+        CannotScore: Nothing in the expectation is a word.
+    """
+    wanted = _words(expected)
+    if not wanted:
+        raise CannotScore("the expected answer has no letter or digit to look for")
+    return f" {wanted} " in f" {_words(answer)} "
+
+
+def numeric(answer: str, expected: str, tolerance: float = 0.0) -> bool:
+    """The last number in the answer is the expected one, give or take ``tolerance``.
+
+    Raises:
+        CannotScore: The expectation is not a number.
+    """
+    wanted, given = _numbers(expected), _numbers(answer)
+    if len(wanted) != 1:
+        raise CannotScore("the expected answer is not one number")
+    return bool(given) and abs(given[-1] - wanted[0]) <= Decimal(str(tolerance))
+
+
+def choice(answer: str, expected: str) -> bool:
+    """The letter in the last ``<answer>`` is the expected one: SDFT, arXiv 2601.19897, on multiple choice.
+
+    Raises:
+        CannotScore: The expectation is neither a letter nor a text with one in ``<answer>``.
+    """
+    wanted = expected.strip() if len(expected.strip()) == 1 else _chosen(expected)
+    if wanted is None or not wanted.isalpha():
+        raise CannotScore("the expected answer is neither a letter nor holds one in <answer></answer>")
+    return _chosen(answer) == wanted.upper()
+
+
+def _normalize(text: str) -> str:
+    """Lower case, one space, no quotes around the whole and no sentence punctuation at its end."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.strip(_QUOTES).rstrip(".!?,;: ").rstrip(_QUOTES)
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def _numbers(text: str) -> list[Decimal]:
+    """Numbers as people write them in English: a sign, commas between thousands, a point, an exponent."""
+    found = _NUMBER.findall(unicodedata.normalize("NFKC", text).replace("\u2212", "-"))
+    return [Decimal(number.replace(",", "")) for number in found]
+
+
+def _chosen(text: str) -> str | None:
+    letters = _LETTER.findall(text)
+    return letters[-1].upper() if letters else None
