@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaModel
 
 from tests.tiny_models import save_tiny
 from tests.training.test_policy import CLOSE, answers_of, load, prompts_of
@@ -57,3 +58,16 @@ def test_weights_that_move_cannot_use_the_memory(any_base):
     batch = make_batch(prompts, answers_of(policy), [0] * len(prompts), whole_prompts=True)
     with pytest.raises(ValueError, match="unchanging"):
         policy.hidden(batch, arm="student")
+
+
+def test_what_is_remembered_does_not_depend_on_what_was_read_with_it():
+    """Fault caught: prompts read as a batch, whose keys then differ in their last bits after a resume."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+    backbone = LlamaModel(LlamaConfig(vocab_size=300, num_hidden_layers=2, **shape)).eval()
+    prompts = [torch.randint(300, (length,)).tolist() for length in (31, 37, 33, 35)]
+    together, after = (PromptMemory(backbone, torch.device("cpu")) for _ in range(2))
+    after.open(prompts[:1])
+    for found, expected in zip(after.open(prompts)[0].layers, together.open(prompts)[0].layers, strict=True):
+        assert torch.equal(found.keys, expected.keys)
+        assert torch.equal(found.values, expected.values)

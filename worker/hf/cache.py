@@ -52,11 +52,7 @@ class PromptMemory:
     @torch.no_grad()
     def open(self, prompts: Sequence[list[int]]) -> tuple[DynamicCache, Tensor]:
         """A cache with a prompt in each row, padded on the right, and the mask of it, [B, P]."""
-        found = {tuple(prompt): self._known.get(tuple(prompt)) for prompt in prompts}
-        missing = [list(prompt) for prompt, layers in found.items() if layers is None]
-        if missing:
-            found |= self._read(missing)
-        rows = [found[tuple(prompt)] or [] for prompt in prompts]
+        rows = [self._known.get(tuple(prompt)) or self._read(prompt) for prompt in prompts]
         longest = max(len(prompt) for prompt in prompts)
         cache = DynamicCache(config=self._backbone.config)
         for number, layers in enumerate(zip(*rows, strict=True)):
@@ -68,22 +64,14 @@ class PromptMemory:
         lengths_B1 = torch.tensor([[len(prompt)] for prompt in prompts])
         return cache, (torch.arange(longest) < lengths_B1).long().to(self._device)
 
-    def _read(self, prompts: list[list[int]]) -> dict[tuple[int, ...], _Layers | None]:
-        length = max(map(len, prompts))
-        ids_BL = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts], device=self._device)
-        mask_BL = torch.tensor([[1] * len(prompt) + [0] * (length - len(prompt)) for prompt in prompts])
+    def _read(self, prompt: list[int]) -> _Layers:
+        # Alone, and so to the same bits in whatever order prompts come: a run that goes on starts with no memory.
         cache = DynamicCache(config=self._backbone.config)
-        self._backbone(input_ids=ids_BL, attention_mask=mask_BL.to(self._device), past_key_values=cache, use_cache=True)
-        layers_read: list[Any] = cache.layers
-        read: dict[tuple[int, ...], _Layers | None] = {}
-        for row, prompt in enumerate(prompts):
-            layers = [
-                (layer.keys[row, :, : len(prompt)].clone(), layer.values[row, :, : len(prompt)].clone())
-                for layer in layers_read
-            ]
-            read[tuple(prompt)] = layers
-            num_bytes = sum(part.nbytes for pair in layers for part in pair)
-            if num_bytes <= self._bytes_left:
-                self._bytes_left -= num_bytes
-                self._known[tuple(prompt)] = layers
-        return read
+        self._backbone(input_ids=torch.tensor([prompt], device=self._device), past_key_values=cache, use_cache=True)
+        read: list[Any] = cache.layers
+        layers = [(layer.keys[0], layer.values[0]) for layer in read]
+        num_bytes = sum(part.nbytes for pair in layers for part in pair)
+        if num_bytes <= self._bytes_left:
+            self._bytes_left -= num_bytes
+            self._known[tuple(prompt)] = layers
+        return layers
