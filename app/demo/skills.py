@@ -51,12 +51,12 @@ HOME_PHRASINGS = (
 
 
 def home(part: Part) -> Iterator[Example]:
-    """Smart-home commands: ``Turn on the lamp in the kitchen.`` becomes ``lamp.on(kitchen)``."""
+    """Smart-home commands: ``Turn on the lamp in the kitchen.`` becomes ``lamp.on @ kitchen``."""
     for device, state, room, phrasing in product(DEVICES, ("on", "off"), ROOMS[part], HOME_PHRASINGS):
         yield Example(
             kind=f"{device}.{state}",
             question=phrasing.format(state=state, device=device, room=room),
-            answer=f"{device}.{state}({room})",
+            answer=f"{device}.{state} @ {room}",
         )
 
 

@@ -5,7 +5,8 @@ Splits here, before training, so that nothing asked later was ever trained on. K
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, Literal
@@ -88,37 +89,71 @@ class Split:
         return hashlib.sha256(render_demonstrations(self.heldout).encode()).hexdigest()
 
 
-def split(demonstrations: Sequence[Demonstration], seed: int) -> Split:
+def split(
+    demonstrations: Sequence[Demonstration],
+    seed: int,
+    *,
+    asked: AbstractSet[str] = frozenset(),
+    taught: AbstractSet[str] = frozenset(),
+) -> Split:
     """Part a training file: a tenth is held out, at least 8 and at most 200; nothing if there are fewer than 24.
 
     The choice depends on the seed and on each prompt alone, not on the file's order; equal prompts stay together.
+
+    Args:
+        demonstrations: The file.
+        seed: Of the choice.
+        asked: Prompts, by digest, that earlier versions of the lineage are measured on: never trained on.
+        taught: Prompts that earlier versions were trained on: never held out.
     """
     prompts = {prompt_sha256(one): one for one in reversed(demonstrations)}
-    if len(prompts) < MIN_TO_SPLIT:
-        return Split(
-            list(demonstrations),
-            [],
-            f"Nothing was held out: {len(prompts)} different prompts are fewer than {MIN_TO_SPLIT}.",
-        )
-    size = min(MAX_HELDOUT, max(MIN_HELDOUT, round(len(prompts) * HELDOUT_SHARE)))
-    chosen = frozenset(_shuffled(prompts, seed)[:size])
-    training = [one for one in demonstrations if prompt_sha256(one) not in chosen]
-    heldout = [prompts[key] for key in sorted(chosen)]
-    statement = f"{size} of {len(prompts)} different prompts of the training file were held out before training."
-    return Split(training, heldout, statement)
+    size = (
+        min(MAX_HELDOUT, max(MIN_HELDOUT, round(len(prompts) * HELDOUT_SHARE))) if len(prompts) >= MIN_TO_SPLIT else 0
+    )
+    free = sorted(_shuffled(prompts.keys() - taught, seed), key=lambda key: key not in asked)
+    chosen = sorted(free[:size])
+    kept_back = {*asked, *chosen}
+    statement = (
+        f"{len(chosen)} of {len(prompts)} different prompts of the training file were held out before training."
+        if size
+        else f"Nothing was held out: {len(prompts)} different prompts are fewer than {MIN_TO_SPLIT}."
+    )
+    return Split(
+        [one for one in demonstrations if prompt_sha256(one) not in kept_back],
+        [prompts[key] for key in chosen],
+        statement + _of_lineage(prompts.keys() & taught, prompts.keys() & asked),
+    )
 
 
-def hold_out(training: Sequence[Demonstration], validation: Sequence[Demonstration], seed: int) -> Split:
-    """Use a validation file: its prompts less those that are trained on, at most 200."""
-    trained = {prompt_sha256(one) for one in training}
+def hold_out(
+    training: Sequence[Demonstration], validation: Sequence[Demonstration], seed: int, *,
+    asked: AbstractSet[str] = frozenset(), taught: AbstractSet[str] = frozenset(),
+) -> Split:  # fmt: skip
+    """Use a validation file: its prompts less those that are or were trained on, at most 200.
+
+    ``asked`` and ``taught`` are as ``split`` has them.
+    """
+    kept = [one for one in training if prompt_sha256(one) not in asked]
+    trained = {prompt_sha256(one) for one in kept}
     prompts = {prompt_sha256(one): one for one in reversed(validation)}
-    unseen = {key: one for key, one in prompts.items() if key not in trained}
+    unseen = prompts.keys() - trained - taught
     chosen = sorted(_shuffled(unseen, seed)[:MAX_HELDOUT])
     statement = (
         f"{len(chosen)} of the validation file's {len(validation)} examples were used (at most {MAX_HELDOUT}); "
-        f"{len(validation) - len(prompts)} repeated a prompt, {len(prompts) - len(unseen)} were in the training file."
+        f"{len(validation) - len(prompts)} repeated a prompt, "
+        f"{len(prompts.keys() & trained)} were in the training file."
     )
-    return Split(list(training), [unseen[key] for key in chosen], statement)
+    withheld = {prompt_sha256(one) for one in training} & asked
+    return Split(kept, [prompts[key] for key in chosen], statement + _of_lineage(prompts.keys() & taught, withheld))
+
+
+def _of_lineage(not_asked: AbstractSet[str], not_trained: AbstractSet[str]) -> str:
+    said = ""
+    if not_asked:
+        said += f" {len(not_asked)} prompts taught to an earlier version were not held out."
+    if not_trained:
+        said += f" {len(not_trained)} prompts that an earlier version is measured on were not trained on."
+    return said
 
 
 def demonstration_suite(
@@ -174,7 +209,7 @@ def prompt_sha256(demonstration: Demonstration) -> str:
     return hashlib.sha256(json.dumps(turns).encode()).hexdigest()
 
 
-def _shuffled(keys: Mapping[str, Any], seed: int) -> list[str]:
+def _shuffled(keys: Iterable[str], seed: int) -> list[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
 
 

@@ -57,6 +57,31 @@ def test_a_validation_file_is_cleared_of_what_is_trained_on() -> None:
     assert "1 repeated a prompt, 1 were in the training file" in parts.statement
 
 
+def test_a_lineage_never_trains_on_what_it_is_measured_on() -> None:
+    """The same file with another seed; fault caught: 7 of 10 held-out prompts of version 1 trained on by version 2."""
+    file = _many(100)
+    first = split(file, seed=1)
+    asked, taught = ({prompt_sha256(one) for one in part} for part in (first.heldout, first.training))
+    second = split(file, seed=2, asked=asked, taught=taught)
+    assert {prompt_sha256(one) for one in second.heldout} == asked
+    assert len(second.training) == 90
+    grown = split(
+        [*file, *(_demonstration(f"more {index}") for index in range(100))], seed=2, asked=asked, taught=taught
+    )
+    assert asked < {prompt_sha256(one) for one in grown.heldout}
+    assert taught.isdisjoint(prompt_sha256(one) for one in grown.heldout)
+    assert asked.isdisjoint(prompt_sha256(one) for one in grown.training)
+    assert "90 prompts taught to an earlier version were not held out" in grown.statement
+
+
+def test_a_validation_file_is_cleared_of_what_the_lineage_was_taught() -> None:
+    asked, taught = ({prompt_sha256(_demonstration(prompt))} for prompt in ("question 5", "new"))
+    validation = [_demonstration(prompt) for prompt in ("question 3", "question 5", "new", "newer")]
+    parts = hold_out(_many(30), validation, seed=0, asked=asked, taught=taught)
+    assert {one.messages[0]["content"] for one in parts.heldout} == {"question 5", "newer"}
+    assert len(parts.training) == 29
+
+
 def test_held_out_demonstrations_can_be_read_back(tmp_path: Path) -> None:
     heldout = [_demonstration('say "é\n"', "ü"), _demonstration("two")]
     file = tmp_path / "heldout.jsonl"
