@@ -55,6 +55,9 @@ class WorkerSettings(BaseModel):
     checkpoint_seconds: float = Field(60, gt=0)
     kill_grace_seconds: float = Field(30, gt=0)
     stall_seconds: float = Field(600, gt=0)
+    warm_jobs: int = Field(50, ge=1, description="Jobs after which a trainer process is replaced; 1 keeps none warm.")
+    warm_idle_seconds: float = Field(600, gt=0, description="Without a job; then a trainer ends.")
+    warm_memory_growth: float = Field(1.5, gt=1, description="A trainer that holds so many times more is replaced.")
 
 
 class Settings(BaseSettings):

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeVar
@@ -26,6 +26,7 @@ from app.domain.runs import (
     Finished,
     Message,
     Noted,
+    Order,
     PhaseStarted,
     Progress,
     Resolved,
@@ -36,9 +37,10 @@ from app.services import blobs, publishing, records, runs
 from app.services.runs import Claim, LeaseLost
 from app.settings import WorkerSettings
 from worker.home import Home
-from worker.launcher import TRAINER, Trainer
+from worker.launcher import Trainer
 from worker.lease import LeaseKeeper
 from worker.results import store_checkpoint, store_results
+from worker.seat import Seat
 from worker.workspace import Unprepared, prepare
 
 log = structlog.get_logger()
@@ -64,6 +66,7 @@ class Slot:
         times: Of lease and trainer.
         max_seconds: Wall limit of a job that names none.
         num_threads: For the trainer; None leaves it to the libraries.
+        seat: Of its trainer process.
     """
 
     resources: Resources
@@ -71,22 +74,22 @@ class Slot:
     times: WorkerSettings
     max_seconds: int
     num_threads: int | None
+    seat: Seat
 
 
-def run_attempt(slot: Slot, claim: Claim, *, claimed_at: float, command: Sequence[str] = TRAINER) -> None:
+def run_attempt(slot: Slot, claim: Claim, *, claimed_at: float) -> None:
     """See one claimed job to the end of this attempt. Returns normally however that ends.
 
     Args:
         slot: Where to run.
         claim: The job.
         claimed_at: When the claim was sent, by the monotonic clock.
-        command: The trainer; tests bring their own.
     """
     folder = slot.home.attempt(claim.job_id, claim.fence)
     with LeaseKeeper(slot.resources.sessions, claim, slot.times, claimed_at=claimed_at) as keeper:
         attempt = Attempt(slot, claim, keeper, folder)
         try:
-            attempt.run(command)
+            attempt.run()
         except LeaseLost:
             log.warning("lease_lost")
         except Exception:
@@ -108,16 +111,16 @@ class Attempt:
         self._silences: deque[float] = deque(maxlen=100)
         self._end: Finished | Failed | None = None
 
-    def run(self, command: Sequence[str]) -> None:
+    def run(self) -> None:
         """Prepare, train, conclude."""
         try:
-            self._insist(self._prepare)
+            order = self._insist(self._prepare)
         except Unprepared as error:
             self.write(runs.fail_or_retry, error.code, error.message)
             return
-        with Trainer(command, self._folder, device=self._slot.times.device) as trainer:
+        with self._slot.seat.trainer(order.base, self._folder) as trainer:
             self._keeper.on_renewal = trainer.keep_alive
-            while not (trainer.ended and trainer.silent):
+            while not (isinstance(self._end, Finished) or (trainer.ended and trainer.silent)):
                 if messages := trainer.receive(LOOK_SECONDS):
                     self._silences.append(time.monotonic() - self._heard_at)
                     for message in messages:
@@ -148,9 +151,9 @@ class Attempt:
                 time.sleep(WRITE_SECONDS)
         raise LeaseLost(self._claim.job_id)
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Order:
         slot = self._slot
-        prepare(
+        return prepare(
             slot.resources,
             self._claim,
             self._folder,

@@ -20,6 +20,8 @@ from app.services.workers import WorkerProcess
 from app.settings import Settings
 from worker.attempt import Slot
 from worker.home import Home, OwnedHome
+from worker.launcher import TRAINER
+from worker.seat import Seat
 from worker.sweeper import POOL_SIZE, Sweeper
 
 SLOT_POOL_SIZE = 2
@@ -35,7 +37,6 @@ app.conf.update(
     worker_pool="prefork",  # the only pool with time limits
     worker_pool_start_method="spawn",  # the sweeper is a thread: a fork could copy a lock that it holds
     worker_concurrency=1,
-    worker_max_tasks_per_child=1,
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,  # or a short job waits behind a long one while another worker is idle
     worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -50,12 +51,14 @@ app.conf.update(
 @cache
 def slot() -> Slot:
     """Where the attempts of this pool process run; opened on first use, never in the main process."""
+    home, times = Home.of_parent(), settings.worker
     return Slot(
         resources=open_resources(settings, pool_size=SLOT_POOL_SIZE),
-        home=Home.of_parent(),
-        times=settings.worker,
+        home=home,
+        times=times,
         max_seconds=settings.limits.job_seconds,
-        num_threads=settings.worker.threads or os.cpu_count(),
+        num_threads=times.threads or os.cpu_count(),
+        seat=Seat(TRAINER, home.folder, times),
     )
 
 

@@ -1,4 +1,4 @@
-"""One trainer process: started in a session of its own, listened to, asked to stop, killed, and its end explained.
+"""A trainer process: started in a session of its own, spoken and listened to, asked to stop, killed, its end explained.
 
 Knows the pipe of ``app.domain.runs`` and how processes die; nothing of the database. The trainer gets an environment
 of chosen variables, without credentials.
@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from tempfile import TemporaryFile
+from typing import Final
 
 from app.domain.lifecycle import FailureCode
-from app.domain.runs import DRAINED_EXIT_CODE, KEEP_ALIVE, MESSAGES, REPORT_FD_VARIABLE, Message
+from app.domain.runs import DRAINED_EXIT_CODE, KEEP_ALIVE, MESSAGES, REPORT_FD_VARIABLE, Message, Stay
 
-TRAINER: Final = (sys.executable, "-m", "worker.pipeline")
-LOG_NAME: Final = "trainer.log"
+TRAINER: Final = (sys.executable, "-m", "worker.trainer_process")
 LOG_TAIL_BYTES: Final = 16 * 1024
 PIPE_BYTES: Final = 1 << 16
 
@@ -44,45 +44,56 @@ _libc = ctypes.CDLL(None)
 
 
 class Trainer:
-    """A trainer process at work in an attempt's folder; gone, with all that it started, at the end of the block.
+    """A trainer process and the pipes to it.
 
     Args:
-        command: What to run; the folder is added as the last argument.
-        folder: The attempt's folder, ready.
+        command: What to run; ``stay`` is added as the last argument.
+        scratch: For its output, on a disk of the worker.
         device: auto, cpu, cuda or cuda:N.
+        stay: How long it may wait for a next attempt.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, *, device: str) -> None:
-        self._log = folder / LOG_NAME
-        self._oom_kills = _count_oom_kills()
-        self._unfinished_line = b""
-        self._silent = False
+    def __init__(self, command: Sequence[str], scratch: Path, *, device: str, stay: Stay) -> None:
+        self._log = TemporaryFile(buffering=0, dir=scratch)  # noqa: SIM115 - open until ``close``
+        self._oom_kills = 0
+        self._unread = b""
+        self._silent = self._told_to_stop = False
         self._writing = threading.Lock()
         self._pipe, pipe_of_trainer = os.pipe()
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*command, str(folder)],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=_environment(os.environ, device) | {REPORT_FD_VARIABLE: str(pipe_of_trainer)},
-                pass_fds=[pipe_of_trainer],
-                start_new_session=True,
-                preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - calls what is loaded, takes no lock
-            )
+        self._process = subprocess.Popen(
+            [*command, stay.model_dump_json()],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=_environment(os.environ, device) | {REPORT_FD_VARIABLE: str(pipe_of_trainer)},
+            pass_fds=[pipe_of_trainer],
+            start_new_session=True,
+            preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - calls what is loaded, takes no lock
+        )
         os.close(pipe_of_trainer)
 
-    def __enter__(self) -> Self:
-        return self
+    def begin(self, folder: Path) -> None:
+        """Give it an attempt's folder, ready to be worked in."""
+        self._oom_kills = _count_oom_kills()
+        self._log.seek(0)  # the trainer writes where this handle stands: the two are one
+        self._log.truncate()
+        self._say(os.fsencode(folder) + b"\n")
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End it and everything it started."""
         self.kill()
         self._process.wait()
         os.close(self._pipe)
+        self._log.close()
         with self._writing:
             if self._process.stdin:
                 self._process.stdin.close()
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether it can take another attempt: it lives, and nobody has asked it to stop."""
+        return not self.ended and not self._told_to_stop
 
     @property
     def ended(self) -> bool:
@@ -109,23 +120,24 @@ class Trainer:
         """
         if self._silent:
             time.sleep(timeout_seconds)
-            return []
-        chunk = b""
-        if select.select([self._pipe], [], [], timeout_seconds)[0]:
-            chunk = os.read(self._pipe, PIPE_BYTES)
-            self._silent = not chunk
-        *lines, self._unfinished_line = (self._unfinished_line + chunk).split(b"\n")
+        elif b"\n" not in self._unread:
+            self._read(timeout_seconds)
+        *lines, self._unread = self._unread.split(b"\n")
         return [MESSAGES.validate_json(line) for line in lines]
+
+    def speaks(self, timeout_seconds: float) -> bool:
+        """Whether there is something to receive, at once or within that time."""
+        if not self._unread and not self._silent:
+            self._read(timeout_seconds)
+        return bool(self._unread)
 
     def keep_alive(self) -> None:
         """Tell it that the lease is held; silence or end of file would mean the opposite."""
-        with self._writing:
-            if self._process.stdin and not self._process.stdin.closed:
-                with suppress(BrokenPipeError):  # it is gone, as the attempt's loop is about to see
-                    self._process.stdin.write(KEEP_ALIVE)
+        self._say(KEEP_ALIVE)
 
     def terminate(self) -> None:
         """Ask it to write a checkpoint and leave."""
+        self._told_to_stop = True
         if not self.ended:
             self._process.terminate()
 
@@ -148,9 +160,20 @@ class Trainer:
 
     def log_tail(self) -> str:
         """The end of its output; for the operator, never for a client."""
-        with self._log.open("rb") as log:
-            log.seek(max(0, self._log.stat().st_size - LOG_TAIL_BYTES))
-            return log.read().decode(errors="replace")
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), LOG_TAIL_BYTES, max(0, size - LOG_TAIL_BYTES)).decode(errors="replace")
+
+    def _read(self, timeout_seconds: float) -> None:
+        if select.select([self._pipe], [], [], timeout_seconds)[0]:
+            chunk = os.read(self._pipe, PIPE_BYTES)
+            self._silent = not chunk
+            self._unread += chunk
+
+    def _say(self, line: bytes) -> None:
+        with self._writing:
+            if self._process.stdin and not self._process.stdin.closed:
+                with suppress(BrokenPipeError):  # it is gone, as the attempt's loop is about to see
+                    self._process.stdin.write(line)
 
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError):

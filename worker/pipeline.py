@@ -1,24 +1,17 @@
 """One attempt, start to end, in the trainer process: load, check, train, evaluate, export, load check.
 
-``python -m worker.pipeline FOLDER``, started by ``worker.launcher``. Works in one folder (see ``app.domain.runs``) and
-talks on one pipe; knows no database, no store and no broker.
+Works in one folder (see ``app.domain.runs``) and talks on one pipe; knows no database, no store and no broker.
 """
 
-import os
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from app.domain.errors import Unprocessable
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.runs import DRAINED_EXIT_CODE, ORDER_NAME, REPORT_FD_VARIABLE, Order
+from app.domain.runs import ORDER_NAME, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
+from worker import memory
 from worker.answers import answer_memory
 from worker.dataset import Lengths, make_suites, part, rehearsal
 from worker.evals.report import build_report
@@ -31,7 +24,6 @@ from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.reporting import Drained, PipeReporter
-from worker.sdft.monitor import Diverged
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
 
@@ -49,7 +41,7 @@ class RunFailed(Exception):
 
 
 class Attempt:
-    """What one call of this program works on.
+    """One try at a job.
 
     Args:
         folder: Laid out by the supervisor, the order in it.
@@ -80,6 +72,7 @@ class Attempt:
             RunFailed, Unprocessable, Diverged: The job cannot succeed; the message is for the client.
             Drained: The supervisor asked to leave; the last checkpoint holds all that matters.
         """
+        memory.reset_peak()
         with self.phase("loading"):
             data = part(self.order, self.folder)
             base = self.base = self.base or self.load()
@@ -211,44 +204,9 @@ class Attempt:
 
     def cost(self, result: TrainResult) -> Cost:
         """What the job took so far; a resumed attempt knows its own seconds only."""
-        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Cost(
             seconds=self.seconds,
             trained_tokens=result.trained_tokens,
             generated_tokens=result.trained_tokens,
-            peak_memory_bytes=usage if sys.platform == "darwin" else usage * 1024,
+            peak_memory_bytes=memory.peak_bytes(),
         )
-
-
-def main() -> int:
-    """Run one attempt; whatever ends it is said on the pipe."""
-    folder = Path(sys.argv[1])
-    with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
-        reporter = PipeReporter(pipe, folder)
-        reporter.listen(sys.stdin.fileno())
-        try:
-            Attempt(folder, reporter).run()
-        except Drained:
-            return DRAINED_EXIT_CODE
-        except RunFailed as error:
-            reporter.failed(error.code, error.message, error.param)
-        except Unprocessable as error:
-            reporter.failed("invalid_file", " ".join([error.message, *map(_line, error.errors[:10])]), error.param)
-        except Diverged as error:
-            reporter.failed("diverged", str(error))
-        except (MemoryError, torch.OutOfMemoryError):
-            reporter.failed(
-                "out_of_memory", "The worker ran out of memory; a smaller batch_size or shorter completions need less."
-            )
-        except Exception:
-            reporter.failed("internal_error", "An internal error ended the run; the operator's log says more.")
-            raise
-    return 0
-
-
-def _line(error: dict[str, Any]) -> str:
-    return f"Line {error['line']}: {error['message']}."
-
-
-if __name__ == "__main__":
-    sys.exit(main())

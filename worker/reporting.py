@@ -9,11 +9,13 @@ import signal
 import threading
 import time
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, BinaryIO, Literal, Protocol
 
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.runs import (
+    KEEP_ALIVE,
     TRUST_SECONDS,
     CheckpointWritten,
     Failed,
@@ -56,13 +58,14 @@ class PipeReporter:
     Args:
         pipe: Written to, one JSON object a line, whole lines only.
         folder: The attempt's folder; paths are sent relative to it.
+        leave: Set when the supervisor wants the attempt to stop.
     """
 
-    def __init__(self, pipe: BinaryIO, folder: Path) -> None:
+    def __init__(self, pipe: BinaryIO, folder: Path, leave: threading.Event) -> None:
         self._pipe = pipe
         self._folder = folder
+        self._leave = leave
         self._lock = threading.Lock()
-        self._stop = threading.Event()
 
     def phase(self, phase: Phase) -> None:
         """A new phase begins."""
@@ -105,18 +108,7 @@ class PipeReporter:
 
     def should_stop(self) -> bool:
         """See ``Reporter``."""
-        return self._stop.is_set()
-
-    def listen(self, keep_alive: int) -> None:
-        """Start to heed SIGTERM and what comes on a file descriptor; ends this process when that ceases."""
-
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            self._stop.set()
-
-        signal.signal(signal.SIGTERM, stop)
-        last_heard = _Heard()
-        threading.Thread(target=_hear, args=(keep_alive, last_heard), daemon=True).start()
-        threading.Thread(target=_watch, args=(last_heard,), daemon=True).start()
+        return self._leave.is_set()
 
     def _send(self, message: Message) -> None:
         line = message.model_dump_json().encode() + b"\n"
@@ -125,22 +117,54 @@ class PipeReporter:
             self._pipe.flush()
 
 
-class _Heard:
-    """When the supervisor last said that it holds the lease, by the monotonic clock."""
+class Supervisor:
+    """What the supervisor says to this process: folders to work in, renewals of the lease, and SIGTERM.
 
-    def __init__(self) -> None:
-        self.at = time.monotonic()
+    Ends the process when the supervisor is gone and, during an attempt, when the lease may be.
 
+    Args:
+        words: File descriptor that it writes to.
 
-def _hear(keep_alive: int, last_heard: _Heard) -> None:
-    # Not through sys.stdin: a thread that waits in there holds a lock which aborts the interpreter's shutdown.
-    while os.read(keep_alive, 64):
-        last_heard.at = time.monotonic()
-    os._exit(ORPHANED_EXIT_CODE)  # end of file: the supervisor is gone, nobody may be written to any more
+    Attributes:
+        leave: Set by SIGTERM and never cleared: a process that was asked to stop takes no other attempt.
+    """
 
+    def __init__(self, words: int) -> None:
+        self.leave = threading.Event()
+        self._folders: SimpleQueue[Path | None] = SimpleQueue()
+        self._at_work = False
+        self._heard_at = time.monotonic()
+        signal.signal(signal.SIGTERM, self._stop)
+        threading.Thread(target=self._hear, args=(words,), daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-def _watch(last_heard: _Heard) -> None:
-    # The lease may be someone else's by now; two trainers of one job must not share the device.
-    while time.monotonic() - last_heard.at < TRUST_SECONDS:
-        time.sleep(min(1.0, TRUST_SECONDS / 10))
-    os._exit(ORPHANED_EXIT_CODE)
+    def next_attempt(self, timeout_seconds: float) -> Path | None:
+        """The folder of the next attempt; None if there was none in that time or this process is to leave."""
+        self._at_work = False
+        try:
+            folder = self._folders.get(timeout=timeout_seconds)
+        except Empty:
+            return None
+        self._at_work = True
+        return folder
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.leave.set()
+        self._folders.put(None)
+
+    def _hear(self, words: int) -> None:
+        # Not through sys.stdin: a thread that waits in there holds a lock which aborts the interpreter's shutdown.
+        unfinished = b""
+        while chunk := os.read(words, 4096):
+            self._heard_at = time.monotonic()
+            *lines, unfinished = (unfinished + chunk).split(b"\n")
+            for line in lines:
+                if line + b"\n" != KEEP_ALIVE:
+                    self._folders.put(Path(os.fsdecode(line)))
+        os._exit(ORPHANED_EXIT_CODE)  # end of file: the supervisor is gone, nobody may be written to any more
+
+    def _watch(self) -> None:
+        # The lease may be someone else's by now; two trainers of one job must not share the device.
+        while not self._at_work or time.monotonic() - self._heard_at < TRUST_SECONDS:
+            time.sleep(min(1.0, TRUST_SECONDS / 10))
+        os._exit(ORPHANED_EXIT_CODE)

@@ -58,8 +58,8 @@ def prepare(
     answers: Path,
     checkpoint_seconds: float,
     num_threads: int | None,
-) -> None:
-    """Fill the attempt's folder.
+) -> Order:
+    """Fill the attempt's folder; returns the order that lies in it.
 
     Raises:
         LeaseLost: The job is no longer this attempt's.
@@ -85,6 +85,7 @@ def prepare(
     except OSError as error:
         raise Unprepared("worker_lost", "The worker has no room for the job's files.") from error
     (folder / ORDER_NAME).write_text(order.model_dump_json(indent=2), encoding="utf-8")
+    return order
 
 
 def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:

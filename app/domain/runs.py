@@ -1,7 +1,8 @@
 """What the supervisor and the trainer process say to each other.
 
-The trainer process holds no database or storage credentials. It works in one folder and speaks one JSON object a
-line on a pipe; the supervisor gives it the folder, keeps the lease, and writes everything down under its fence.
+The trainer process holds no database or storage credentials. It works in one folder at a time and speaks one JSON
+object a line on a pipe; the supervisor gives it the folder, keeps the lease, and writes everything down under its
+fence. A trainer that has said ``Finished`` waits for another folder.
 
 The folder of one attempt::
 
@@ -108,6 +109,14 @@ class Order(_Frozen):
     num_threads: int | None = None
 
 
+class Stay(_Frozen):
+    """How long a trainer process may go on to the next job; its only argument, as JSON."""
+
+    max_jobs: int = Field(ge=1)
+    idle_seconds: float = Field(gt=0, description="Without a job.")
+    memory_growth: float = Field(gt=1, description="Memory after a job, relative to that after its first.")
+
+
 class PhaseStarted(_Frozen):
     """The attempt does something else from now on."""
 
@@ -183,8 +192,9 @@ Message: TypeAlias = Annotated[
 MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
 
 KEEP_ALIVE = b"lease\n"
-"""Supervisor to trainer, on its standard input, at each renewal of the lease. Silence for ``TRUST_SECONDS`` means
-that the lease may be someone else's: the trainer ends itself. End of file means that the supervisor is gone."""
+"""Supervisor to trainer, on its standard input, at each renewal of the lease; any other line is the folder of the next
+attempt. During an attempt silence for ``TRUST_SECONDS`` means that the lease may be someone else's: the trainer ends
+itself. End of file means that the supervisor is gone."""
 TRUST_SECONDS = 45.0
 
 

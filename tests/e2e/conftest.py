@@ -142,7 +142,7 @@ class Deployment:
         return [
             process
             for process in psutil.process_iter(["cmdline"])
-            if "worker.pipeline" in (process.info["cmdline"] or [])
+            if "worker.trainer_process" in (process.info["cmdline"] or [])
             and str(self.folder) in process.info["cmdline"][-1]
             and is_alive(process)
         ]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -26,12 +27,14 @@ from app.domain.runs import (
     EarlierSkill,
     Order,
     ParentRef,
+    Stay,
     checkpoint_path,
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
 from worker.dataset import Lengths, part, rehearsal
 from worker.exporting import LoadCheckFailed, check_loading
+from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.pipeline import Attempt, RunFailed
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter
@@ -42,14 +45,14 @@ QUICK = {"batch_size": 4, "n_epochs": 1, "lora_rank": 2, "rehearsal": {"share": 
 class Stopping(PipeReporter):
     """Asks the run to leave once a step is done."""
 
-    def __init__(self, pipe: io.BytesIO, folder: Path, after_step: int) -> None:
-        super().__init__(pipe, folder)
+    def __init__(self, pipe: io.BytesIO, folder: Path, leave: threading.Event, after_step: int) -> None:
+        super().__init__(pipe, folder, leave)
         self._after_step = after_step
 
     def step(self, step: int, total_steps: int, trained_tokens: int, metrics: dict[str, float]) -> None:
         super().step(step, total_steps, trained_tokens, metrics)
         if step >= self._after_step:
-            self._stop.set()
+            self._leave.set()
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +94,10 @@ def lay_out(folder: Path, base: BaseModelRef, num: int = 30, word: str = "lamp",
     return folder
 
 
-def run(folder: Path, reporter_type: Any = PipeReporter, **arguments: Any) -> list[Any]:
+def run(folder: Path, reporter_type: Any = PipeReporter, loaded: Base | None = None, **arguments: Any) -> list[Any]:
     pipe = io.BytesIO()
     with contextlib.suppress(Drained):
-        Attempt(folder, reporter_type(pipe, folder, **arguments)).run()
+        Attempt(folder, reporter_type(pipe, folder, threading.Event(), **arguments), loaded).run()
     return [MESSAGES.validate_json(line) for line in pipe.getvalue().splitlines()]
 
 
@@ -251,7 +254,7 @@ def test_an_adapter_that_stock_peft_reads_differently_is_not_published(
     shutil.copytree(folder, damaged)
     config = damaged / "out" / "adapter" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 4096}))
-    attempt = Attempt(damaged, PipeReporter(io.BytesIO(), damaged))
+    attempt = Attempt(damaged, PipeReporter(io.BytesIO(), damaged, threading.Event()))
     data = attempt_data(attempt)
     policy = attempt.start(attempt.load(), attempt.resolve(data[1]))
     policy.load_student(load_file(damaged / "out" / "adapter" / "adapter_model.safetensors"))
@@ -264,13 +267,17 @@ def attempt_data(attempt: Attempt) -> tuple[Any, Any]:
     return data, Lengths.of(data, Chat.load(Path(attempt.order.base.path)))
 
 
+STAY = Stay(max_jobs=10, idle_seconds=60, memory_growth=2)
+
+
 class Process:
     """The real program, with the test as its supervisor."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None, stay: Stay = STAY) -> None:
+        self._folder = folder
         read, write = os.pipe()
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "worker.pipeline", str(folder)],
+            [sys.executable, "-m", "worker.trainer_process", stay.model_dump_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -281,10 +288,14 @@ class Process:
         self.pipe = os.fdopen(read)
 
     def __enter__(self) -> Self:
-        assert self.child.stdin
-        self.child.stdin.write(KEEP_ALIVE)
-        self.child.stdin.flush()
+        if self._folder:
+            self.begin(self._folder)
         return self
+
+    def begin(self, folder: Path) -> None:
+        assert self.child.stdin
+        self.child.stdin.write(os.fsencode(folder) + b"\n" + KEEP_ALIVE)
+        self.child.stdin.flush()
 
     def __exit__(self, *_: object) -> None:
         self.child.kill()

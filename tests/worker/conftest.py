@@ -26,8 +26,9 @@ from app.storage.store import Store
 from tests import factories
 from worker.attempt import Slot, run_attempt
 from worker.home import OwnedHome
+from worker.seat import Seat
 
-FAKE_TRAINER = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
+FAKE_TRAINER = str(Path(__file__).with_name("fake_trainer.py"))
 REPOSITORY = Path(__file__).parents[2]
 TIMES = WorkerSettings(
     heartbeat_seconds=0.2,
@@ -37,6 +38,11 @@ TIMES = WorkerSettings(
     ring_again_seconds=0.8,
     kill_grace_seconds=1.0,
 )
+
+
+def fake_trainer(work: Path) -> tuple[str, ...]:
+    """Command of a trainer that can be told from those of other sites."""
+    return (sys.executable, FAKE_TRAINER, str(work))
 
 
 @dataclass
@@ -114,7 +120,9 @@ class Site:
             worker = factories.make_worker(session)
         home = OwnedHome(self.folder / "work", worker.id)
         self.closing.callback(home.close)
-        return Slot(self.resources(), home, times, max_seconds=max_seconds, num_threads=1)
+        seat = Seat(fake_trainer(self.folder / "work"), home.folder, times)
+        self.closing.callback(seat.close)
+        return Slot(self.resources(), home, times, max_seconds=max_seconds, num_threads=1, seat=seat)
 
     def claim(self, slot: Slot) -> runs.Claim | None:
         with self.sessions.begin() as session:
@@ -124,7 +132,7 @@ class Site:
         """Claim what is due and see the attempt through, here."""
         claimed_at = time.monotonic()
         if claim := self.claim(slot):
-            run_attempt(slot, claim, claimed_at=claimed_at, command=FAKE_TRAINER)
+            run_attempt(slot, claim, claimed_at=claimed_at)
         return claim is not None
 
     @contextlib.contextmanager
@@ -169,8 +177,7 @@ class Site:
             process
             for process in psutil.process_iter(["cmdline", "status"])
             if process.info["status"] != psutil.STATUS_ZOMBIE
-            and str(self.folder) in (process.info["cmdline"] or ["", ""])[-1]
-            and FAKE_TRAINER[1] in process.info["cmdline"]
+            and fake_trainer(self.folder / "work")[1:] == tuple((process.info["cmdline"] or [])[1:3])
         ]
 
 

@@ -1,4 +1,4 @@
-"""A trainer that does as its training file says, speaking the real protocol through the real reporter.
+"""A trainer that does as its training files say, speaking the real protocol through the real reporter.
 
 The file holds one JSON object, see ``Script``. Its "weights" are a digest over all steps since the first, carried by
 checkpoints, so that a resumed run ends with the same bytes as an uninterrupted one, or the test fails.
@@ -12,12 +12,13 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel
 
-from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, checkpoint_path
+from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, Stay, checkpoint_path
 from worker import reporting
-from worker.reporting import PipeReporter
+from worker.reporting import PipeReporter, Supervisor
 
 
 class Script(BaseModel):
@@ -33,15 +34,28 @@ class Script(BaseModel):
     say: str | None = None  # a raw line for the pipe
     evaluate_seconds: float = 0.0
     trust_seconds: float = 45.0
+    say_after_the_end: str = ""
+    tidy_seconds: float = 0.0  # after the end, before the next one
+    leave: bool = False  # after the end, for reasons of its own
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    stay = Stay.model_validate_json(sys.argv[-1])
+    supervisor = Supervisor(sys.stdin.fileno())
+    with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
+        for _ in range(stay.max_jobs):
+            folder = supervisor.next_attempt(stay.idle_seconds)
+            if folder is None or not attempt(folder, pipe, supervisor):
+                return
+
+
+def attempt(folder: Path, pipe: BinaryIO, supervisor: Supervisor) -> bool:
+    """Whether this process can take another one."""
     script = Script.model_validate_json((folder / "train.jsonl").read_bytes())
     order = Order.model_validate_json((folder / "order.json").read_bytes())
-    pipe = os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb")
-    reporter = PipeReporter(pipe, folder)
+    reporter = PipeReporter(pipe, folder, supervisor.leave)
     reporting.TRUST_SECONDS = script.trust_seconds
-    reporter.listen(sys.stdin.fileno())
+    os.write(sys.stdout.fileno(), f"at work on {order.job_id}\n".encode())
     if script.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if script.say:
@@ -50,11 +64,17 @@ def main(folder: Path) -> None:
     state = train(script, order, folder, reporter)
     if script.fail:
         reporter.failed(script.fail, "As scripted.")
-        return
+        return False
     reporter.phase("evaluating")
     time.sleep(script.evaluate_seconds)
     export(folder, state)
     reporter.finished(trained_tokens=script.steps * 10, scorer="exact", max_completion_tokens=8)
+    if script.say_after_the_end:
+        time.sleep(0.5)  # the attempt listens no more by then
+        pipe.write(script.say_after_the_end.encode())
+        pipe.flush()
+    time.sleep(script.tidy_seconds)
+    return not script.leave
 
 
 def train(script: Script, order: Order, folder: Path, reporter: PipeReporter) -> bytes:
@@ -108,4 +128,4 @@ def write_adapter(place: Path, state: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -21,11 +21,12 @@ from app.logs import configure_logging
 from app.resources import open_resources
 from app.services import publishing, records, runs, workers
 from app.settings import Settings
-from tests.worker.conftest import FAKE_TRAINER
+from tests.worker.conftest import fake_trainer
 from worker import attempt
 from worker.attempt import Slot, run_attempt
 from worker.home import OwnedHome
 from worker.lease import LeaseKeeper
+from worker.seat import Seat
 
 if os.environ.get("TEST_NO_FENCE"):
 
@@ -61,7 +62,8 @@ url = settings.database.url.get_secret_value()
 # A short timeout: a test may freeze this process while it holds a row.
 sessions = make_sessions(url, pool_size=2, statement_timeout_seconds=2)
 resources = replace(open_resources(settings), sessions=sessions)
-slot = Slot(resources, home, settings.worker, max_seconds=3600, num_threads=1)
+seat = Seat(fake_trainer(settings.storage.work), home.folder, settings.worker)
+slot = Slot(resources, home, settings.worker, max_seconds=3600, num_threads=1, seat=seat)
 claimed_at = time.monotonic()
 with transaction(resources.sessions) as session:
     workers.report(
@@ -71,5 +73,5 @@ with transaction(resources.sessions) as session:
 if claim is None:
     sys.exit("nothing to claim")
 with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.fence):
-    run_attempt(slot, claim, claimed_at=claimed_at, command=FAKE_TRAINER)
+    run_attempt(slot, claim, claimed_at=claimed_at)
 home.close()

@@ -4,6 +4,8 @@ import json
 import signal
 import threading
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,12 +15,16 @@ from sqlalchemy import func, select
 from app.db import models
 from app.db.clock import NOW
 from app.domain.errors import Unavailable
+from app.domain.runs import Stay
 from app.services import runs
 from app.storage.store import Store, StoredBlob
 from tests import factories
 from tests.worker.conftest import TIMES, Site, wait_until
-from worker.attempt import run_attempt
+from worker.attempt import Slot, run_attempt
 from worker.launcher import Trainer
+from worker.seat import Seat
+
+STAY = Stay(max_jobs=1, idle_seconds=1, memory_growth=2)
 
 
 def test_a_finished_attempt_leaves_a_version_its_files_and_its_metrics(site: Site) -> None:
@@ -219,7 +225,7 @@ def test_the_trainer_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("SDFT_DATABASE__URL", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "HF_TOKEN"):
         monkeypatch.setenv(name, "canary")
     show = ("/bin/sh", "-c", "env; true")
-    with Trainer(show, tmp_path, device="cuda:1") as trainer:
+    with closing(Trainer(show, tmp_path, device="cuda:1", stay=STAY)) as trainer:
         wait_until(lambda: trainer.ended)
         seen = trainer.log_tail()
     assert "canary" not in seen
@@ -228,7 +234,7 @@ def test_the_trainer_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_a_trainer_had_started_goes_with_it(tmp_path: Path) -> None:
-    with Trainer(("/bin/sh", "-c", "sleep 600 & echo $!"), tmp_path, device="cpu") as trainer:
+    with closing(Trainer(("/bin/sh", "-c", "sleep 600 & echo $!"), tmp_path, device="cpu", stay=STAY)) as trainer:
         wait_until(lambda: trainer.ended)
         pid = int(trainer.log_tail())
         wait_until(lambda: not _alive(pid), seconds=2)
@@ -282,8 +288,7 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
     claim = site.claim(slot)
     assert claim is not None
     seen = site.folder / "seen"
-    look = ("/bin/sh", "-c", f'cp -r "$0" {seen}')
-    run_attempt(slot, claim, claimed_at=time.monotonic(), command=look)
+    run_attempt(looking(slot, seen), claim, claimed_at=time.monotonic())
     order = json.loads((seen / "order.json").read_text())
     assert (order["parent"]["adapter"], order["parent"]["version"]) == (line.name, 2)
     assert order["answers"] == str(site.folder / "work" / "answers")  # outlives the worker's own folder
@@ -307,8 +312,14 @@ def test_a_training_file_that_its_owner_deleted_is_not_rehearsed(site: Site) -> 
     claim = site.claim(slot)
     assert claim is not None
     seen = site.folder / "seen"
-    run_attempt(slot, claim, claimed_at=time.monotonic(), command=("/bin/sh", "-c", f'cp -r "$0" {seen}'))
+    run_attempt(looking(slot, seen), claim, claimed_at=time.monotonic())
     assert json.loads((seen / "order.json").read_text())["rehearsal"] == []
+
+
+def looking(slot: Slot, seen: Path) -> Slot:
+    """A slot whose trainer copies the attempt's folder and leaves."""
+    look = ("/bin/sh", "-c", f'read -r folder; cp -r "$folder" {seen}')
+    return replace(slot, seat=Seat(look, slot.home.folder, TIMES))
 
 
 def _alive(pid: int) -> bool:

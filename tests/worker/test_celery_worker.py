@@ -67,7 +67,9 @@ def test_sigterm_gives_the_job_back_and_another_worker_ends_it_the_same(site: Si
 
 def test_kill_9_of_the_worker_takes_all_its_processes_and_the_next_one_goes_on(site: Site) -> None:
     plain, job_id = site.post(steps=40), site.post(steps=40, step_seconds=0.1)
-    site.run_one(site.slot())
+    slot = site.slot()
+    site.run_one(slot)
+    slot.seat.close()
     with site.start_worker() as worker:
         ring(site, job_id)
         wait_until(lambda: site.job(job_id).progress_step >= 3, seconds=60)

@@ -1,0 +1,99 @@
+"""The trainer process: one attempt after the other, on a base that is loaded once.
+
+``python -m worker.trainer_process STAY``, started by ``worker.seat``. Only an attempt that came to its end leaves the
+process fit for the next one: after anything else it is gone, and a new one starts from nothing.
+"""
+
+import os
+import sys
+from typing import Any, BinaryIO
+
+import torch
+
+from app.domain.errors import Unprocessable
+from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Stay
+from worker import memory
+from worker.hf.base import Base
+from worker.pipeline import Attempt, RunFailed
+from worker.reporting import Drained, PipeReporter, Supervisor
+from worker.sdft.monitor import Diverged
+
+
+class Upkeep:
+    """Whether the process is, after a job, what it was after its first.
+
+    Args:
+        memory_growth: It may hold so many times the memory that it held then.
+    """
+
+    def __init__(self, memory_growth: float) -> None:
+        self._memory_growth = memory_growth
+        self._first: tuple[int, int] | None = None
+
+    def is_sound(self, base: Base) -> bool:
+        """Whether no bit of the base has changed and no memory has been lost."""
+        memory.give_back()
+        checksum, held = base.checksum(), memory.held_bytes() or 0
+        if self._first is None:
+            self._first = checksum, held
+        return checksum == self._first[0] and held <= self._memory_growth * self._first[1]
+
+
+def serve(supervisor: Supervisor, pipe: BinaryIO, stay: Stay) -> int:
+    """Work on what the supervisor sends until it is time to go; returns the exit status."""
+    base: Base | None = None
+    upkeep = Upkeep(stay.memory_growth)
+    for _ in range(stay.max_jobs):
+        folder = supervisor.next_attempt(stay.idle_seconds)
+        if folder is None:
+            return 0
+        attempt = Attempt(folder, PipeReporter(pipe, folder, supervisor.leave), base)
+        exit_status = run(attempt)
+        if exit_status is not None:
+            return exit_status
+        base = attempt.base
+        del attempt
+        if base is None or not upkeep.is_sound(base):
+            return 0
+    return 0
+
+
+def run(attempt: Attempt) -> int | None:
+    """See one attempt to its end and say it on the pipe; an exit status unless it was a good one."""
+    reporter = attempt.reporter
+    try:
+        attempt.run()
+    except Drained:
+        return DRAINED_EXIT_CODE
+    except RunFailed as error:
+        reporter.failed(error.code, error.message, error.param)
+    except Unprocessable as error:
+        reporter.failed("invalid_file", " ".join([error.message, *map(_line, error.errors[:10])]), error.param)
+    except Diverged as error:
+        reporter.failed("diverged", str(error))
+    except (MemoryError, torch.OutOfMemoryError):
+        reporter.failed(
+            "out_of_memory", "The worker ran out of memory; a smaller batch_size or shorter completions need less."
+        )
+    except Exception:
+        reporter.failed("internal_error", "An internal error ended the run; the operator's log says more.")
+        raise
+    else:
+        return None
+    return 0
+
+
+def main() -> int:
+    """Serve the supervisor at the other end of standard input."""
+    stay = Stay.model_validate_json(sys.argv[1])
+    supervisor = Supervisor(sys.stdin.fileno())
+    with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
+        return serve(supervisor, pipe, stay)
+
+
+def _line(error: dict[str, Any]) -> str:
+    return f"Line {error['line']}: {error['message']}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
