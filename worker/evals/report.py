@@ -23,7 +23,7 @@ from worker.evals.schema import (
     SuiteReport,
 )
 from worker.evals.scorers import NLL, NLL_VERSION, SCORERS, ScorerChoice
-from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_difference, wilson
+from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_difference, paired_shift, wilson
 from worker.evals.suites import Item, Split
 from worker.evals.summary import caveats, summarize
 
@@ -109,7 +109,7 @@ def _arm_score(marks: Marks, arm: ArmName) -> ArmScore:
     if marks.suite.judged:
         num_right, interval = sum(marks.right(arm)), wilson(sum(marks.right(arm)), len(scores))
     else:
-        num_right, interval = None, paired_difference(scores, [0.0] * len(scores), seed=SEED).interval
+        num_right, interval = None, paired_shift(scores, [0.0] * len(scores), seed=SEED).interval
     return ArmScore(
         arm=arm,
         num_right=num_right,
@@ -134,7 +134,8 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
 
 
 def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison:
-    estimate = paired_difference(marks.scores["candidate"], marks.scores[arm], seed=SEED)
+    difference = paired_difference if marks.suite.judged else paired_shift
+    estimate = difference(marks.scores["candidate"], marks.scores[arm], seed=SEED)
     lost, gained = _changes(marks, arm) if marks.suite.judged else (None, None)
     return Comparison(
         against=arm,

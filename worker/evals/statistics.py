@@ -62,6 +62,25 @@ def paired_difference(after: Sequence[float], before: Sequence[float], *, seed: 
     return Estimate(float(differences.mean()), Interval(float(low), float(high)), len(differences))
 
 
+def paired_shift(after: Sequence[float], before: Sequence[float], *, seed: int) -> Estimate:
+    """The same for likelihoods, with a studentised bootstrap interval (Efron and Tibshirani 1993, chapter 12).
+
+    The percentile interval of a few skewed numbers is too narrow: of 8 it says "worse" in 13 % of cases where nothing
+    changed. Counts need not this but McNemar's test, and have resamples without any spread.
+
+    Raises:
+        ValueError: No items, or not the same number on both sides.
+    """
+    differences = _differences(after, before)
+    value, spread = float(differences.mean()), float(differences.std())
+    centred = differences - value
+    means, squares = _resampled_means(np.stack([centred, centred**2], axis=1), seed).T
+    spreads = np.sqrt(np.maximum(squares - means**2, 0))
+    varied = spreads > np.finfo(float).eps * abs(differences).max()
+    low, high = np.quantile(means[varied] / spreads[varied], _TAILS) if varied.any() else (0.0, 0.0)
+    return Estimate(value, Interval(value - float(high) * spread, value - float(low) * spread), len(differences))
+
+
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Estimate | None:
     """Ratio of two means over the same items; ``None`` if a resample's denominator is not above zero.
 

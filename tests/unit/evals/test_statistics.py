@@ -12,6 +12,7 @@ from worker.evals.statistics import (
     mcnemar,
     paired_difference,
     paired_ratio,
+    paired_shift,
     resolution,
     wilson,
 )
@@ -43,6 +44,19 @@ def test_the_bootstrap_is_scipys_up_to_its_own_noise() -> None:
     assert found.interval == Interval(pytest.approx(reference.low, abs=0.01), pytest.approx(reference.high, abs=0.01))
 
 
+def test_the_studentised_bootstrap_is_students_t_for_normal_numbers() -> None:
+    """Of many normal numbers both are the same interval; scipy's t is the reference."""
+    values = np.random.default_rng(8).normal(0.2, 1.0, size=400)
+    found = paired_shift(values.tolist(), [0.0] * 400, seed=0)
+    reference = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(values.mean())
+    assert found.interval == Interval(pytest.approx(reference.low, abs=0.01), pytest.approx(reference.high, abs=0.01))
+
+
+def test_numbers_without_any_spread_have_an_interval_without_width() -> None:
+    assert paired_shift([0.3] * 8, [0.1] * 8, seed=0).interval == Interval(pytest.approx(0.2), pytest.approx(0.2))
+
+
 def test_the_bootstrap_repeats_itself_under_a_seed_and_not_under_another() -> None:
     after, before = [1.0, 0.0, 1.0, 1.0, 0.0, 0.3], [0.0] * 6
     assert paired_difference(after, before, seed=1) == paired_difference(after, before, seed=1)
@@ -63,6 +77,14 @@ def test_a_ratio_of_equal_samples_is_one_exactly() -> None:
 
 def test_a_ratio_to_nothing_is_no_ratio() -> None:
     assert paired_ratio([1.0, 1.0], [0.0, 1.0], seed=0) is None
+
+
+def test_the_numbers_are_those_of_statsmodels() -> None:
+    """Of statsmodels 0.15.0: proportion_confint, mcnemar(exact=True), multipletests("holm")."""
+    assert wilson(234, 312) == Interval(pytest.approx(0.6991081561138155), pytest.approx(0.7948105351893504))
+    assert mcnemar(40, 38) == pytest.approx(0.9099464518745242)
+    assert mcnemar(3, 9) == pytest.approx(0.14599609375)
+    assert holm([0.01, 0.04, 0.03, 0.005, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.2])
 
 
 def test_holm_by_hand() -> None:

@@ -1,0 +1,113 @@
+"""By simulation: intervals hold the truth as often as they say, and ``worse`` is said of what is not in 5 % at most."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from worker.evals import statistics
+from worker.evals.statistics import Estimate, conclude, holm, mcnemar, paired_difference, paired_shift, wilson
+
+TRIALS = 400
+MARGIN = 0.1
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+LIKELIHOODS: dict[str, Draw] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "heavy": lambda rng, n: rng.standard_t(3, size=n),
+    "skewed": lambda rng, n: rng.exponential(size=n) - 1,
+}
+"""Differences without any true change."""
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 2000)
+
+
+@pytest.mark.parametrize("n", [20, 40, 312])
+def test_wilson_covers_at_its_nominal_rate(n: int) -> None:
+    """Exactly, over all counts: 95 % on average over rates, and never much less."""
+    intervals = [wilson(count, n) for count in range(n + 1)]
+    covered = [
+        sum(
+            stats.binom.pmf(count, n, rate)
+            for count, interval in enumerate(intervals)
+            if interval.low <= rate <= interval.high
+        )
+        for rate in np.linspace(0.05, 0.95, 91)
+    ]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.01)
+    assert min(covered) > 0.91
+
+
+@cache
+def _counted(lost: int, gained: int, n: int) -> Estimate:
+    """Ten thousand trials meet the same few counts again and again, and the bootstrap is seeded."""
+    return paired_difference(
+        [0.0] * lost + [1.0] * gained + [0.0] * (n - lost - gained), [1.0] * lost + [0.0] * (n - lost), seed=0
+    )
+
+
+@pytest.mark.parametrize(("n", "lost", "gained"), [(40, 0.15, 0.15), (40, 0.05, 0.4), (312, 0.08, 0.03)])
+def test_intervals_of_paired_counts_cover_at_their_nominal_rate(n: int, lost: float, gained: float) -> None:
+    rng = np.random.default_rng(11)
+    counts = rng.multinomial(n, [lost, gained, 1 - lost - gained], size=TRIALS)
+    intervals = [_counted(int(row[0]), int(row[1]), n).interval for row in counts]
+    covered = np.mean([interval.low <= gained - lost <= interval.high for interval in intervals])
+    assert 0.92 <= covered <= 0.98
+
+
+@pytest.mark.parametrize("draw", LIKELIHOODS.values(), ids=LIKELIHOODS)
+@pytest.mark.parametrize("n", [8, 40])
+def test_intervals_of_likelihoods_cover_at_their_nominal_rate(n: int, draw: Draw) -> None:
+    rng = np.random.default_rng(12)
+    intervals = [paired_shift(draw(rng, n).tolist(), [0.0] * n, seed=0).interval for _ in range(TRIALS)]
+    assert 0.92 <= np.mean([interval.low <= 0 <= interval.high for interval in intervals]) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("n", "name"), [(8, "normal"), (8, "heavy"), (20, "skewed"), (40, "normal"), (40, "heavy"), (40, "skewed")]
+)
+def test_likelihoods_that_did_not_change_are_called_worse_in_five_per_cent_at_most(n: int, name: str) -> None:
+    """Fewer than 20 numbers as skewed as these exceed it: 6 % of 8."""
+    draw = LIKELIHOODS[name]
+    rng = np.random.default_rng(13)
+    verdicts = [conclude(paired_shift(draw(rng, n).tolist(), [0.0] * n, seed=0), margin=MARGIN) for _ in range(TRIALS)]
+    assert verdicts.count("worse") / TRIALS <= 0.05
+
+
+@pytest.mark.parametrize(("n", "flips"), [(8, 0.3), (40, 0.1), (40, 0.4), (312, 0.2)])
+def test_answers_that_come_and_go_are_called_worse_in_five_per_cent_at_most(n: int, flips: float) -> None:
+    rng = np.random.default_rng(14)
+    counts = rng.multinomial(n, [flips / 2, flips / 2, 1 - flips], size=4 * TRIALS)
+    verdicts = [
+        conclude(_counted(int(lost), int(gained), n), margin=MARGIN, p_value=mcnemar(int(lost), int(gained)))
+        for lost, gained, _ in counts
+    ]
+    assert verdicts.count("worse") / len(verdicts) <= 0.05
+    assert verdicts.count("better") / len(verdicts) <= 0.05
+
+
+@pytest.mark.parametrize(("n", "loss", "found"), [(312, 0.2, 0.99), (40, 0.4, 0.95)])
+def test_a_real_loss_is_found(n: int, loss: float, found: float) -> None:
+    """The other side: a test that never says ``worse`` would pass all of the above."""
+    rng = np.random.default_rng(15)
+    counts = rng.multinomial(n, [loss, 0.02, 0.98 - loss], size=TRIALS)
+    verdicts = [
+        conclude(_counted(int(lost), int(gained), n), margin=MARGIN, p_value=mcnemar(int(lost), int(gained)))
+        for lost, gained, _ in counts
+    ]
+    assert verdicts.count("worse") / TRIALS >= found
+
+
+def test_over_six_suites_that_did_not_change_one_is_called_worse_in_five_per_cent_at_most() -> None:
+    rng = np.random.default_rng(16)
+    n, flips, families = 100, 0.3, 10 * TRIALS
+    counts = rng.multinomial(n, [flips / 2, flips / 2, 1 - flips], size=(families, 6))
+    wrong = 0
+    for family in counts:
+        adjusted = holm([mcnemar(int(lost), int(gained)) for lost, gained, _ in family])
+        wrong += any(p <= 0.05 for p in adjusted)
+    assert wrong / families <= 0.05
