@@ -5,6 +5,7 @@ Knows the attempt's folder and a chat template; no weights.
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Self
 from app.domain.demonstrations import read_demonstrations
 from app.domain.errors import Unprocessable
 from app.domain.runs import Order
-from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts
+from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingConfig
 from worker.evals.suites import (
     Messages,
     Split,
@@ -57,20 +58,35 @@ def part(order: Order, folder: Path) -> Split:
     return parts
 
 
-def rehearsal(order: Order, folder: Path) -> list[Messages]:
+def neutral(order: Order, folder: Path, own: Sequence[str] | None) -> list[Messages]:
+    """Rehearsal prompts on no particular skill, from where the client wants them.
+
+    Args:
+        order: Of the job.
+        folder: Of the attempt.
+        own: What the starting point made up, if it was asked to.
+    """
+    if own is not None:
+        return [[{"role": "user", "content": text}] for text in own]
+    if order.rehearsal_file is not None:
+        return [one.messages for one in read_demonstrations(folder / order.rehearsal_file)]
+    return neutral_prompts()
+
+
+def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> list[Messages]:
     """Neutral prompts and, as many again, prompts that the lineage was trained on, in turn until there are enough.
 
     What an earlier version was measured on is never rehearsed, or its score would say nothing. A file is gone
     through in the order of its prompts' digests: as it lies there it may be sorted by kind.
     """
-    neutral = neutral_prompts()
+    unskilled = neutral(order, folder, own)
     asked = _asked(order, folder)
     skills = []
     for path in order.rehearsal:
         prompts = {prompt_sha256(one): one.messages for one in read_demonstrations(folder / path)}
         skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
     in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
-    return [*neutral, *islice(in_turn, len(neutral))]
+    return [*unskilled, *islice(in_turn, len(unskilled))]
 
 
 def _asked(order: Order, folder: Path) -> set[str]:
@@ -105,7 +121,9 @@ class Lengths:
         )
 
 
-def make_suites(order: Order, folder: Path, data: Split, *, scorer: str, longest_answer: int) -> list[Suite]:
+def make_suites(
+    order: Order, folder: Path, data: Split, config: TrainingConfig, *, scorer: str, longest_answer: int
+) -> list[Suite]:
     """What the version is asked: its own skill, the skills of its lineage, and general ability."""
     skill = [demonstration_suite(order.adapter, "skill", data.heldout, scorer=scorer, max_new_tokens=longest_answer)]
     earlier = [
@@ -118,4 +136,5 @@ def make_suites(order: Order, folder: Path, data: Split, *, scorer: str, longest
         )
         for skill in order.earlier
     ]
-    return [*(skill if data.heldout else []), *earlier, general_suite()]
+    rehearsed = config.num_rehearsal > 0 and config.rehearsal_prompts == "builtin"
+    return [*(skill if data.heldout else []), *earlier, general_suite(rehearsed=rehearsed)]

@@ -21,9 +21,10 @@ from worker.evals.scorers import infer_scorer
 from worker.evals.suites import Split
 from worker.exporting import check_loading, export, provenance
 from worker.hf.base import Base
-from worker.hf.checkpoint import Checkpoints, read_checkpoint
+from worker.hf.checkpoint import Checkpoints, CheckpointState, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.reporting import Drained, PipeReporter
+from worker.sdft.own_prompts import own_prompts
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
 
@@ -88,7 +89,9 @@ class Attempt:
         with self.phase("evaluating"):
             scorer = infer_scorer([one.completion for one in data.heldout or data.training])
             longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
-            suites = make_suites(self.order, self.folder, data, scorer=scorer.name, longest_answer=longest_answer)
+            suites = make_suites(
+                self.order, self.folder, data, config, scorer=scorer.name, longest_answer=longest_answer
+            )
             measured = evaluate(
                 policy,
                 suites,
@@ -175,6 +178,11 @@ class Attempt:
                 f"A learning rate of {config.learning_rate:g} is known to cost earlier skills; "
                 f"{SAFE_LEARNING_RATE:g} or less keeps more of them.",
             )
+        if config.teacher.kind == "live":
+            self.reporter.event(
+                "warn",
+                "A live teacher moves with every step of its student and is known to diverge; frozen or ema hold it.",
+            )
         if config.method == "sdft" and num_parameters < PAPER_BASE:
             self.reporter.event(
                 "info",
@@ -189,18 +197,32 @@ class Attempt:
             Drained: Asked to leave before that.
         """
         order = self.order
+        resume = read_checkpoint(self.folder / "resume") if order.resume_step is not None else None
+        own = self.own_prompts(policy, config, resume)
         checkpoints = Checkpoints(
             self.folder,
             every_seconds=order.checkpoint_seconds,
             base_name=order.base.peft_name,
             base_revision=order.base.revision,
+            constants={"own_prompts": own},
         )
-        resume = read_checkpoint(self.folder / "resume") if order.resume_step is not None else None
-        prompts = rehearsal(order, self.folder)
+        prompts = rehearsal(order, self.folder, own)
         result = train(policy, data.training, prompts, config, self.reporter, checkpoints, resume)
         if not result.finished:
             raise Drained
         return result
+
+    def own_prompts(self, policy: HfPolicy, config: TrainingConfig, resume: CheckpointState | None) -> list[str] | None:
+        """Rehearsal prompts that the starting point makes up, once for all attempts; null where others are wanted."""
+        if config.rehearsal_prompts != "self" or config.num_rehearsal == 0:
+            return None
+        if resume:
+            kept: list[str] = resume.facts["own_prompts"]
+            return kept
+        prompts = own_prompts(policy, seed=config.seed)
+        example = f", such as {prompts[0][:80]!r}" if prompts else ""
+        self.reporter.event("info", f"The starting point made up {len(prompts)} prompts to rehearse{example}.")
+        return prompts
 
     def cost(self, result: TrainResult) -> Cost:
         """What the job took so far; a resumed attempt knows its own seconds only."""

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from app.domain.demonstrations import Demonstration
 from app.domain.training import TrainingConfig
+from worker.examples import encode_tasks
 from worker.sdft.policy import Policy
 from worker.sdft.prompts import TEMPLATES, teacher_messages
-from worker.trainer import encode_tasks
 
 MAX_SAMPLE: Final = 16
 MAX_ANSWER_TOKENS: Final = 128

@@ -61,7 +61,7 @@ class TrainState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Moments, teacher, RNG state and data order, by name."""
+        """Moments, a moving teacher, RNG state and data order, by name."""
         named = {
             "generator": self.generator.get_state(),
             "order.tasks": self.tasks.ahead,

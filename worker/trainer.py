@@ -9,45 +9,31 @@ Knows no transformers and no files: a policy speaks for the first, ``Checkpoints
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 import torch
 
 from app.domain.demonstrations import Demonstration
-from app.domain.errors import Unprocessable
+from app.domain.distillation import ObjectiveConfig
 from app.domain.training import TrainingConfig
+from worker.examples import encode_rehearsal, encode_tasks
 from worker.hf.checkpoint import Checkpoints, CheckpointState
 from worker.reporting import Reporter
 from worker.sdft.align import Aligned
+from worker.sdft.divergences import Divergence, forward_kl, jsd, reverse_kl
+from worker.sdft.isdft import isdft
 from worker.sdft.monitor import artefact_rate, distinct_4
 from worker.sdft.policy import Policy, Rollout
-from worker.sdft.prompts import teacher_messages
-from worker.sdft.schedule import learning_rate
+from worker.sdft.schedule import learning_rate, ramp
 from worker.sdft.student import backward
-from worker.sdft.teacher import teacher_hidden
+from worker.sdft.teacher import follow, parent_hidden, teacher_hidden
 from worker.train_state import TrainState
 
 TEACHER_TOKENS = 8192
 STUDENT_TOKENS = 2048
 """Padded tokens of a micro-batch; the student's keeps its activations."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a step may ask of the student, in ids.
-
-    Args:
-        prompt: The student's context.
-        teacher_prompt: The teacher's: with the demonstration, or the same one for rehearsal.
-        demonstration: The expert's answer; none for rehearsal.
-        skip: Completion tokens at the start without loss. Rehearsal has no demonstration to give away, so none.
-    """
-
-    prompt: list[int]
-    teacher_prompt: list[int]
-    demonstration: list[int]
-    skip: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +78,8 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
     tasks = encode_tasks(policy, demonstrations, config)
     neutral = encode_rehearsal(policy, rehearsal, config)
     num_rehearsal = config.num_rehearsal if config.method == "sdft" and neutral else 0
+    if config.teacher.rate:
+        policy.add_teacher()
     state = TrainState(policy, config, num_tasks=len(tasks), num_neutral=len(neutral))
     if resume:
         state.restore(resume)
@@ -111,24 +99,35 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
         phases.end("rollout")
 
         sequences = [
-            Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip)
+            Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip, task.taught_by)
             for task, rollout in zip(chosen, rollouts, strict=True)
         ]
         live = [place for place, sequence in enumerate(sequences) if sequence.num_rows]
         scored = [sequences[place] for place in live]
         target = teacher_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if config.method == "sdft" else None
+        parent = parent_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if config.anchor_weight else None
         phases.end("teacher")
 
         state.optimizer.zero_grad()
-        known = dict(zip(live, backward(policy, scored, target, max_tokens=STUDENT_TOKENS), strict=True))
+        means = backward(
+            policy,
+            scored,
+            target,
+            max_tokens=STUDENT_TOKENS,
+            divergence=_divergence(config.objective, state.step),
+            parent=parent,
+            anchor_weight=config.anchor_weight,
+        )
         grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters().values(), config.max_grad_norm).item()
         phases.end("student")
 
         metrics = {"learning_rate": rate, "grad_norm": grad_norm}
-        metrics |= _measure(policy, rollouts, known, config)
+        metrics |= _measure(policy, rollouts, dict(zip(live, means, strict=True)), config)
         state.guards.check(metrics)
         state.optimizer.step()
         state.step += 1
+        if config.teacher.rate and state.step % (config.teacher.every or 1) == 0:
+            follow(policy.parameters(), policy.teacher_parameters(), rate=config.teacher.rate)
         state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
         phases.end("optimizer")
 
@@ -163,49 +162,15 @@ class Phases:
         self._began = now
 
 
-def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config: TrainingConfig) -> list[Task]:
-    """Demonstrations as ids. Nothing is ever cut: what does not fit is refused.
-
-    Raises:
-        Unprocessable: Some examples are too long; each is named by its line.
-    """
-    tasks = []
-    for demonstration in demonstrations:
-        answer = policy.encode_completion(demonstration.completion)
-        prompt = policy.encode_chat(demonstration.messages)
-        shown = prompt
-        if config.method == "sdft":
-            shown = policy.encode_chat(teacher_messages(config.template, demonstration))
-        tasks.append(Task(prompt, shown, answer, config.loss_skip_tokens))
-    _refuse_long(policy, tasks, [demonstration.line for demonstration in demonstrations], config)
-    return tasks
-
-
-def encode_rehearsal(
-    policy: Policy, rehearsal: Sequence[Sequence[Mapping[str, Any]]], config: TrainingConfig
-) -> list[Task]:
-    """Neutral prompts as ids; those that do not fit the context are left out."""
-    prompts = [policy.encode_chat(messages) for messages in rehearsal]
-    room = policy.context_tokens - config.max_completion_tokens
-    return [Task(prompt, prompt, [], 0) for prompt in prompts if len(prompt) <= room]
-
-
-def _refuse_long(policy: Policy, tasks: list[Task], lines: list[int], config: TrainingConfig) -> None:
-    errors = []
-    for task, line in zip(tasks, lines, strict=True):
-        answer = config.max_completion_tokens if config.method == "sdft" else len(task.demonstration)
-        needed = len(task.teacher_prompt) + answer
-        if needed > policy.context_tokens:
-            message = f"needs {needed} tokens of context, the base has {policy.context_tokens}"
-            errors.append({"code": "example_too_long", "line": line, "message": message})
-    if errors:
-        raise Unprocessable(
-            "example_too_long",
-            f"{len(errors)} examples do not fit the base's context with their demonstration shown to the teacher and "
-            "room for an answer. Shorten or remove them, or lower max_completion_tokens.",
-            param="training_file",
-            errors=errors,
-        )
+def _divergence(objective: ObjectiveConfig, step: int) -> Divergence:
+    """What the job's objective is at a step, counted from 0."""
+    kind, clip = objective.kind, objective.entry_clip
+    if kind == "jsd" and objective.alpha is not None:
+        return partial(jsd, alpha=objective.alpha, entry_clip=clip)
+    if kind == "isdft" and objective.rho0 is not None and objective.rho1 is not None:
+        rho = ramp(step, start=objective.rho0, end=objective.rho1, num_steps=objective.ramp_steps or 0)
+        return partial(isdft, rho=rho, entry_clip=clip)
+    return partial(reverse_kl if kind == "reverse_kl" else forward_kl, entry_clip=clip)
 
 
 def _set_rate(state: TrainState, config: TrainingConfig) -> float:
@@ -238,6 +203,8 @@ def _measure(
         metrics["student_entropy"] = mean["student_entropy"]
         if config.method == "sdft":
             metrics |= {"teacher_entropy": mean["teacher_entropy"], "topk_overlap": mean["overlap"]}
+        if config.anchor_weight:
+            metrics["anchor_kl"] = mean["anchor"]
     if neutral:
         metrics["rehearsal_loss"] = fmean(neutral)
     if config.method == "sdft":

@@ -25,6 +25,7 @@ TRAINING_NAME = "train.jsonl"
 VALIDATION_NAME = "validation.jsonl"
 PARENT_FOLDER = PurePosixPath("parent")
 EARLIER_FOLDER = PurePosixPath("earlier")
+REHEARSAL_NAME = "rehearsal.jsonl"
 REHEARSAL_FOLDER = PurePosixPath("rehearsal")
 RESUME_FOLDER = PurePosixPath("resume")
 _RESUME_ARCHIVE = RESUME_FOLDER / "adapter.tar"
@@ -90,7 +91,9 @@ def prepare(
 
 def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
     job = held(session, claim)
-    hyperparameters = SupervisedHyperparameters if job.method == "supervised" else SdftHyperparameters
+    kind = SupervisedHyperparameters if job.method == "supervised" else SdftHyperparameters
+    asked = kind.model_validate(job.hyperparameters)
+    rehearsal_file = asked.rehearsal.file if isinstance(asked, SdftHyperparameters) else None
     lineage = ancestors(session, job.parent_version_id)
     checkpoint = latest_checkpoint(session, job.id)
     if checkpoint:
@@ -101,7 +104,7 @@ def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
             "job_id": job.id,
             "attempt": job.fence,
             "method": job.method,
-            "hyperparameters": hyperparameters.model_validate(job.hyperparameters),
+            "hyperparameters": asked,
             "seed": job.seed,
             "resolved": TrainingConfig.model_validate(job.resolved) if job.resolved else None,
             "base": _base(session, job, models),
@@ -112,6 +115,7 @@ def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
             "parent": _parent(session, job, plan),
             "earlier": _earlier(session, lineage, plan),
             "rehearsal": _rehearsal(session, lineage, plan),
+            "rehearsal_file": REHEARSAL_NAME if _data(session, rehearsal_file, REHEARSAL_NAME, plan) else None,
             "resume_step": checkpoint.step if checkpoint else None,
         }
     )

@@ -12,6 +12,7 @@ The folder of one attempt::
     parent/               PEFT folder of the version this job starts from, if any
     earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage
     rehearsal/<n>.jsonl   their training files, as far as the client has not deleted them
+    rehearsal.jsonl       the file that the client wants rehearsed, if one is named
     resume/adapter/       PEFT folder of the last checkpoint, if this is a resumed attempt
     resume/state.safetensors
     checkpoints/step-<n>/adapter/ + state.safetensors     written by the trainer
@@ -104,6 +105,7 @@ class Order(_Frozen):
     earlier: list[EarlierSkill] = []
     rehearsal: list[str] = Field([], description="Training files of the lineage, relative to the attempt's folder.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
+    rehearsal_file: str | None = Field(None, description="The client's own prompts, relative to the attempt's folder.")
     resume_step: int | None = None
     checkpoint_seconds: float = 60.0
     num_threads: int | None = None

@@ -6,15 +6,30 @@ from the facts of the data and the base, and is the only place where an ``"auto"
 """
 
 import math
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from app.domain.distillation import (
+    PRESETS,
+    Auto,
+    Frozen,
+    ObjectiveConfig,
+    ObjectiveRequest,
+    Preset,
+    TeacherConfig,
+    TeacherRequest,
+    check_objective,
+    check_teacher,
+    fill,
+    resolve_objective,
+    resolve_teacher,
+    value_or,
+)
 
 Method = Literal["sdft", "supervised"]
-Auto = Literal["auto"]
 TemplateName = Literal["paper", "example", "multi_turn", "multi_turn_twice"]
-
-T = TypeVar("T")
+RehearsalPrompts = Literal["builtin", "self", "file"]
 
 MAX_SEED = 2**31 - 1
 MIN_EXAMPLES = 10
@@ -34,15 +49,11 @@ SAFE_LEARNING_RATE = 5e-4
 """Above this a job on a base that is not small is warned: 1e-3 kept 52 % of an earlier skill, 5e-4 94 %."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class RehearsalRequest(_Frozen):
+class RehearsalRequest(Frozen):
     """Prompts mixed into each step whose teacher is the starting point without any demonstration.
 
-    Half are neutral ones that ship with the project; where the job goes on from a version, half are those that the
-    version and its ancestors were trained on.
+    They are neutral ones; where the job goes on from a version, half are those that the version and its ancestors were
+    trained on.
     """
 
     share: Annotated[float, Field(ge=0, le=0.75)] | Auto = Field(
@@ -50,6 +61,20 @@ class RehearsalRequest(_Frozen):
         description="Rehearsal sequences of all sequences in a step; 0 turns it off. auto: a third, or half where "
         "skills of earlier versions are rehearsed too.",
     )
+    prompts: RehearsalPrompts = Field(
+        "builtin",
+        description="Where the neutral ones come from. builtin: they ship with the project. self: the starting point "
+        "makes them up before training. file: the prompts of an uploaded file.",
+    )
+    file: str | None = Field(None, min_length=1, max_length=64, description="Id of that file, of purpose fine-tune.")
+
+    @model_validator(mode="after")
+    def _file_belongs_to_its_kind(self) -> Self:
+        if self.prompts == "file" and self.file is None:
+            raise ValueError("rehearsal.prompts is file, so rehearsal.file must be the id of an uploaded file")
+        if self.prompts != "file" and self.file is not None:
+            raise ValueError('rehearsal.file has no effect; set rehearsal.prompts to "file" or remove it')
+        return self
 
 
 def _check_skip(skip: int, completion: int) -> None:
@@ -61,7 +86,7 @@ def _check_skip(skip: int, completion: int) -> None:
         raise ValueError(msg)
 
 
-class SharedHyperparameters(_Frozen):
+class SharedHyperparameters(Frozen):
     """What both methods understand. OpenAI's three names keep their meaning and their ranges."""
 
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
@@ -75,8 +100,18 @@ class SharedHyperparameters(_Frozen):
 
 
 class SdftHyperparameters(SharedHyperparameters):
-    """Self-distillation fine-tuning: forward KL to a frozen teacher that sees the demonstration."""
+    """Self-distillation fine-tuning: towards a teacher that sees the demonstration."""
 
+    preset: Preset = Field(
+        "default",
+        description="Fills in what is left at auto. paper: ema teacher, the paper's wording, no rehearsal. retain: "
+        "isdft and an anchor of 2e-3.",
+    )
+    objective: ObjectiveRequest = ObjectiveRequest()
+    anchor_weight: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
+        "auto", description="Of KL(starting point || student) on the same tokens. auto: as the preset says, else 0."
+    )
+    teacher: TeacherRequest = TeacherRequest()
     max_completion_tokens: Annotated[int, Field(ge=1, le=32768)] | Auto = Field(
         "auto", description="Longest rollout. auto: p99 of the demonstrations' length x 1.5, at most 1024."
     )
@@ -95,6 +130,19 @@ class SdftHyperparameters(SharedHyperparameters):
             _check_skip(self.loss_skip_tokens, self.max_completion_tokens)
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_without_effect(self) -> Self:
+        asked = self.decided()
+        check_objective(asked.objective)
+        check_teacher(asked.teacher)
+        if asked.rehearsal.share == 0 and asked.rehearsal.prompts != "builtin":
+            raise ValueError("rehearsal.prompts has no effect where rehearsal.share is 0; set a share or remove it")
+        return self
+
+    def decided(self) -> Self:
+        """With the preset's values for what was left at ``"auto"``."""
+        return fill(fill(self, PRESETS[self.preset]), PRESETS["default"])
+
 
 class SupervisedHyperparameters(SharedHyperparameters):
     """Plain supervised fine-tuning on the demonstrations, in the same loop."""
@@ -103,7 +151,7 @@ class SupervisedHyperparameters(SharedHyperparameters):
 Hyperparameters: TypeAlias = SdftHyperparameters | SupervisedHyperparameters
 
 
-class DatasetFacts(_Frozen):
+class DatasetFacts(Frozen):
     """What ``resolve`` needs to know of the training part of the data, in tokens of the job's base."""
 
     num_examples: int = Field(ge=1)
@@ -112,7 +160,7 @@ class DatasetFacts(_Frozen):
     demonstration_tokens_max: int
 
 
-class TrainingConfig(_Frozen):
+class TrainingConfig(Frozen):
     """What the trainer runs with: every number fixed, echoed to the client, stored with the job."""
 
     method: Method
@@ -133,7 +181,11 @@ class TrainingConfig(_Frozen):
     loss_skip_tokens: int = Field(0, ge=0)
     template: TemplateName | Auto = "auto"
     weak_teacher: Literal["warn", "fail"] = "warn"
+    objective: ObjectiveConfig = ObjectiveConfig()
+    anchor_weight: float = Field(0.0, ge=0, le=1)
+    teacher: TeacherConfig = TeacherConfig()
     rehearsal_share: float = Field(0.0, ge=0, le=0.75)
+    rehearsal_prompts: RehearsalPrompts = "builtin"
 
     @model_validator(mode="after")
     def _skip_leaves_something(self) -> Self:
@@ -170,38 +222,39 @@ def resolve(
         ValueError: The values asked for contradict each other; the message says how to fix it.
     """
     small_base = num_parameters < SMALL_BASE_PARAMETERS
-    batch_size = _or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
+    batch_size = value_or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
     batch_size = min(batch_size, facts.num_examples)
-    num_epochs = _or(requested.n_epochs, min(50, max(2, math.ceil(MIN_STEPS * batch_size / facts.num_examples))))
+    num_epochs = value_or(requested.n_epochs, min(50, max(2, math.ceil(MIN_STEPS * batch_size / facts.num_examples))))
     total_steps = math.ceil(facts.num_examples * num_epochs / batch_size)
-    learning_rate = _or(requested.learning_rate, 1e-3 if small_base else 2e-4)
+    learning_rate = value_or(requested.learning_rate, 1e-3 if small_base else 2e-4)
     config: dict[str, Any] = {
         "method": method,
         "seed": seed,
         "num_epochs": num_epochs,
         "batch_size": batch_size,
         "total_steps": total_steps,
-        "learning_rate": learning_rate * _or(requested.learning_rate_multiplier, 1.0),
+        "learning_rate": learning_rate * value_or(requested.learning_rate_multiplier, 1.0),
         "warmup_steps": min(total_steps, max(5, round(total_steps * 0.1))),
-        "lora_rank": _or(requested.lora_rank, 16 if small_base else 32),
-        "lora_alpha": _or(requested.lora_alpha, 32),
+        "lora_rank": value_or(requested.lora_rank, 16 if small_base else 32),
+        "lora_alpha": value_or(requested.lora_alpha, 32),
     }
     if isinstance(requested, SupervisedHyperparameters):
         return TrainingConfig(**config, max_completion_tokens=facts.demonstration_tokens_max)
+    requested = requested.decided()
     longest_automatic = min(MAX_COMPLETION_TOKENS, math.ceil(facts.demonstration_tokens_p99 * 1.5))
-    max_completion_tokens = _or(requested.max_completion_tokens, longest_automatic)
+    max_completion_tokens = value_or(requested.max_completion_tokens, longest_automatic)
     # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
     is_long = facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS
     skip = min(SKIPPED_TOKENS, max_completion_tokens - 1) if is_long else 0
     return TrainingConfig(
         **config,
         max_completion_tokens=max_completion_tokens,
-        loss_skip_tokens=_or(requested.loss_skip_tokens, skip),
+        loss_skip_tokens=value_or(requested.loss_skip_tokens, skip),
         template=requested.template,
         weak_teacher=requested.weak_teacher,
-        rehearsal_share=_or(requested.rehearsal.share, LINEAGE_SHARE if has_earlier else NEUTRAL_SHARE),
+        objective=resolve_objective(requested.objective, total_steps),
+        anchor_weight=value_or(requested.anchor_weight, 0.0),
+        teacher=resolve_teacher(requested.teacher, total_steps),
+        rehearsal_share=value_or(requested.rehearsal.share, LINEAGE_SHARE if has_earlier else NEUTRAL_SHARE),
+        rehearsal_prompts=requested.rehearsal.prompts,
     )
-
-
-def _or(value: T | Auto, default: T) -> T:
-    return default if isinstance(value, str) else value

@@ -120,7 +120,8 @@ def for_training(session: Session, project_id: str, file_id: str, *, param: str)
 
 def _reasons_to_keep(session: Session, file_id: str) -> Iterator[str]:
     unfinished = Job.status.not_in(TERMINAL)
-    used = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
+    rehearsed = Job.hyperparameters["rehearsal"]["file"].astext == file_id
+    used = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id) | rehearsed
     if job_id := session.scalar(select(Job.id).where(used, unfinished).limit(1)):
         yield f"The job {job_id} still needs this file; cancel the job or wait for its end."
     of_checkpoint = select(Job.id).join(Checkpoint, Checkpoint.job_id == Job.id)

@@ -22,7 +22,7 @@ from app.dispatch import Broker
 from app.domain.errors import Invalid, NotFound
 from app.domain.gate import GateRule
 from app.domain.ids import is_id, new_id, short
-from app.domain.training import MAX_SEED, Hyperparameters, Method
+from app.domain.training import MAX_SEED, Hyperparameters, Method, SdftHyperparameters, SupervisedHyperparameters
 from app.services import adapters, base_models, files, lengths, publishing, runs
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store
@@ -54,10 +54,11 @@ def create(session: Session, store: Store, broker: Broker, project_id: str, aske
     """
     base = base_models.required(session, asked.model)
     training = files.for_training(session, project_id, asked.training_file, param="training_file")
-    _check_examples(session, store, base, training, asked, param="training_file")
+    _check_examples(session, store, base, training, asked.hyperparameters, param="training_file")
     if asked.validation_file:
         validation = files.for_training(session, project_id, asked.validation_file, param="validation_file")
-        _check_examples(session, store, base, validation, asked, param="validation_file")
+        _check_examples(session, store, base, validation, asked.hyperparameters, param="validation_file")
+    _check_rehearsal(session, store, project_id, base, asked.hyperparameters)
     parent = _parent(session, project_id, base, asked.parent_adapter)
     job = _row(project_id, base, asked, parent)
     _check_line(session, project_id, job.adapter_name, base)
@@ -149,15 +150,23 @@ def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVer
     )
 
 
+def _check_rehearsal(session: Session, store: Store, project_id: str, base: BaseModel, asked: Hyperparameters) -> None:
+    """A file of the client's own prompts. Nobody is shown its answers, so that each must fit as for plain training."""
+    if isinstance(asked, SdftHyperparameters) and asked.rehearsal.file:
+        param = "method.sdft.hyperparameters.rehearsal.file"
+        file = files.for_training(session, project_id, asked.rehearsal.file, param=param)
+        _check_examples(session, store, base, file, SupervisedHyperparameters(), param=param)
+
+
 def _check_examples(
-    session: Session, store: Store, base: BaseModel, file: File, asked: JobRequest, *, param: str
+    session: Session, store: Store, base: BaseModel, file: File, asked: Hyperparameters, *, param: str
 ) -> None:
     if refused := base_models.refused_roles(base, (file.validation or {})["stats"]["roles"]):
         message = f"The chat template of {base.name} takes no {refused[0]} messages; use another base or rewrite them."
         raise Invalid("unrecognized_role", message, param=param)
-    if lengths.may_not_fit(base, file, asked.hyperparameters):
+    if lengths.may_not_fit(base, file, asked):
         counter = base_models.counter(session, store, base)
-        lengths.check_fit(counter, store, base, file, asked.hyperparameters, param=param)
+        lengths.check_fit(counter, store, base, file, asked, param=param)
 
 
 def _parent(session: Session, project_id: str, base: BaseModel, reference: str | None) -> AdapterVersion | None:

@@ -173,8 +173,13 @@ def demonstration_suite(
     return Suite(name, role, items)
 
 
-def general_suite() -> Suite:
-    """The retention suite that ships with the project."""
+def general_suite(*, rehearsed: bool = True) -> Suite:
+    """The retention suite that ships with the project.
+
+    Args:
+        rehearsed: Whether training had the shipped rehearsal prompts.
+    """
+    kinds = frozenset(row["kind"] for row in _shipped("rehearsal.jsonl") if rehearsed)
     items = tuple(
         Item(
             id=row["id"],
@@ -186,7 +191,7 @@ def general_suite() -> Suite:
         )
         for row in _shipped("general.jsonl")
     )
-    return Suite(GENERAL_NAME, "general", items, frozenset(row["kind"] for row in _shipped("rehearsal.jsonl")))
+    return Suite(GENERAL_NAME, "general", items, kinds)
 
 
 def neutral_prompts() -> list[Messages]:

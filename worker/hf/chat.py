@@ -36,6 +36,7 @@ class Chat:
         end = next((place for place, token in enumerate(closing_ids) if token in known), None)
         if end is None:
             raise ValueError(f"the base model's chat template closes a turn with {closing!r}, which is no end token")
+        self._special_ids = known
         self._closing_ids = closing_ids[: end + 1]
         self.stop_ids = frozenset([*stop_ids, closing_ids[end]])
 
@@ -56,6 +57,12 @@ class Chat:
     def encode_completion(self, text: str) -> list[int]:
         """Ids of an assistant turn with the token that ends it."""
         return self._ids(self._opening + text) + self._closing_ids
+
+    def user_turn(self) -> tuple[list[int], int | None]:
+        """Ids of an empty conversation up to where the user begins to speak, and the id that ends such a turn."""
+        opening, _, closing = self._render([{"role": "user", "content": _MARK}], open_turn=False).partition(_MARK)
+        end = next((token for token in self._ids(closing) if token in self._special_ids), None)
+        return self._ids(opening), end
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,20 @@ class Checkpoints:
         every_seconds: Time between two.
         base_name: The base as PEFT will look for it.
         base_revision: Its commit or digest.
+        constants: What every step's facts have in common.
     """
 
-    def __init__(self, attempt_folder: Path, *, every_seconds: float, base_name: str, base_revision: str) -> None:
+    def __init__(
+        self,
+        attempt_folder: Path,
+        *,
+        every_seconds: float,
+        base_name: str,
+        base_revision: str,
+        constants: Mapping[str, Any] | None = None,
+    ) -> None:
         self._attempt_folder = attempt_folder
+        self._constants = constants or {}
         self._every_seconds = every_seconds
         self._base_name, self._base_revision = base_name, base_revision
         self._written_at = time.monotonic()
@@ -69,7 +80,7 @@ class Checkpoints:
         policy.save_adapter(unfinished / ADAPTER_NAME, base_name=self._base_name, base_revision=self._base_revision)
         write_tar(unfinished / ADAPTER_NAME, unfinished / TAR_NAME)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, unfinished / STATE_NAME, metadata={_FACTS: json.dumps(facts)})
+        save_file(tensors, unfinished / STATE_NAME, metadata={_FACTS: json.dumps({**self._constants, **facts})})
         for path in [*unfinished.rglob("*"), unfinished]:
             _sync(path)
         shutil.rmtree(folder, ignore_errors=True)  # a resumed attempt may come past a step again

@@ -1,7 +1,7 @@
 """A transformers causal LM as a policy: one frozen base and adapters by PEFT.
 
-The student's adapter is trained; a job that continues an adapter holds a frozen second one for the teacher. Alone knows
-device and dtype.
+The student's adapter is trained; a job that continues an adapter keeps that one too, frozen, as the parent's; a teacher
+that moves has a third. Alone knows device and dtype.
 """
 
 import json
@@ -21,7 +21,7 @@ from worker.hf.cache import PromptMemory, open_cache, slides
 from worker.hf.chat import Chat
 from worker.hf.generation import Choose, MergedCopy, decode, inverse_cdf, most_likely
 from worker.sdft.align import buckets, make_batch
-from worker.sdft.loss import Head, cross_entropy, forward_kl
+from worker.sdft.loss import Head, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
 from worker.sdft.teacher import freeze
 
@@ -46,7 +46,7 @@ class HfPolicy:
         num_parameters: Of the base.
     """
 
-    def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, has_teacher: bool) -> None:
+    def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, has_parent: bool) -> None:
         self.head = _head(model)
         self.device = self.head.weight_VH.device
         self.vocab_size = len(self.head.weight_VH)
@@ -55,13 +55,14 @@ class HfPolicy:
         self.stop_ids = chat.stop_ids
         self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
+        self.user_turn = chat.user_turn
         self._merged = MergedCopy(model) if self.device.type == "cpu" else None
         with warnings.catch_warnings():
             # What PEFT 0.21 asks transformers 5 for has been renamed there.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self._peft: Any = get_peft_model(model, lora, adapter_name="student")
-            if has_teacher:
-                self._peft.add_adapter("teacher", lora)
+            if has_parent:
+                self._peft.add_adapter("parent", lora)
         self._peft.set_adapter("student")
         self._backbone: Any = model.get_decoder()
         self.remembers_prompts = not slides(self._backbone)
@@ -90,18 +91,26 @@ class HfPolicy:
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            policy = cls(base.fresh_model(), base.chat, lora, has_teacher=parent is not None)
+            policy = cls(base.fresh_model(), base.chat, lora, has_parent=parent is not None)
         if parent is not None:
             policy.load_student(load_file(parent / WEIGHTS_NAME))
-            freeze(policy.parameters(), policy.teacher_parameters())
+            freeze(policy.parameters(), policy._adapter_parameters("parent"))
         return policy
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The student's factors, fp32, by their names in the adapter file."""
         return self._adapter_parameters("student")
 
+    def add_teacher(self) -> None:
+        """An adapter for a teacher that moves, at first the student's."""
+        with torch.random.fork_rng():
+            self._peft.add_adapter("teacher", self._peft.peft_config["student"])
+        self._peft.set_adapter("student")
+        self._peft.eval()
+        freeze(self.parameters(), self.teacher_parameters())
+
     def teacher_parameters(self) -> dict[str, nn.Parameter]:
-        """The teacher's factors; empty where the job starts from the base."""
+        """The factors, fp32, of a teacher that moves; empty where it does not."""
         return self._adapter_parameters("teacher")
 
     def load_student(self, tensors: Mapping[str, Tensor]) -> None:
@@ -197,7 +206,7 @@ class HfPolicy:
         def both(batch: TokenBatch) -> Tensor:
             p_TH, q_TH = self.hidden(batch, arm=p), self.hidden(batch, arm=q)
             ways = ((q_TH, p_TH), (p_TH, q_TH))
-            return torch.stack([forward_kl(*way, self.head, _ones(q_TH))[1].loss_T for way in ways], dim=-1)
+            return torch.stack([distil(*way, self.head, _ones(q_TH))[1].loss_T for way in ways], dim=-1)
 
         return [(there, back) for there, back in self._means(prompts, completions, both)]
 
@@ -245,9 +254,9 @@ class HfPolicy:
         return [answers[index] for index in range(len(prompts))]
 
     def _adapter(self, arm: Arm) -> str | None:
-        if arm == "parent":
-            return "teacher" if "teacher" in self._peft.peft_config else None
-        return "student" if arm == "student" else None
+        if arm == "base" or (arm == "parent" and "parent" not in self._peft.peft_config):
+            return None
+        return arm
 
     @contextmanager
     def _weights(self, arm: Arm) -> Iterator[None]:
@@ -256,8 +265,8 @@ class HfPolicy:
         if adapter is None:
             with self._peft.disable_adapter():
                 yield
-        elif adapter == "teacher":
-            self._peft.set_adapter("teacher", inference_mode=True)
+        elif adapter != "student":
+            self._peft.set_adapter(adapter, inference_mode=True)
             try:
                 yield
             finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.sdft.policy import TokenBatch
+from worker.sdft.policy import Arm, TokenBatch
 
 MAX_PADDING = 0.25
 """A scored batch's shortest sequence is at most this share shorter than its longest."""
@@ -25,12 +25,14 @@ class Aligned:
         teacher_prompt: What the teacher is shown.
         completion: Said by the student, or by the expert where training is supervised.
         skip: Completion tokens at the start that carry no loss; attention sees them.
+        taught_by: Whose weights the teacher has.
     """
 
     prompt: list[int]
     teacher_prompt: list[int]
     completion: list[int]
     skip: int = 0
+    taught_by: Arm = "parent"
 
     @property
     def num_rows(self) -> int:

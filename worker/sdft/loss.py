@@ -1,4 +1,4 @@
-"""Divergence of two next-token distributions from hidden states, without ever holding a batch's logits.
+"""The loss of next-token distributions from hidden states, without ever holding a batch's logits.
 
 Value and gradient come from one pass over chunks of positions: a chunk's logits are made, used and dropped. The head is
 frozen, so only the gradient of the hidden states exists. Logsumexp, softmax and divergence are fp32, whatever the
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from worker.sdft.divergences import Divergence, Pair, forward_kl
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits of a chunk: 32 MB in fp32. Each chunk reads the whole head, so that much smaller ones take longer."""
@@ -62,6 +64,7 @@ class Positions:
         teacher_entropy_T: Nats; zero for a hard target.
         overlap_T: Share of the student's most likely tokens that are among the teacher's.
         agreement_T: 1 where the student's most likely token is the target's.
+        anchor_T: KL(parent || student); zero without an anchor.
     """
 
     loss_T: Tensor
@@ -69,42 +72,65 @@ class Positions:
     teacher_entropy_T: Tensor
     overlap_T: Tensor
     agreement_T: Tensor
+    anchor_T: Tensor
 
     def means(self, num_rows: list[int]) -> list[dict[str, float]]:
         """Averages over each of the sequences that the positions are made of, by name."""
-        columns_5T = torch.stack(list(vars(self).values()))
-        means_S5 = torch.stack([part_5t.mean(-1) for part_5t in columns_5T.split(num_rows, dim=-1)]).tolist()
+        columns_NT = torch.stack(list(vars(self).values()))
+        means_SN = torch.stack([part_Nt.mean(-1) for part_Nt in columns_NT.split(num_rows, dim=-1)]).tolist()
         names = [name.removesuffix("_T") for name in vars(self)]
-        return [dict(zip(names, values, strict=True)) for values in means_S5]
+        return [dict(zip(names, values, strict=True)) for values in means_SN]
 
 
-_Chunk = Callable[[slice, Tensor], tuple[Positions, Tensor]]
-"""From a chunk's place and its log p [C, V] to what is known of it and the gradient of its logits [C, V]."""
+_Chunk = Callable[[slice, Tensor], tuple[Tensor, Positions, Tensor]]
+"""From a chunk's place and its log p [C, V] to its loss [C], what is known of it and the gradient of its logits
+[C, V]."""
 
 
-def forward_kl(
-    student_TH: Tensor, teacher_TH: Tensor, head: Head, weights_T: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS
+def distil(
+    student_TH: Tensor,
+    teacher_TH: Tensor,
+    head: Head,
+    weights_T: Tensor,
+    *,
+    divergence: Divergence = forward_kl,
+    parent_TH: Tensor | None = None,
+    anchor_weight: float = 0.0,
+    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[Tensor, Positions]:
-    """Weighted sum of KL(teacher || student) over the full vocabulary; gradient of the logits is p - T.
+    """Weighted sum of the divergence from the teacher over the full vocabulary, plus that of the anchor.
 
-    The paper prints the reverse direction; its authors state that its results used this one.
+    Args:
+        student_TH: With a graph.
+        teacher_TH: Of the same tokens, the demonstration before them.
+        head: Frozen.
+        weights_T: Of each position.
+        divergence: Of student and teacher.
+        parent_TH: Of the same tokens, as the point where the job began sees them without a demonstration.
+        anchor_weight: Of KL(parent || student), added to the divergence.
+        chunk_elements: Logits that may exist at once.
     """
 
-    def chunk(part: slice, log_p_CV: Tensor) -> tuple[Positions, Tensor]:
-        log_t_CV = head.logits(teacher_TH[part]).log_softmax(-1)
-        p_CV, t_CV = log_p_CV.exp(), log_t_CV.exp()
+    def chunk(part: slice, log_p_CV: Tensor) -> tuple[Tensor, Positions, Tensor]:
+        pair = Pair.of(log_p_CV, head.logits(teacher_TH[part]).log_softmax(-1))
+        loss_C, grad_CV = divergence(pair)
+        total_C, anchor_C = loss_C, torch.zeros_like(loss_C)
+        if parent_TH is not None:
+            log_parent_CV = head.logits(parent_TH[part]).log_softmax(-1)
+            anchor_C, anchor_grad_CV = forward_kl(Pair(log_p_CV, pair.p_CV, log_parent_CV, log_parent_CV.exp()))
+            total_C, grad_CV = loss_C + anchor_weight * anchor_C, grad_CV.add_(anchor_grad_CV, alpha=anchor_weight)
         top_p_CK, top_t_CK = (
-            log_CV.topk(min(OVERLAP_TOP_K, log_CV.shape[-1])).indices for log_CV in (log_p_CV, log_t_CV)
+            log_CV.topk(min(OVERLAP_TOP_K, log_CV.shape[-1])).indices for log_CV in (log_p_CV, pair.log_t_CV)
         )
         known = Positions(
-            # Element by element: as a difference of two sums it loses a hundredfold of precision.
-            loss_T=(t_CV * (log_t_CV - log_p_CV)).sum(-1),
-            student_entropy_T=_entropy(p_CV, log_p_CV),
-            teacher_entropy_T=_entropy(t_CV, log_t_CV),
+            loss_T=loss_C,
+            student_entropy_T=_entropy(pair.p_CV, log_p_CV),
+            teacher_entropy_T=_entropy(pair.t_CV, pair.log_t_CV),
             overlap_T=(top_p_CK[:, :, None] == top_t_CK[:, None, :]).any(-1).float().mean(-1),
             agreement_T=(top_p_CK[:, 0] == top_t_CK[:, 0]).float(),
+            anchor_T=anchor_C,
         )
-        return known, p_CV - t_CV
+        return total_C, known, grad_CV
 
     return _run(student_TH, head, weights_T, chunk, chunk_elements)
 
@@ -114,19 +140,21 @@ def cross_entropy(
 ) -> tuple[Tensor, Positions]:
     """Weighted sum of -log p(target): forward KL to a teacher that is certain."""
 
-    def chunk(part: slice, log_p_CV: Tensor) -> tuple[Positions, Tensor]:
+    def chunk(part: slice, log_p_CV: Tensor) -> tuple[Tensor, Positions, Tensor]:
         target_C1 = targets_T[part, None]
         p_CV = log_p_CV.exp()
+        loss_C = -log_p_CV.gather(-1, target_C1)[:, 0]
         entropy_C = _entropy(p_CV, log_p_CV)
         agreement_C = (log_p_CV.argmax(-1, keepdim=True) == target_C1).float()[:, 0]
         known = Positions(
-            loss_T=-log_p_CV.gather(-1, target_C1)[:, 0],
+            loss_T=loss_C,
             student_entropy_T=entropy_C,
             teacher_entropy_T=torch.zeros_like(entropy_C),
             overlap_T=agreement_C,
             agreement_T=agreement_C,
+            anchor_T=torch.zeros_like(entropy_C),
         )
-        return known, p_CV.scatter_add(-1, target_C1, torch.full_like(target_C1, -1, dtype=p_CV.dtype))
+        return loss_C, known, p_CV.scatter_add(-1, target_C1, torch.full_like(target_C1, -1, dtype=p_CV.dtype))
 
     return _run(student_TH, head, weights_T, chunk, chunk_elements)
 
@@ -147,17 +175,18 @@ class _Fused(torch.autograd.Function):
         ctx: Any, student_TH: Tensor, head: Head, weights_T: Tensor, chunk: _Chunk, rows: int
     ) -> tuple[Tensor, ...]:
         grad_TH = torch.empty_like(student_TH) if ctx.needs_input_grad[0] else None
-        known = []
+        losses, known = [], []
         for part in (slice(start, start + rows) for start in range(0, len(student_TH), rows)):
             logits_CV = head.logits(student_TH[part])
-            positions, grad_CV = chunk(part, logits_CV.log_softmax(-1))
+            loss_C, positions, grad_CV = chunk(part, logits_CV.log_softmax(-1))
+            losses.append(loss_C)
             known.append(positions)
             if grad_TH is not None:
                 grad_TH[part] = head.pull_back(grad_CV.mul_(weights_T[part, None]), logits_CV)
         ctx.grad_TH = grad_TH
         columns = [torch.cat(column) for column in zip(*(vars(positions).values() for positions in known), strict=True)]
         ctx.mark_non_differentiable(*columns)
-        return (columns[0] * weights_T).sum(), *columns
+        return (torch.cat(losses) * weights_T).sum(), *columns
 
     @staticmethod
     @once_differentiable

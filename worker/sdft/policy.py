@@ -13,9 +13,9 @@ from torch import Tensor
 
 from worker.sdft.loss import Head
 
-Arm = Literal["base", "parent", "student"]
-"""Which weights answer: the frozen base, the point the job starts from, or the adapter in training. A job that
-continues nothing starts from the base: its ``parent`` is the base."""
+Arm = Literal["base", "parent", "teacher", "student"]
+"""Which weights answer: the frozen base, the point the job starts from, a teacher that moves, or the adapter in
+training. A job that continues nothing starts from the base: its ``parent`` is the base."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,9 @@ class Policy(Protocol):
     def encode_completion(self, text: str) -> list[int]:
         """Ids of an assistant turn, its end included."""
 
+    def user_turn(self) -> tuple[list[int], int | None]:
+        """Ids of an empty conversation up to where the user begins to speak, and the id that ends such a turn."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
 
@@ -112,8 +115,11 @@ class Policy(Protocol):
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What training moves, by the names that the adapter file gives them."""
 
+    def add_teacher(self) -> None:
+        """Give the arm ``teacher`` weights of its own, at first the student's."""
+
     def teacher_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The teacher's own weights by the same names; empty where the teacher is the base."""
+        """Those weights by the same names; empty before."""
 
     def load_student(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the values of ``parameters``."""

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: nothing to save, nothing to restore."""
+"""Learning rate and ramps as functions of the step: nothing to save, nothing to restore."""
 
 import math
 
@@ -17,3 +17,8 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
         return peak * step / warmup_steps
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return peak * (final_ratio + (1 - final_ratio) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def ramp(step: int, *, start: float, end: float, num_steps: int) -> float:
+    """A line from ``start`` at step 0 to ``end`` at step ``num_steps``, and level from there."""
+    return end if step >= num_steps else start + (end - start) * step / num_steps

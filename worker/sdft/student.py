@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 
 from worker.sdft.align import Aligned, buckets, make_batch, row_weights
-from worker.sdft.loss import Positions, cross_entropy, forward_kl
-from worker.sdft.policy import Policy, TokenBatch
+from worker.sdft.divergences import Divergence, forward_kl
+from worker.sdft.loss import cross_entropy, distil
+from worker.sdft.policy import Policy
 
 
 def backward(
-    policy: Policy, sequences: Sequence[Aligned], teacher: Sequence[Tensor] | None, *, max_tokens: int
+    policy: Policy,
+    sequences: Sequence[Aligned],
+    teacher: Sequence[Tensor] | None,
+    *,
+    max_tokens: int,
+    divergence: Divergence = forward_kl,
+    parent: Sequence[Tensor] | None = None,
+    anchor_weight: float = 0.0,
 ) -> list[dict[str, float]]:
     """Add the gradient of the mean loss to the student's weights.
 
@@ -23,6 +31,9 @@ def backward(
         sequences: Each with at least one loss position.
         teacher: Hidden states [T, H] a sequence; without them the target is the completion itself.
         max_tokens: Padded tokens of a micro-batch.
+        divergence: Of student and teacher.
+        parent: Hidden states [T, H] a sequence that the anchor holds the student to.
+        anchor_weight: Of KL(parent || student).
 
     Returns:
         What is known of the positions (``Positions``), averaged over each sequence.
@@ -35,16 +46,20 @@ def backward(
             [one.prompt for one in chosen], [one.completion for one in chosen], [one.skip for one in chosen]
         )
         weights_T = torch.tensor([weights[index] for index in bucket]).repeat_interleave(torch.tensor(batch.num_rows))
-        target_TH = torch.cat([teacher[index] for index in bucket]) if teacher is not None else None
-        loss, positions = _loss(policy, batch, target_TH, weights_T.to(policy.device))
+        student_TH, weights_T = policy.hidden(batch, arm="student"), weights_T.to(policy.device)
+        if teacher is None:
+            loss, positions = cross_entropy(student_TH, batch.targets_T.to(policy.device), policy.head, weights_T)
+        else:
+            loss, positions = distil(
+                student_TH,
+                torch.cat([teacher[index] for index in bucket]),
+                policy.head,
+                weights_T,
+                divergence=divergence,
+                parent_TH=torch.cat([parent[index] for index in bucket]) if parent else None,
+                anchor_weight=anchor_weight,
+            )
         loss.backward()
         for index, mean in zip(bucket, positions.means(batch.num_rows), strict=True):
             means[index] = mean
     return means
-
-
-def _loss(policy: Policy, batch: TokenBatch, target_TH: Tensor | None, weights_T: Tensor) -> tuple[Tensor, Positions]:
-    student_TH = policy.hidden(batch, arm="student")
-    if target_TH is None:
-        return cross_entropy(student_TH, batch.targets_T.to(policy.device), policy.head, weights_T)
-    return forward_kl(student_TH, target_TH, policy.head, weights_T)

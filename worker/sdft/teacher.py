@@ -1,4 +1,4 @@
-"""The teacher: the network as it was when the job began, with the demonstration in its context."""
+"""The teacher: the same network with the demonstration in its context, its weights fixed or following the student's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,21 +21,41 @@ def freeze(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None
 
 
 @torch.no_grad()
+def follow(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], *, rate: float) -> None:
+    """Move the teacher's factors towards the student's: teacher + rate (student - teacher), all the way at 1.
+
+    In fp32, as both are kept: in bf16 a small step is rounded away. And from the student's own start, not from zero,
+    where the product of two factors that both lag would lag quadratically.
+    """
+    for name, tensor in teacher.items():
+        tensor.lerp_(student[name], rate)
+
+
+@torch.no_grad()
 def teacher_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: int) -> list[Tensor]:
     """The teacher's hidden states at each sequence's loss positions, [T, H] each, in batches of its own.
 
     Hidden states are small; logits would not be. They are made before the student's graph exists.
     """
     scored: list[Tensor] = [torch.empty(0)] * len(sequences)
-    for bucket in buckets([len(one.teacher_prompt) + len(one.completion) for one in sequences], max_tokens):
-        chosen = [sequences[index] for index in bucket]
-        batch = make_batch(
-            [one.teacher_prompt for one in chosen],
-            [one.completion for one in chosen],
-            [one.skip for one in chosen],
-            whole_prompts=policy.remembers_prompts,
-        )
-        parts = policy.hidden(batch, arm="parent").split(batch.num_rows)
-        for index, part_TH in zip(bucket, parts, strict=True):
-            scored[index] = part_TH
+    for arm in dict.fromkeys(one.taught_by for one in sequences):
+        places = [place for place, one in enumerate(sequences) if one.taught_by == arm]
+        lengths = [len(sequences[place].teacher_prompt) + len(sequences[place].completion) for place in places]
+        for bucket in buckets(lengths, max_tokens):
+            chosen = [sequences[places[index]] for index in bucket]
+            batch = make_batch(
+                [one.teacher_prompt for one in chosen],
+                [one.completion for one in chosen],
+                [one.skip for one in chosen],
+                whole_prompts=policy.remembers_prompts and arm == "parent",
+            )
+            parts = policy.hidden(batch, arm=arm).split(batch.num_rows)
+            for index, part_TH in zip(bucket, parts, strict=True):
+                scored[places[index]] = part_TH
     return scored
+
+
+def parent_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: int) -> list[Tensor]:
+    """The same of the starting point without a demonstration: what the anchor holds the student to."""
+    unaided = [Aligned(one.prompt, one.prompt, one.completion, one.skip) for one in sequences]
+    return teacher_hidden(policy, unaided, max_tokens=max_tokens)

@@ -172,8 +172,9 @@ def _numbers(job: Job) -> dict[str, Any]:
         "learning_rate_multiplier": multiplier,
         "learning_rate": resolved["learning_rate"] / multiplier,
     }
+    asked = asked | {group: resolved[group] for group in ("objective", "teacher") if group in asked}
     if "rehearsal" in asked:
-        asked = asked | {"rehearsal": {"share": resolved["rehearsal_share"]}}
+        asked = asked | {"rehearsal": asked["rehearsal"] | {"share": resolved["rehearsal_share"]}}
     return {name: became[name] if value == "auto" else value for name, value in asked.items()}
 
 

@@ -4,6 +4,8 @@ TRL's support of the student's most likely tokens and its importance weights are
 out here, as they are defined, so that a benchmark which runs them is known to run what it says.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from trl.experimental.sdft.loss_utils import (
@@ -12,7 +14,8 @@ from trl.experimental.sdft.loss_utils import (
     compute_topk_self_distillation_loss,
 )
 
-from worker.sdft.loss import Head, forward_kl
+from worker.sdft.divergences import forward_kl, jsd, reverse_kl
+from worker.sdft.loss import Head, distil
 
 NUM_TOKENS, HIDDEN, VOCABULARY = 11, 16, 97
 
@@ -28,7 +31,7 @@ def head():
     return Head(torch.randn(VOCABULARY, HIDDEN, generator=torch.Generator().manual_seed(1)))
 
 
-OURS = {0.0: forward_kl}
+OURS = {0.0: forward_kl, 1.0: reverse_kl} | {alpha: partial(jsd, alpha=alpha) for alpha in (0.01, 0.1, 0.5, 0.9)}
 
 
 @pytest.mark.parametrize("alpha", OURS)
@@ -36,7 +39,7 @@ def test_value_and_gradient_of_a_divergence_are_trls(apart, head, alpha):
     """Fault caught: the wrong direction, a mixture weighed the wrong way round, a gradient that is not the value's."""
     student_TH, teacher_TH = (hidden_TH.clone().requires_grad_() for hidden_TH in apart)
     weights_T = torch.rand(NUM_TOKENS, generator=torch.Generator().manual_seed(2))
-    loss, known = OURS[alpha](student_TH, teacher_TH, head, weights_T, chunk_elements=3 * VOCABULARY)
+    loss, known = distil(student_TH, teacher_TH, head, weights_T, divergence=OURS[alpha], chunk_elements=3 * VOCABULARY)
     loss.backward()
 
     theirs_TH = apart[0].double().requires_grad_()
@@ -96,7 +99,7 @@ def test_trls_support_never_sees_what_only_the_teacher_knows():
 
     identity = Head(torch.eye(300))
     ours_1V = student_1V.float().requires_grad_()
-    loss, known = forward_kl(ours_1V, teacher_1V.float(), identity, torch.ones(1))
+    loss, known = distil(ours_1V, teacher_1V.float(), identity, torch.ones(1))
     loss.backward()
     assert known.loss_T.item() > 1
     assert ours_1V.grad[0, 250].item() == pytest.approx(-0.57, abs=0.01)

@@ -21,13 +21,14 @@ REPEAT = 14.0
 
 
 class Bigrams:
-    """A policy; ``student`` moves, ``base`` and ``teacher`` stay."""
+    """A policy; ``student`` moves, ``base`` and ``parent`` stay, a ``teacher`` may follow."""
 
     def __init__(self, *, seed: int = 0, parent: Tensor | None = None) -> None:
         self.base = torch.randn(NUM_TOKENS, NUM_TOKENS, generator=torch.Generator().manual_seed(seed)) * 2.5
         self.base[:, [USER, ASSISTANT]] = -30.0  # never said
         self.student = nn.Parameter(torch.zeros_like(self.base) if parent is None else parent.clone())
-        self.teacher = None if parent is None else nn.Parameter(parent.clone(), requires_grad=False)
+        self.parent = parent
+        self.teacher: nn.Parameter | None = None
         self.context_tokens, self.vocab_size, self.device = 64, NUM_TOKENS, torch.device("cpu")
         self.head = Head(torch.eye(NUM_TOKENS))
         self.remembers_prompts = True
@@ -43,6 +44,9 @@ class Bigrams:
 
     def encode_completion(self, text: str) -> list[int]:
         return [*self._letters(text), END]
+
+    def user_turn(self) -> tuple[list[int], int | None]:
+        return [USER], END
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(LETTERS[token - 3] for token in ids if token >= 3)
@@ -63,6 +67,7 @@ class Bigrams:
 
     def hidden(self, batch: TokenBatch, *, arm: Arm) -> Tensor:
         length = batch.ids_BL.shape[1]
+        assert arm == "parent" or len({tuple(prefix) for prefix in batch.prefixes}) == 1, "only the parent remembers"
         rows = []
         for place in batch.rows_T.tolist():
             row, column = divmod(place, length)
@@ -72,6 +77,9 @@ class Bigrams:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {"table": self.student}
+
+    def add_teacher(self) -> None:
+        self.teacher = nn.Parameter(self.student.detach().clone(), requires_grad=False)
 
     def teacher_parameters(self) -> dict[str, nn.Parameter]:
         return {} if self.teacher is None else {"table": self.teacher}
@@ -85,10 +93,10 @@ class Bigrams:
 
     def _logits(self, context: list[int], arm: Arm) -> Tensor:
         seen = torch.zeros(NUM_TOKENS)
-        for one, following in pairwise(context[: len(context) - context[::-1].index(ASSISTANT)]):
+        for one, following in pairwise(context[: len(context) - [*context[::-1], ASSISTANT].index(ASSISTANT)]):
             if one == context[-1]:
                 seen[following] = self.repeat
-        delta = {"student": self.student, "parent": self.teacher, "base": None}[arm]
+        delta = {"student": self.student, "teacher": self.teacher, "parent": self.parent, "base": None}[arm]
         table = self.base if delta is None else self.base + delta
         return table[context[-1]] + seen
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worker.sdft.loss import Head, cross_entropy, forward_kl
+from worker.sdft.loss import Head, cross_entropy, distil
 
 NUM_ROWS, HIDDEN, VOCABULARY = 13, 8, 50
 HEADS = {
@@ -47,7 +47,7 @@ def test_forward_kl_and_its_gradient_are_those_of_autograd(head, chunk_rows):
     exact.backward()
 
     fused_TH = student_TH.clone().requires_grad_()
-    loss, known = forward_kl(
+    loss, known = distil(
         fused_TH, teacher_TH, Head(weight_VH, **head), weights_T, chunk_elements=chunk_rows * VOCABULARY
     )
     (2 * loss).backward()
@@ -77,7 +77,7 @@ def test_cross_entropy_and_its_gradient_are_those_of_autograd():
 def test_equal_distributions_have_no_loss_and_no_gradient():
     student_TH, _, weight_VH, weights_T = make_rows()
     student_TH.requires_grad_()
-    loss, known = forward_kl(student_TH, student_TH.detach().clone(), Head(weight_VH), weights_T)
+    loss, known = distil(student_TH, student_TH.detach().clone(), Head(weight_VH), weights_T)
     loss.backward()
     assert abs(loss.item()) < 1e-6
     assert student_TH.grad.abs().max() < 1e-6
@@ -89,7 +89,7 @@ def test_gradient_of_the_logits_sums_to_zero_and_is_student_minus_teacher():
     """With the identity as head, hidden states are logits."""
     student_TV, teacher_TV = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1))
     student_TV.requires_grad_()
-    forward_kl(student_TV, teacher_TV, Head(torch.eye(12)), torch.ones(5))[0].backward()
+    distil(student_TV, teacher_TV, Head(torch.eye(12)), torch.ones(5))[0].backward()
     torch.testing.assert_close(student_TV.grad, student_TV.detach().softmax(-1) - teacher_TV.softmax(-1))
     assert student_TV.grad.sum(-1).abs().max() < 1e-6
 
@@ -98,7 +98,7 @@ def test_gradient_of_the_logits_sums_to_zero_and_is_student_minus_teacher():
 def test_divergence_is_never_negative_and_always_finite(gap):
     teacher_TV = torch.randn(20, 1000, generator=torch.Generator().manual_seed(2))
     noise_TV = torch.randn(20, 1000, generator=torch.Generator().manual_seed(3))
-    loss, known = forward_kl(teacher_TV + gap * noise_TV, teacher_TV, Head(torch.eye(1000)), torch.ones(20))
+    loss, known = distil(teacher_TV + gap * noise_TV, teacher_TV, Head(torch.eye(1000)), torch.ones(20))
     assert known.loss_T.min() > -1e-6
     assert math.isfinite(loss.item())
 
@@ -110,7 +110,7 @@ def test_a_tiny_divergence_keeps_its_precision():
     student_TV = teacher_TV + 0.01 * noise_TV
     log_p_TV, log_t_TV = student_TV.double().log_softmax(-1), teacher_TV.double().log_softmax(-1)
     exact_T = (log_t_TV.exp() * (log_t_TV - log_p_TV)).sum(-1)
-    _, known = forward_kl(student_TV, teacher_TV, Head(torch.eye(20_000)), torch.ones(4))
+    _, known = distil(student_TV, teacher_TV, Head(torch.eye(20_000)), torch.ones(4))
     torch.testing.assert_close(known.loss_T.double(), exact_T, rtol=1e-2, atol=0)
 
 
@@ -121,7 +121,7 @@ def test_a_token_the_student_would_never_say_is_learned():
     teacher_1V = student_1V.softmax(-1) * 0.43
     teacher_1V[0, wanted] += 0.57
     student_1V.requires_grad_()
-    loss, _ = forward_kl(student_1V, teacher_1V.log(), Head(torch.eye(vocabulary)), torch.ones(1))
+    loss, _ = distil(student_1V, teacher_1V.log(), Head(torch.eye(vocabulary)), torch.ones(1))
     loss.backward()
     assert loss.item() > 1
     assert student_1V.grad[0, wanted].item() == pytest.approx(-0.57, abs=1e-3)
@@ -147,8 +147,6 @@ def test_logits_of_a_whole_batch_never_exist():
     hidden_TH = torch.randn(num_rows, HIDDEN, requires_grad=True)
     teacher_TH, weight_VH = torch.randn(num_rows, HIDDEN), torch.randn(vocabulary, HIDDEN)
     with _LargestTensor() as largest:
-        loss, _ = forward_kl(
-            hidden_TH, teacher_TH, Head(weight_VH), torch.ones(num_rows), chunk_elements=chunk_elements
-        )
+        loss, _ = distil(hidden_TH, teacher_TH, Head(weight_VH), torch.ones(num_rows), chunk_elements=chunk_elements)
         loss.backward()
     assert largest.num_elements <= chunk_elements

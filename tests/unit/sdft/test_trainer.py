@@ -1,19 +1,25 @@
 """The whole loop on a table of bigrams: it learns what the demonstrations say, and is the same every time."""
 
 import json
+import random
 
 import pytest
 import torch
 from torch.nn.functional import kl_div
 
 from app.domain.demonstrations import Demonstration
+from app.domain.distillation import ObjectiveConfig, TeacherConfig
 from app.domain.errors import Unprocessable
 from app.domain.training import TrainingConfig
 from tests.unit.sdft.bigram import END, Bigrams
 from tests.unit.sdft.records import Kept, Remembered
+from worker.examples import encode_tasks
 from worker.hf.checkpoint import CheckpointState
+from worker.sdft.align import Aligned
 from worker.sdft.monitor import Diverged
-from worker.trainer import train
+from worker.sdft.student import backward
+from worker.sdft.teacher import teacher_hidden
+from worker.trainer import _divergence, train
 
 DEMONSTRATIONS = [
     Demonstration(({"role": "user", "content": question},), "bcd", line=number)
@@ -48,10 +54,21 @@ def drift(policy):
     return kl_div(student, base, log_target=True, reduction="batchmean").item()
 
 
+def distance(policy):
+    """Mean KL(teacher || student) along the demonstrations of questions that were never trained on."""
+    heldout = [Demonstration(({"role": "user", "content": question},), "bcd", line=1) for question in ("hih", "iih")]
+    tasks = encode_tasks(policy, heldout, configure())
+    sequences = [Aligned(task.prompt, task.teacher_prompt, task.demonstration) for task in tasks]
+    known = backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=999), max_tokens=999)
+    return sum(one["loss"] for one in known) / len(known)
+
+
 def test_the_student_learns_to_answer_without_the_demonstration():
     policy = Bigrams()
     assert answers(policy) != {"bcd"}
+    before = distance(policy)
     reporter, result = run(policy)
+    assert distance(policy) < 0.2 * before
     assert answers(policy) == {"bcd"}
     losses = reporter.curve("train_loss")
     assert sum(losses[-5:]) < 0.2 * sum(losses[:5])
@@ -103,7 +120,69 @@ def test_a_continued_adapter_is_taught_by_the_version_it_starts_from():
     policy = Bigrams(parent=parent)
     rehearsal_losses = run(policy, rehearsal_share=0.5)[0].curve("rehearsal_loss")
     assert rehearsal_losses[0] == pytest.approx(0, abs=1e-6)
-    assert torch.equal(policy.teacher, parent)
+    assert torch.equal(policy.parent, parent)
+
+
+@pytest.mark.parametrize("kind", ["ema", "hard_sync"])
+def test_a_following_teacher_begins_at_the_parent_and_moves_when_it_is_due(kind):
+    """Fault caught: a teacher that starts at the base or at zero, moves at every step, or drags the parent along."""
+    parent = torch.zeros(12, 12)
+    parent[3:6] = 2.0
+    teachers, students = [parent], [parent]
+    for steps in range(1, 7):
+        policy = Bigrams(parent=parent)
+        teacher = TeacherConfig(kind=kind, rate=1.0 if kind == "hard_sync" else 0.2, every=3)
+        run(policy, total_steps=6, teacher=teacher, reporter=Remembered(stop_after=steps))
+        teachers.append(policy.teacher)
+        students.append(policy.student.detach())
+        assert torch.equal(policy.parent, parent)
+    for step in range(1, 7):
+        expected = teachers[step - 1]
+        if step % 3 == 0:
+            expected = torch.lerp(expected, students[step], teacher.rate)
+        assert torch.equal(teachers[step], expected)
+    assert not torch.equal(teachers[3], parent)
+
+
+def test_rehearsal_is_taught_by_the_start_even_where_the_teacher_moves():
+    """Fault caught: a moving teacher as the target of rehearsal, which then holds nobody."""
+    moving = TeacherConfig(kind="hard_sync", rate=1.0, every=1)
+    reporter, _ = run(Bigrams(), rehearsal_share=0.5, teacher=moving)
+    assert max(reporter.curve("rehearsal_loss")[5:]) > 1e-4
+
+
+def test_an_anchor_holds_the_student_back_and_is_reported():
+    free, held = Bigrams(), Bigrams()
+    run(free, total_steps=30)
+    reporter, _ = run(held, total_steps=30, anchor_weight=1.0)
+    assert drift(held) < drift(free)
+    assert reporter.steps[0]["anchor_kl"] == pytest.approx(0, abs=1e-6)
+    assert max(reporter.curve("anchor_kl")) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ObjectiveConfig(kind="reverse_kl"),
+        ObjectiveConfig(kind="jsd", alpha=0.5),
+        ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=10),
+    ],
+)
+def test_every_objective_brings_the_student_closer_to_what_the_teacher_says(objective):
+    policy = Bigrams()
+    before = distance(policy)
+    run(policy, objective=objective)
+    assert distance(policy) < 0.5 * before
+
+
+def test_the_ramp_goes_by_the_step_and_ends_at_plain_self_distillation():
+    ramped = ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=4)
+    curves = [
+        run(Bigrams(), total_steps=8, objective=one)[0].curve("train_loss") for one in (ramped, ObjectiveConfig())
+    ]
+    assert curves[0][0] < 0.8 * curves[1][0]
+    divergences = [_divergence(ramped, step).keywords["rho"] for step in range(6)]
+    assert divergences == pytest.approx([0.25, 0.4375, 0.625, 0.8125, 1.0, 1.0])
 
 
 def test_same_seed_same_curve_and_another_seed_another():
@@ -112,20 +191,54 @@ def test_same_seed_same_curve_and_another_seed_another():
     assert curves[0] != curves[2]
 
 
-@pytest.mark.parametrize("step", [1, 4, 17])
-def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(step):
-    whole, checkpoints = Bigrams(), Kept(every_step=True)
-    straight, _ = run(whole, checkpoints=checkpoints, total_steps=20, rehearsal_share=0.5)
+KINDS = {
+    "frozen": {},
+    "ema": {"teacher": TeacherConfig(kind="ema", rate=0.05, every=2), "anchor_weight": 0.1},
+    "hard_sync": {
+        "teacher": TeacherConfig(kind="hard_sync", rate=1.0, every=5),
+        "objective": ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=15),
+    },
+    "live": {"teacher": TeacherConfig(kind="live"), "objective": ObjectiveConfig(kind="jsd", alpha=0.5)},
+}
+LONG = 24
 
-    saved = checkpoints.states[step]
-    saved = CheckpointState(saved.adapter, saved.tensors, json.loads(json.dumps(saved.facts)))
+
+def written(state):
+    """A checkpoint as it comes back from a disk: its facts through JSON."""
+    return CheckpointState(state.adapter, state.tensors, json.loads(json.dumps(state.facts)))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def whole(request):
+    """A run of each kind of teacher that nothing interrupted, with a checkpoint at every step."""
+    policy, checkpoints, changes = Bigrams(), Kept(every_step=True), KINDS[request.param]
+    reporter, _ = run(policy, checkpoints=checkpoints, total_steps=LONG, rehearsal_share=0.5, **changes)
+    return policy, checkpoints.states, reporter, changes
+
+
+@pytest.mark.parametrize("step", random.Random(5).sample(range(1, LONG), 20))
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(whole, step):
+    policy, states, straight, changes = whole
     resumed_policy = Bigrams()
-    resumed, result = run(resumed_policy, resume=saved, total_steps=20, rehearsal_share=0.5)
-
-    assert torch.equal(resumed_policy.student, whole.student)
+    resumed, result = run(
+        resumed_policy, resume=written(states[step]), total_steps=LONG, rehearsal_share=0.5, **changes
+    )
+    assert torch.equal(resumed_policy.student, policy.student)
+    if policy.teacher is not None:
+        assert torch.equal(resumed_policy.teacher, policy.teacher)
     for name in ("train_loss", "rehearsal_loss", "grad_norm", "learning_rate", "trained_tokens"):
         assert resumed.curve(name) == straight.curve(name)[step:]
     assert result.finished
+
+
+def test_without_the_state_of_the_randomness_a_resumed_run_is_another(whole):
+    """The control: the test above can tell."""
+    policy, states, _, changes = whole
+    saved = written(states[9])
+    saved.tensors["generator"] = torch.Generator().manual_seed(7).get_state()
+    resumed = Bigrams()
+    run(resumed, resume=saved, total_steps=LONG, rehearsal_share=0.5, **changes)
+    assert not torch.equal(resumed.student, policy.student)
 
 
 def test_a_run_that_had_ended_has_nothing_left_to_do():

@@ -1,0 +1,81 @@
+"""What a step may ask of the student, in ids: demonstrations and rehearsal prompts of a job, encoded once.
+
+Nothing is ever cut. Knows a policy and what a job trains with; no steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.domain.demonstrations import Demonstration
+from app.domain.errors import Unprocessable
+from app.domain.training import TrainingConfig
+from worker.sdft.policy import Arm, Policy
+from worker.sdft.prompts import teacher_messages
+
+_TAUGHT_BY: Mapping[str, Arm] = {"frozen": "parent", "ema": "teacher", "hard_sync": "teacher", "live": "student"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a step may ask of the student.
+
+    Args:
+        prompt: The student's context.
+        teacher_prompt: The teacher's: with the demonstration, or the same one for rehearsal.
+        taught_by: Whose weights the teacher has.
+        demonstration: The expert's answer; none for rehearsal.
+        skip: Completion tokens at the start without loss. Rehearsal has no demonstration to give away, so none.
+    """
+
+    prompt: list[int]
+    teacher_prompt: list[int]
+    taught_by: Arm
+    demonstration: list[int]
+    skip: int
+
+
+def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config: TrainingConfig) -> list[Task]:
+    """Demonstrations as ids.
+
+    Raises:
+        Unprocessable: Some examples are too long; each is named by its line.
+    """
+    taught_by = _TAUGHT_BY[config.teacher.kind]
+    tasks = []
+    for demonstration in demonstrations:
+        answer = policy.encode_completion(demonstration.completion)
+        prompt = policy.encode_chat(demonstration.messages)
+        shown = prompt
+        if config.method == "sdft":
+            shown = policy.encode_chat(teacher_messages(config.template, demonstration))
+        tasks.append(Task(prompt, shown, taught_by, answer, config.loss_skip_tokens))
+    _refuse_long(policy, tasks, [demonstration.line for demonstration in demonstrations], config)
+    return tasks
+
+
+def encode_rehearsal(
+    policy: Policy, rehearsal: Sequence[Sequence[Mapping[str, Any]]], config: TrainingConfig
+) -> list[Task]:
+    """Neutral prompts as ids, taught by the starting point; those that do not fit the context are left out."""
+    prompts = [policy.encode_chat(messages) for messages in rehearsal]
+    room = policy.context_tokens - config.max_completion_tokens
+    return [Task(prompt, prompt, "parent", [], 0) for prompt in prompts if len(prompt) <= room]
+
+
+def _refuse_long(policy: Policy, tasks: list[Task], lines: list[int], config: TrainingConfig) -> None:
+    errors = []
+    for task, line in zip(tasks, lines, strict=True):
+        answer = config.max_completion_tokens if config.method == "sdft" else len(task.demonstration)
+        needed = len(task.teacher_prompt) + answer
+        if needed > policy.context_tokens:
+            message = f"needs {needed} tokens of context, the base has {policy.context_tokens}"
+            errors.append({"code": "example_too_long", "line": line, "message": message})
+    if errors:
+        raise Unprocessable(
+            "example_too_long",
+            f"{len(errors)} examples do not fit the base's context with their demonstration shown to the teacher and "
+            "room for an answer. Shorten or remove them, or lower max_completion_tokens.",
+            param="training_file",
+            errors=errors,
+        )
