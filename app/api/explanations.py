@@ -152,6 +152,7 @@ def _describe_one(schema: Schema) -> str:
         ("minimum", "from {}"),
         ("exclusiveMinimum", "above {}"),
         ("maximum", "to {}"),
+        ("exclusiveMaximum", "below {}"),
         ("minLength", "of at least {} characters"),
         ("maxLength", "of at most {} characters"),
         ("maxProperties", "with at most {} keys"),

@@ -1,7 +1,7 @@
 """What self-distillation moves towards, how its teacher moves, and what a preset makes of both.
 
-``...Request`` is what a client may ask for, ``...Config`` what the trainer runs with: every number fixed, and null where
-it means nothing to the kind that was chosen.
+``...Request`` is what a client may ask for; ``...Config`` is what the trainer runs with: every number fixed, or null
+where it means nothing to the kind that was chosen.
 """
 
 from collections.abc import Mapping, Sequence

@@ -43,6 +43,27 @@ FIELDS = [
     (sdft(loss_skip_tokens=4, max_completion_tokens=4), "invalid_value", SDFT, "raise max_completion_tokens"),
     (sdft(template="poem"), "invalid_value", f"{SDFT}.template", '"paper", "example"'),
     (sdft(rehearsal={"share": 2}), "invalid_value", f"{SDFT}.rehearsal.share", "from 0 to 0.75"),
+    (sdft(objective={"kinds": "jsd"}), "unknown_parameter", f"{SDFT}.objective.kinds", "did you mean kind?"),
+    (sdft(objective="jsd"), "invalid_value", f"{SDFT}.objective", "an object"),
+    (sdft(objective={"kind": "js"}), "invalid_value", f"{SDFT}.objective.kind", '"forward_kl", "reverse_kl", "jsd"'),
+    (sdft(objective={"kind": "jsd", "alpha": 1}), "invalid_value", f"{SDFT}.objective.alpha", "above 0 below 1"),
+    (sdft(objective={"alpha": 0.5}), "invalid_value", SDFT, "set objective.kind to jsd"),
+    (sdft(objective={"kind": "isdft", "rho0": 0.9, "rho1": 0.5}), "invalid_value", SDFT, "swap them"),
+    (sdft(objective={"entry_clip": 0}), "invalid_value", f"{SDFT}.objective.entry_clip", "above 0 to 100"),
+    (sdft(anchor_weight=2), "invalid_value", f"{SDFT}.anchor_weight", "from 0 to 1"),
+    (sdft(teacher={"kind": "moving"}), "invalid_value", f"{SDFT}.teacher.kind", '"hard_sync", "live"'),
+    (sdft(teacher={"kind": "hard_sync", "rate": 0.1}), "invalid_value", SDFT, "set teacher.kind to ema"),
+    (sdft(teacher={"every": 5}), "invalid_value", SDFT, "set teacher.kind to ema or hard_sync"),
+    (sdft(preset="fast"), "invalid_value", f"{SDFT}.preset", '"default", "paper", "retain"'),
+    (sdft(rehearsal={"prompts": "file"}), "invalid_value", f"{SDFT}.rehearsal", "rehearsal.file must be the id"),
+    (sdft(rehearsal={"file": UNKNOWN_FILE}), "invalid_value", f"{SDFT}.rehearsal", 'set rehearsal.prompts to "file"'),
+    (sdft(preset="paper", rehearsal={"prompts": "self"}), "invalid_value", SDFT, "set a share"),
+    (
+        sdft(rehearsal={"prompts": "file", "file": UNKNOWN_FILE}),
+        "file_not_found",
+        f"{SDFT}.rehearsal.file",
+        "upload it first",
+    ),
     ({"method": {"type": "dpo"}}, "unsupported_method", "method.type", '"sdft" or "supervised"'),
     ({"method": {}}, "missing_required_parameter", "method.type", "is required"),
     ({"method": {"type": "sdft", "supervised": {}}}, "invalid_value", "method.supervised", "has no effect"),
@@ -175,6 +196,18 @@ def counted_base(session, store):
     row = factories.make_base_model(session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=100)
     session.commit()
     return row
+
+
+def test_prompts_to_rehearse_must_fit_too(http, counted_base, file_id):
+    """Without their answers shown to a teacher: what is too long for that is not too long here."""
+    for line, status in ((example(30, 35), 200), (example(80, 30), 400)):
+        rehearsed = upload(http, b"\n".join([factories.TRAINING_LINES, line])).json()["id"]
+        asked = sdft(rehearsal={"prompts": "file", "file": rehearsed})
+        response = http.post(JOBS, json={"model": "tiny", "training_file": file_id} | asked)
+        assert response.status_code == status
+    error = error_of(response, 400)
+    assert (error["code"], error["param"]) == ("example_over_context", f"{SDFT}.rehearsal.file")
+    assert error["errors"][0]["line"] == 13
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,15 @@ def test_a_file_that_an_unfinished_job_needs_is_not_deleted(http, session, proje
     assert response.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize(("status", "answer"), [("queued", 409), ("running", 409), ("succeeded", 200)])
+def test_a_file_that_a_job_rehearses_stays_as_long_as_the_job_lives(http, session, project, status, answer):
+    file = factories.make_file(session, project)
+    rehearsal = {"rehearsal": {"share": 0.5, "prompts": "file", "file": file.id}}
+    factories.make_job(session, status, project=project, hyperparameters=rehearsal)
+    session.commit()
+    assert http.delete(f"/v1/files/{file.id}").status_code == answer
+
+
 def test_a_file_of_a_finished_job_can_be_deleted(http, session, project):
     file = factories.make_file(session, project)
     factories.make_job(session, "succeeded", project=project, training_file=file)

@@ -76,7 +76,7 @@ def test_what_was_asked_for_is_echoed(http, base, file_id):
     assert (job["seed"], job["metadata"]) == (7, {"team": "a", "": "empty key"})
     echoed = job["method"]["sdft"]["hyperparameters"]
     assert (echoed["n_epochs"], echoed["learning_rate"], echoed["template"]) == (3, 1e-4, "paper")
-    assert echoed["rehearsal"] == {"share": 0.5}
+    assert echoed["rehearsal"] == {"share": 0.5, "prompts": "builtin", "file": None}
     assert echoed["batch_size"] == "auto"
 
 
@@ -96,7 +96,7 @@ def test_old_style_hyperparameters_are_taken(http, base, file_id):
 
 
 def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, project):
-    asked = SdftHyperparameters(learning_rate_multiplier=2)
+    asked = SdftHyperparameters(learning_rate_multiplier=2, preset="retain")
     facts = DatasetFacts(
         num_examples=64, demonstration_tokens_p50=10, demonstration_tokens_p99=20, demonstration_tokens_max=24
     )
@@ -117,8 +117,12 @@ def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, proj
     assert numbers["batch_size"] == resolved.batch_size
     assert (numbers["learning_rate"], numbers["learning_rate_multiplier"]) == (1e-3, 2)
     assert numbers["max_completion_tokens"] == 30
-    assert numbers["rehearsal"] == {"share": 0.5}
-    assert "auto" not in {value for name, value in numbers.items() if name not in ("rehearsal", "template")}
+    assert numbers["rehearsal"] == {"share": 0.5, "prompts": "builtin", "file": None}
+    isdft = {"rho0": 0.25, "rho1": 1.0, "ramp_steps": resolved.total_steps}
+    assert numbers["objective"] == {"kind": "isdft", "alpha": None, "entry_clip": None, **isdft}
+    assert numbers["teacher"] == {"kind": "frozen", "rate": None, "every": None}
+    assert (numbers["preset"], numbers["anchor_weight"]) == ("retain", 2e-3)
+    assert "auto" not in str(numbers | {"template": None})
     assert shown["progress"]["percent"] == round(100 * 4 / resolved.total_steps, 1)
 
 

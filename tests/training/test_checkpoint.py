@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from app.domain.demonstrations import Demonstration
+from app.domain.distillation import ObjectiveConfig, TeacherConfig
 from app.domain.training import TrainingConfig
 from tests.unit.sdft.records import Remembered
 from worker.hf import checkpoint, load_check
@@ -66,30 +67,45 @@ def parent(llama, tmp_path_factory):
     return step_folder(folder, 3) / "adapter"
 
 
+TEACHERS = {
+    "frozen": {},
+    "ema": {"teacher": TeacherConfig(kind="ema", rate=0.3, every=1), "anchor_weight": 0.01},
+    "hard_sync": {
+        "teacher": TeacherConfig(kind="hard_sync", rate=1.0, every=2),
+        "objective": ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=5),
+    },
+    "live": {"teacher": TeacherConfig(kind="live")},
+}
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
 @pytest.mark.parametrize("continued", [False, True], ids=["from the base", "from an adapter"])
-def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(llama, parent, tmp_path, continued):
-    """Factors, moments, randomness, data order, schedule and teacher all come back."""
-    start = parent if continued else None
-    whole, straight = run(llama, tmp_path / "whole", parent=start)
-    # The resumed process starts from another teacher's weights: they must come from the checkpoint.
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(llama, parent, tmp_path, continued, teacher):
+    """Factors, moments, randomness, data order, schedule and a teacher that moves all come back."""
+    start, changes = parent if continued else None, TEACHERS[teacher]
+    whole, straight = run(llama, tmp_path / "whole", parent=start, **changes)
     resumed, rest = run(
-        llama, tmp_path / "resumed", resume_from=step_folder(tmp_path / "whole", 2),
-        policy=_with_spoiled_teacher(llama, start),
-    )  # fmt: skip
-    assert rest.curve("train_loss") == straight.curve("train_loss")[2:]
-    assert rest.curve("rehearsal_loss") == straight.curve("rehearsal_loss")[2:]
+        llama, tmp_path / "resumed", parent=start, resume_from=step_folder(tmp_path / "whole", 3), **changes
+    )
+    assert rest.curve("train_loss") == straight.curve("train_loss")[3:]
+    assert rest.curve("rehearsal_loss") == straight.curve("rehearsal_loss")[3:]
     for name, value in factors(whole).items():
         assert torch.equal(value, factors(resumed)[name])
     last = [digests(step_folder(tmp_path / name, STEPS)) for name in ("whole", "resumed")]
     assert last[0] == last[1]
 
 
-def _with_spoiled_teacher(base, parent):
-    policy = load(base, parent)
-    with torch.no_grad():
-        for parameter in policy.teacher_parameters().values():
-            parameter.zero_()
-    return policy
+@pytest.mark.parametrize("kind", ["ema", "hard_sync"])
+def test_only_a_teacher_that_moves_is_written_down_and_never_into_the_adapter(llama, parent, tmp_path, kind):
+    policy, _ = run(llama, tmp_path / "a", parent=parent, **TEACHERS[kind])
+    saved = read_checkpoint(step_folder(tmp_path / "a", STEPS))
+    for name, value in policy.teacher_parameters().items():
+        assert torch.equal(saved.tensors[f"teacher.{name}"], value)
+        assert value.dtype == torch.float32
+    assert not [name for name in saved.adapter if "teacher" in name or "parent" in name]
+    run(llama, tmp_path / "b", parent=parent)
+    still = read_checkpoint(step_folder(tmp_path / "b", STEPS))
+    assert not [name for name in still.tensors if name.startswith("teacher.")]
 
 
 def test_same_seed_same_curve_and_another_seed_another(llama, tmp_path):
@@ -100,12 +116,13 @@ def test_same_seed_same_curve_and_another_seed_another(llama, tmp_path):
     assert curves[0] != curves[2]
 
 
-def test_training_changes_neither_base_nor_teacher(any_base, tmp_path):
+def test_training_and_export_change_neither_base_nor_parent(any_base, tmp_path):
     load(any_base).save_adapter(tmp_path / "parent", base_name="tiny/base", base_revision="abc")
     policy = load(any_base, tmp_path / "parent")
     frozen = {name: value.clone() for name, value in policy._peft.state_dict().items() if ".student." not in name}
     before = factors(policy)
-    run(any_base, tmp_path, policy=policy, total_steps=2)
+    run(any_base, tmp_path, policy=policy, total_steps=2, **TEACHERS["ema"])
+    policy.save_adapter(tmp_path / "out", base_name="tiny/base", base_revision="abc")
     for name, value in frozen.items():
         assert torch.equal(policy._peft.state_dict()[name], value), name
     assert any(not torch.equal(value, before[name]) for name, value in factors(policy).items())

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from app.domain.errors import Unprocessable
 from app.domain.runs import (
@@ -32,10 +33,11 @@ from app.domain.runs import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
-from worker.dataset import Lengths, part, rehearsal
+from worker.dataset import Lengths, make_suites, part, rehearsal
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.base import Base
 from worker.hf.chat import Chat
+from worker.hf.checkpoint import read_checkpoint
 from worker.pipeline import Attempt, RunFailed
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter
 
@@ -201,6 +203,65 @@ def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
     assert len(set(lamps)) == 30 - len(heldout)
     assert not heldout & set(lamps)
     assert len(lamps) == len(prompts) / 2
+
+
+def own_prompts_of(folder: Path, step: int) -> list[str]:
+    found: list[str] = read_checkpoint(folder / checkpoint_path(step)).facts["own_prompts"]
+    return found
+
+
+def test_prompts_that_the_start_makes_up_are_kept_for_a_resumed_run(base: BaseModelRef, tmp_path: Path) -> None:
+    asked = SdftHyperparameters.model_validate(QUICK | {"rehearsal": {"share": 0.5, "prompts": "self"}})
+    cut = lay_out(tmp_path / "cut", base, hyperparameters=asked)
+    messages = run(cut, Stopping, after_step=2)
+    made = own_prompts_of(cut, 2)
+    assert len(made) == len(set(made)) > 50
+    assert [event for event in messages if event.kind == "event" and f"made up {len(made)} prompts" in event.message]
+    twice = lay_out(tmp_path / "twice", base, hyperparameters=asked)
+    run(twice, Stopping, after_step=1)
+    assert own_prompts_of(twice, 1) == made
+    again = lay_out(
+        tmp_path / "again", base, hyperparameters=asked, resume_step=2, attempt=2,
+        resolved=next(message.config for message in messages if message.kind == "resolved"),
+    )  # fmt: skip
+    shutil.copytree(cut / checkpoint_path(2), again / "resume")
+    state = again / "resume" / "state.safetensors"
+    with safe_open(state, framework="pt") as saved:
+        facts = json.loads(saved.metadata()["facts"])
+    marked = [f"{number}: {text}" for number, text in enumerate(made)]
+    kept = facts | {"own_prompts": marked}  # a resumed run must not make up its own again
+    save_file(load_file(state), state, metadata={"facts": json.dumps(kept)})
+    said = run(again, Stopping, after_step=3)
+    assert own_prompts_of(again, 3) == marked
+    assert not [event for event in said if event.kind == "event" and "made up" in event.message]
+
+
+def test_the_clients_own_prompts_are_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "own", base, rehearsal_file="rehearsal.jsonl")
+    line = {"prompt": "Mine.", "completion": "unused"}
+    (folder / "rehearsal.jsonl").write_text(json.dumps(line) + "\n")
+    order = Order.model_validate_json((folder / "order.json").read_bytes())
+    assert [list(messages) for messages in rehearsal(order, folder)] == [[{"role": "user", "content": "Mine."}]]
+
+
+def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:
+    attempt = Attempt(lay_out(tmp_path / "kinds", base), PipeReporter(io.BytesIO(), tmp_path))
+    data, lengths = attempt_data(attempt)
+    config = attempt.resolve(lengths)
+    counts = []
+    for changes in ({}, {"rehearsal_prompts": "self"}, {"rehearsal_share": 0.0}):
+        fixed = config.model_copy(update=changes)
+        suites = make_suites(attempt.order, attempt.folder, data, fixed, scorer="exact", longest_answer=8)
+        counts.append(len(suites[-1].rehearsed))
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0]
+
+
+def test_a_live_teacher_comes_with_a_warning(base: BaseModelRef, tmp_path: Path) -> None:
+    asked = SdftHyperparameters.model_validate(QUICK | {"teacher": {"kind": "live"}})
+    messages = run(lay_out(tmp_path / "live", base, hyperparameters=asked), Stopping, after_step=1)
+    warnings = [message.message for message in messages if message.kind == "event" and message.level == "warn"]
+    assert any("known to diverge" in warning for warning in warnings)
 
 
 def test_a_resumed_attempt_ends_with_the_same_bits(

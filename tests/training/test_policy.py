@@ -179,8 +179,57 @@ def test_a_continued_adapters_teacher_is_that_adapter(any_base, tmp_path):
 def test_without_a_parent_the_teacher_is_the_bare_base(llama):
     policy = load(llama)
     batch = make_batch(prompts_of(policy), answers_of(policy), [0] * 4)
-    assert policy.teacher_parameters() == {}
     assert torch.equal(policy.hidden(batch, arm="parent"), policy.hidden(batch, arm="base"))
+
+
+def test_a_moving_teacher_begins_as_the_student_and_has_weights_of_its_own(any_base, tmp_path):
+    """Fault caught: a teacher that shares the student's tensors, takes the parent's place, or turns the student off."""
+    load(any_base).save_adapter(tmp_path, base_name="tiny", base_revision="1")
+    policy = load(any_base, parent=tmp_path)
+    batch = make_batch(prompts_of(policy), answers_of(policy), [0] * 4)
+    before = {arm: policy.hidden(batch, arm=arm) for arm in ("base", "parent", "student")}
+    policy.add_teacher()
+    assert torch.equal(policy.hidden(batch, arm="teacher"), before["student"])
+    with torch.no_grad():
+        for parameter in policy.parameters().values():
+            parameter.mul_(1.5)
+    assert torch.equal(policy.hidden(batch, arm="teacher"), before["student"])
+    assert torch.equal(policy.hidden(batch, arm="parent"), before["parent"])
+    assert torch.equal(policy.hidden(batch, arm="base"), before["base"])
+    assert not torch.allclose(policy.hidden(batch, arm="student"), before["student"], atol=1e-3)
+    backward(policy, aligned(policy), None, max_tokens=4096)
+    assert all(parameter.grad is not None for parameter in policy.parameters().values())
+    assert not any(parameter.requires_grad for parameter in policy.teacher_parameters().values())
+
+
+def test_what_was_sampled_is_what_is_trained(any_base):
+    """So the importance of every sampled token is 1 and there is nothing to weigh or to cap.
+
+    Fault caught: a merged copy for decoding that lags behind the student, or another temperature.
+    """
+    policy = load(any_base)
+    prompts = prompts_of(policy)
+    seen = []
+
+    def choose(logits_BV):
+        seen.append(logits_BV.log_softmax(-1))
+        return logits_BV.argmax(-1)
+
+    rollouts = policy._decode(prompts, [6] * 4, "student", choose, None)
+    batch = make_batch(prompts, [rollout.ids for rollout in rollouts], [0] * 4)
+    trained = policy.head.logits(policy.hidden(batch, arm="student")).log_softmax(-1).split(batch.num_rows)
+    first_BV = torch.stack([log_p_TV[0] for log_p_TV in trained])
+    torch.testing.assert_close(seen[0].sort(0).values, first_BV.sort(0).values, **CLOSE)
+
+
+def test_a_user_begins_where_the_template_says_and_ends_where_a_turn_ends(llama):
+    policy = load(llama)
+    opening, end = policy.user_turn()
+    whole = policy.encode_chat([{"role": "user", "content": "Hi."}])
+    assert whole[: len(opening)] == opening
+    assert opening
+    assert end == END
+    assert end in whole
 
 
 def test_asking_other_arms_leaves_the_student_trainable(llama, tmp_path):
@@ -190,7 +239,8 @@ def test_asking_other_arms_leaves_the_student_trainable(llama, tmp_path):
         policy.greedy(prompts_of(policy), 2, arm=arm)
     backward(policy, aligned(policy), None, max_tokens=4096)
     assert all(parameter.grad is not None for parameter in policy.parameters().values())
-    assert all(parameter.grad is None for parameter in policy.teacher_parameters().values())
+    frozen = [parameter for name, parameter in policy._peft.named_parameters() if ".student." not in name]
+    assert not any(parameter.requires_grad for parameter in frozen)
 
 
 def test_likelihood_and_divergence_are_means_over_the_completion(llama):

@@ -79,3 +79,62 @@ def test_supervised_training_knows_no_rollouts() -> None:
     )
     assert config.num_rehearsal == 0
     assert config.max_completion_tokens == 12
+
+
+@pytest.mark.parametrize(
+    ("preset", "objective", "anchor", "teacher", "share", "template"),
+    [
+        ("default", {"kind": "forward_kl"}, 0, {"kind": "frozen"}, 1 / 3, "auto"),
+        ("paper", {"kind": "forward_kl"}, 0, {"kind": "ema", "rate": 0.01, "every": 1}, 0, "paper"),
+        (
+            "retain",
+            {"kind": "isdft", "rho0": 0.25, "rho1": 1.0, "ramp_steps": 40},
+            2e-3,
+            {"kind": "frozen"},
+            1 / 3,
+            "auto",
+        ),
+    ],
+)
+def test_a_preset_fills_in_what_is_left_open(preset, objective, anchor, teacher, share, template) -> None:  # noqa: PLR0917
+    config = resolved(preset=preset)
+    assert config.objective.model_dump(exclude_none=True) == objective
+    assert config.teacher.model_dump(exclude_none=True) == teacher
+    assert (config.anchor_weight, config.rehearsal_share, config.template) == (anchor, share, template)
+
+
+def test_what_is_asked_for_wins_over_the_preset() -> None:
+    config = resolved(
+        preset="retain", objective={"kind": "jsd", "alpha": 0.3}, anchor_weight=0, teacher={"kind": "live"}
+    )
+    assert config.objective.model_dump(exclude_none=True) == {"kind": "jsd", "alpha": 0.3}
+    assert (config.anchor_weight, config.teacher.kind) == (0, "live")
+    assert resolved(preset="paper", teacher={"kind": "frozen"}).teacher.kind == "frozen"
+    assert resolved(preset="retain", objective={"rho0": 0.5}).objective.rho0 == 0.5
+    assert resolved(preset="paper", rehearsal={"share": 0.5}).rehearsal_share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "numbers"),
+    [
+        ({"objective": {"kind": "jsd"}}, {"kind": "jsd", "alpha": 0.5}),
+        ({"objective": {"kind": "reverse_kl", "entry_clip": 0.05}}, {"kind": "reverse_kl", "entry_clip": 0.05}),
+        (
+            {"objective": {"kind": "isdft", "rho1": 0.1, "ramp_steps": 7}},
+            {"kind": "isdft", "rho0": 0.1, "rho1": 0.1, "ramp_steps": 7},
+        ),
+    ],
+)
+def test_only_the_numbers_of_the_chosen_objective_have_values(asked, numbers) -> None:
+    assert resolved(**asked).objective.model_dump(exclude_none=True) == numbers
+
+
+def test_a_long_job_ramps_for_150_steps() -> None:
+    assert resolved(facts(4000), preset="retain").objective.ramp_steps == 150
+
+
+@pytest.mark.parametrize(("kind", "every"), [("ema", 1), ("hard_sync", 10)])
+def test_a_teacher_that_would_never_move_is_refused_with_the_way_out(kind, every) -> None:
+    assert resolved(teacher={"kind": kind}).teacher.every == every
+    with pytest.raises(ValueError, match=r"more than the job's 40 steps.*lower it, or choose the frozen"):
+        resolved(teacher={"kind": kind, "every": 41})

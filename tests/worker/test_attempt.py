@@ -300,6 +300,22 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
     assert [(seen / path).read_text() for path in order["rehearsal"]] == ["trained two", "trained one"]
 
 
+def test_the_clients_own_prompts_travel_with_the_order(site: Site) -> None:
+    with site.sessions.begin() as session:
+        project = factories.make_project(session)
+        own = factories.make_file(session, project, content=b"my prompts", store=site.store)
+        file = factories.make_file(session, project, content=b"{}", store=site.store)
+        asked = {"rehearsal": {"share": 0.5, "prompts": "file", "file": own.id}}
+        factories.make_job(session, project=project, training_file=file, hyperparameters=asked)
+    slot = site.slot()
+    claim = site.claim(slot)
+    assert claim is not None
+    seen = site.folder / "seen"
+    run_attempt(slot, claim, claimed_at=time.monotonic(), command=("/bin/sh", "-c", f'cp -r "$0" {seen}'))
+    order = json.loads((seen / "order.json").read_text())
+    assert (seen / order["rehearsal_file"]).read_text() == "my prompts"
+
+
 def test_a_training_file_that_its_owner_deleted_is_not_rehearsed(site: Site) -> None:
     with site.sessions.begin() as session:
         project = factories.make_project(session)
