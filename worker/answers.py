@@ -22,7 +22,7 @@ def answer_memory(order: Order, policy: HfPolicy) -> AnswerMemory | None:
     base = order.base.weights_sha256
     parent, student = (
         f"{base} {policy.lora_alpha} {factors_sha256(factors)}" if factors else base
-        for factors in (policy.teacher_parameters(), policy.parameters())
+        for factors in (policy.parent_parameters(), policy.parameters())
     )
     return AnswerMemory(
         Path(order.answers),

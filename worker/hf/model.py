@@ -94,12 +94,16 @@ class HfPolicy:
             policy = cls(base.fresh_model(), base.chat, lora, has_parent=parent is not None)
         if parent is not None:
             policy.load_student(load_file(parent / WEIGHTS_NAME))
-            freeze(policy.parameters(), policy._adapter_parameters("parent"))
+            freeze(policy.parameters(), policy.parent_parameters())
         return policy
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The student's factors, fp32, by their names in the adapter file."""
         return self._adapter_parameters("student")
+
+    def parent_parameters(self) -> dict[str, nn.Parameter]:
+        """The factors that the job starts from, frozen; empty where it starts from the base."""
+        return self._adapter_parameters("parent")
 
     def add_teacher(self) -> None:
         """An adapter for a teacher that moves, at first the student's."""
