@@ -13,8 +13,9 @@ from benchmarks.arms import Order
 from benchmarks.gate import Gate, peak_memory_bytes
 from benchmarks.setting import Setting
 from worker.evals.suites import neutral_prompts
+from worker.examples import encode_rehearsal, encode_tasks
 from worker.hf.model import HfPolicy
-from worker.trainer import encode_rehearsal, encode_tasks, train
+from worker.trainer import train
 
 
 class GatedReporter:

@@ -32,18 +32,11 @@ def follow(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], *, rate
 
 
 @torch.no_grad()
-def teacher_hidden(
-    policy: Policy, sequences: Sequence[Aligned], *, max_tokens: int, remember: bool = True
-) -> list[Tensor]:
+def teacher_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: int) -> list[Tensor]:
     """The teacher's hidden states at each sequence's loss positions, [T, H] each, in batches of its own.
 
-    Hidden states are small; logits would not be. They are made before the student's graph exists.
-
-    Args:
-        policy: Its arms, as the sequences name them.
-        sequences: Each with at least one loss position.
-        max_tokens: Padded tokens of a batch.
-        remember: Whether a policy that can may keep what weights that never move make of a prompt.
+    Hidden states are small; logits would not be. They are made before the student's graph exists. What weights that
+    never move make of a prompt, a policy may remember.
     """
     scored: list[Tensor] = [torch.empty(0)] * len(sequences)
     for arm in dict.fromkeys(one.taught_by for one in sequences):
@@ -55,7 +48,7 @@ def teacher_hidden(
                 [one.teacher_prompt for one in chosen],
                 [one.completion for one in chosen],
                 [one.skip for one in chosen],
-                whole_prompts=remember and policy.remembers_prompts and arm == "parent",
+                whole_prompts=policy.remembers_prompts and arm == "parent",
             )
             parts = policy.hidden(batch, arm=arm).split(batch.num_rows)
             for index, part_TH in zip(bucket, parts, strict=True):
@@ -64,9 +57,6 @@ def teacher_hidden(
 
 
 def parent_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: int) -> list[Tensor]:
-    """The same of the starting point without a demonstration: what the anchor holds the student to.
-
-    Not remembered: these prompts are short, and would take the room of those with demonstrations.
-    """
+    """The same of the starting point without a demonstration: what the anchor holds the student to."""
     unaided = [Aligned(one.prompt, one.prompt, one.completion, one.skip) for one in sequences]
-    return teacher_hidden(policy, unaided, max_tokens=max_tokens, remember=False)
+    return teacher_hidden(policy, unaided, max_tokens=max_tokens)
