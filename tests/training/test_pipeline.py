@@ -245,7 +245,7 @@ def test_the_clients_own_prompts_are_rehearsed(base: BaseModelRef, tmp_path: Pat
 
 
 def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:
-    attempt = Attempt(lay_out(tmp_path / "kinds", base), PipeReporter(io.BytesIO(), tmp_path))
+    attempt = Attempt(lay_out(tmp_path / "kinds", base), PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
     data, lengths = attempt_data(attempt)
     config = attempt.resolve(lengths)
     counts = []
