@@ -19,11 +19,12 @@ from app.api.dependencies import (
 )
 from app.api.downloads import revalidated
 from app.api.schemas.common import ListObject
+from app.api.schemas.estimates import EstimateObject
 from app.api.schemas.job_requests import CreateJob
 from app.api.schemas.jobs import CheckpointObject, EventObject, JobObject
 from app.db.models import Job
 from app.domain.errors import Invalid
-from app.services import idempotency, jobs
+from app.services import estimates, idempotency, jobs
 from app.services.pages import Page, PageRequest
 from app.services.standings import standings
 
@@ -71,6 +72,15 @@ def create_job(
         return _shown(session, job).model_dump(mode="json")
 
     return answered(idempotency.answer_once(session, sending, body_sha256, act))
+
+
+@router.post("/estimate")
+def estimate_job(
+    body: CreateJob, session: SessionDep, store: StoreDep, settings: SettingsDep, caller: CallerDep
+) -> EstimateObject:
+    """What a job would take: the same body, the same errors, and nothing is queued."""
+    asked = body.understood(settings.default_method)
+    return EstimateObject.of(estimates.estimate(session, store, caller.project_id, asked))
 
 
 @router.get("")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.connection import Key, Url, connect
+from app.cli.estimate_view import show_estimate
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, insist_on_pass, print_json, print_table, show_time
 
@@ -36,12 +37,13 @@ def create(
     ] = [],  # noqa: B006 - typer copies it
     metadata: Pairs = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the job would take.")] = False,
     home: HomeOption = DEFAULT_HOME,
     url: Url = None,
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """Create a job. With --watch the exit code says how it ended."""
+    """Create a job, or say what it would take. With --watch the exit code says how it ended."""
     client = connect(Home(home), url, key)
     hyperparameters = {name: _value(text) for name, text in _pairs(set_).items()}
     request: dict[str, Any] = {
@@ -54,10 +56,12 @@ def create(
         "metadata": _pairs(metadata) or None,
     }
     ours = {"parent_adapter": parent, "gate": {name: _value(text) for name, text in _pairs(gate).items()}}
-    job = client.fine_tuning.jobs.create(
-        **{name: value for name, value in request.items() if value is not None},
-        extra_body={name: value for name, value in ours.items() if value} or None,
-    )
+    request = {name: value for name, value in request.items() if value is not None}
+    ours = {name: value for name, value in ours.items() if value}
+    if estimate:
+        show_estimate(client, request | ours, as_json=json)
+        return
+    job = client.fine_tuning.jobs.create(**request, extra_body=ours or None)
     if watch:
         _follow(client, job.id, json=json)
     elif json:

@@ -39,6 +39,10 @@ MIN_STEPS = 40
 """Steps that ``n_epochs: auto`` makes room for: fewer teach little, however few the examples."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
+MIN_TO_SPLIT = 24
+MIN_HELDOUT = 8
+MAX_HELDOUT = 200
+HELDOUT_SHARE = 0.1
 NEUTRAL_SHARE = 1 / 3
 LINEAGE_SHARE = 1 / 2
 """Of a step's sequences: rehearsal, without and with skills of earlier versions. Neutral prompts alone do not keep an
@@ -197,6 +201,19 @@ class TrainingConfig(Frozen):
     def num_rehearsal(self) -> int:
         """Rehearsal sequences a step, on top of ``batch_size`` task sequences."""
         return round(self.batch_size * self.rehearsal_share / (1 - self.rehearsal_share))
+
+
+def count_heldout(num_prompts: int, *, of_validation: bool) -> int:
+    """How many of so many different prompts the evaluation keeps for itself.
+
+    All of a validation file, a tenth of a training file, at least 8 and at most 200; nothing of a training file with
+    fewer than 24.
+    """
+    if of_validation:
+        return min(MAX_HELDOUT, num_prompts)
+    if num_prompts < MIN_TO_SPLIT:
+        return 0
+    return min(MAX_HELDOUT, max(MIN_HELDOUT, round(num_prompts * HELDOUT_SHARE)))
 
 
 def resolve(

@@ -46,8 +46,19 @@ class JobRequest:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def create(session: Session, store: Store, broker: Broker, project_id: str, asked: JobRequest) -> Job:
-    """Queue a job. A worker hears of it once the transaction has committed.
+@dataclass(frozen=True)
+class Checked:
+    """A request that can be queued: the row that it would become, and what it names."""
+
+    row: Job
+    base: BaseModel
+    training: File
+    validation: File | None
+    parent: AdapterVersion | None
+
+
+def check(session: Session, store: Store, project_id: str, asked: JobRequest) -> Checked:
+    """Whether a job can be queued. Writes nothing.
 
     Raises:
         Invalid: It names what is not there, or its examples do not fit the base.
@@ -55,17 +66,29 @@ def create(session: Session, store: Store, broker: Broker, project_id: str, aske
     base = base_models.required(session, asked.model)
     training = files.for_training(session, project_id, asked.training_file, param="training_file")
     _check_examples(session, store, base, training, asked.hyperparameters, param="training_file")
+    validation = None
     if asked.validation_file:
         validation = files.for_training(session, project_id, asked.validation_file, param="validation_file")
         _check_examples(session, store, base, validation, asked.hyperparameters, param="validation_file")
     _check_rehearsal(session, store, project_id, base, asked.hyperparameters)
     parent = _parent(session, project_id, base, asked.parent_adapter)
-    job = _row(project_id, base, asked, parent)
-    _check_line(session, project_id, job.adapter_name, base)
+    row = _row(project_id, base, asked, parent)
+    _check_line(session, project_id, row.adapter_name, base)
+    return Checked(row, base, training, validation, parent)
+
+
+def create(session: Session, store: Store, broker: Broker, project_id: str, asked: JobRequest) -> Job:
+    """Queue a job. A worker hears of it once the transaction has committed.
+
+    Raises:
+        Invalid: As ``check``.
+    """
+    checked = check(session, store, project_id, asked)
+    job = checked.row
     session.add(job)
     session.flush()
     session.refresh(job)
-    runs.note(session, job, _created(asked, training, job, parent), payload={"method": asked.method})
+    runs.note(session, job, _created(asked, checked.training, job, checked.parent), payload={"method": asked.method})
     after_commit(session, lambda: broker.ring(job.id))
     return job
 

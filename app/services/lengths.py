@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from math import ceil
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 from app.db.models import BaseModel, File
 from app.domain.demonstrations import Demonstration, stream_demonstrations
 from app.domain.errors import Invalid
+from app.domain.estimates import Lengths
 from app.domain.training import Hyperparameters, SdftHyperparameters
 from app.domain.validation import MAX_REPORTED, Finding
 from app.services.base_models import TokenCounter, template_tokens
@@ -60,18 +62,62 @@ def check_fit(
         raise Invalid(found[0].code, message, param=param, errors=[asdict(item) for item in found[:MAX_REPORTED]])
 
 
+@dataclass(frozen=True)
+class FileLengths:
+    """How long a file's examples are, from at most ``MAX_COUNTED`` of them.
+
+    Args:
+        num_examples: In the file.
+        num_prompts: Different ones, as far as was counted.
+        lines: Of the counted examples.
+        prompts: Their tokens.
+        demonstrations: Their tokens, less the one that ends a turn.
+    """
+
+    num_examples: int
+    num_prompts: int
+    lines: list[int]
+    prompts: list[int]
+    demonstrations: list[int]
+
+    @property
+    def means(self) -> Lengths:
+        """Of all, with the token that ends a turn; the student's answers are taken to be as long as demonstrations."""
+        demonstration = fmean(self.demonstrations) + 1
+        return Lengths(fmean(self.prompts), demonstration, demonstration)
+
+    def demonstration_percentile(self, share: float) -> int:
+        """A length that so large a share does not exceed, with the token that ends a turn."""
+        return sorted(self.demonstrations)[ceil(share * len(self.demonstrations)) - 1] + 1
+
+    def longer_than(self, num_tokens: int) -> list[int]:
+        """Lines whose demonstration does not fit so many tokens."""
+        return [line for line, length in zip(self.lines, self.demonstrations, strict=True) if length + 1 > num_tokens]
+
+
+def measure(counter: TokenCounter, store: Store, file: File) -> FileLengths:
+    """Count a file's tokens; of a large file, those of examples spread evenly over it."""
+    num_examples: int = (file.validation or {})["n_examples"]
+    with _local(store, file) as path:
+        sample = list(islice(stream_demonstrations(path), 0, None, ceil(num_examples / MAX_COUNTED)))
+    num_prompts = len({repr(demonstration.messages) for demonstration in sample})
+    return FileLengths(
+        num_examples=num_examples,
+        num_prompts=round(num_prompts * num_examples / len(sample)),
+        lines=[demonstration.line for demonstration in sample],
+        prompts=[counter.prompt(demonstration.messages) for demonstration in sample],
+        demonstrations=[counter.text(demonstration.completion) for demonstration in sample],
+    )
+
+
 def token_figures(counter: TokenCounter, store: Store, file: File) -> dict[str, Any]:
     """Distributions of a file's lengths, from at most ``MAX_COUNTED`` examples."""
-    every = ceil((file.validation or {})["n_examples"] / MAX_COUNTED)
-    with _local(store, file) as path:
-        sample = list(islice(stream_demonstrations(path), 0, None, every))
-    prompts = [counter.prompt(demonstration.messages) for demonstration in sample]
-    completions = [counter.text(demonstration.completion) for demonstration in sample]
-    teachers = [sum(pair) + _PAPER_WORDS for pair in zip(prompts, completions, strict=True)]
+    counted = measure(counter, store, file)
+    teachers = [sum(pair) + _PAPER_WORDS for pair in zip(counted.prompts, counted.demonstrations, strict=True)]
     return {
-        "n_counted": len(sample),
-        "prompt": _figures(prompts),
-        "demonstration": _figures(completions),
+        "n_counted": len(counted.lines),
+        "prompt": _figures(counted.prompts),
+        "demonstration": _figures(counted.demonstrations),
         "teacher_prompt": _figures(teachers),
     }
 

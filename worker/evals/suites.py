@@ -12,12 +12,9 @@ from importlib import resources
 from typing import Any, Final, Literal
 
 from app.domain.demonstrations import Demonstration
+from app.domain.training import MAX_HELDOUT, MIN_TO_SPLIT, count_heldout
 from worker.evals.scorers import NLL
 
-MIN_TO_SPLIT: Final = 24
-MIN_HELDOUT: Final = 8
-MAX_HELDOUT: Final = 200
-HELDOUT_SHARE: Final = 0.1
 GENERAL_NAME: Final = "general ability"
 """With a space, which no adapter's name may have: suites are told apart by name."""
 
@@ -107,9 +104,7 @@ def split(
         taught: Prompts that earlier versions were trained on: never held out.
     """
     prompts = {prompt_sha256(one): one for one in reversed(demonstrations)}
-    size = (
-        min(MAX_HELDOUT, max(MIN_HELDOUT, round(len(prompts) * HELDOUT_SHARE))) if len(prompts) >= MIN_TO_SPLIT else 0
-    )
+    size = count_heldout(len(prompts), of_validation=False)
     free = sorted(_shuffled(prompts.keys() - taught, seed), key=lambda key: key not in asked)
     chosen = sorted(free[:size])
     kept_back = {*asked, *chosen}
@@ -137,7 +132,7 @@ def hold_out(
     trained = {prompt_sha256(one) for one in kept}
     prompts = {prompt_sha256(one): one for one in reversed(validation)}
     unseen = prompts.keys() - trained - taught
-    chosen = sorted(_shuffled(unseen, seed)[:MAX_HELDOUT])
+    chosen = sorted(_shuffled(unseen, seed)[: count_heldout(len(unseen), of_validation=True)])
     statement = (
         f"{len(chosen)} of the validation file's {len(validation)} examples were used (at most {MAX_HELDOUT}); "
         f"{len(validation) - len(prompts)} repeated a prompt, "

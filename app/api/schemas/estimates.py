@@ -1,0 +1,88 @@
+"""What a job would take, as clients see it."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.services.estimates import Estimate
+
+
+class ExamplesObject(BaseModel):
+    """Examples of the training file, and those that the evaluation keeps."""
+
+    total: int
+    held_out: int = Field(description="Of the validation file if there is one, else of the training file.")
+
+
+class TokensObject(BaseModel):
+    """In tokens of the base."""
+
+    prompt: int = Field(description="Of all examples that are trained on, once.")
+    demonstration: int = Field(description="Likewise.")
+    trained: int = Field(description="With loss, over all steps; what the job's trained_tokens will count.")
+
+
+class TruncationsObject(BaseModel):
+    """Demonstrations that are longer than the student may answer; its answers to these will be cut."""
+
+    count: int = Field(description="At most 100 are told.")
+    lines: list[int]
+
+
+class SecondsObject(BaseModel):
+    """From the start of the job to its end, without the wait before it."""
+
+    p50: float
+    p90: float
+
+
+class QueueObject(BaseModel):
+    """What a job that is posted now would wait for."""
+
+    waiting: int = Field(description="Jobs before it.")
+    workers: int = Field(description="Alive.")
+    wait_seconds: float | None = Field(description="Null without a worker, or without a finished job to judge by.")
+
+
+class EstimateObject(BaseModel):
+    """What a job would take. Times and memory are null until a job on this base and method has finished."""
+
+    object: Literal["fine_tuning.job.estimate"]
+    model: str
+    method: Literal["sdft", "supervised"]
+    hyperparameters: dict[str, Any] = Field(description="Every value that can be known before the run.")
+    examples: ExamplesObject
+    tokens: TokensObject
+    truncations: TruncationsObject
+    steps: int
+    seconds: SecondsObject | None
+    peak_memory_bytes: int | None
+    queue: QueueObject
+    calibrated_on: int = Field(description="Finished jobs that times and memory are judged by.")
+    hardware: dict[str, Any] | None = Field(description="What those ran on.")
+
+    @classmethod
+    def of(cls, found: Estimate) -> Self:
+        """An estimate as clients see it."""
+        seconds = found.seconds
+        return cls(
+            object="fine_tuning.job.estimate",
+            model=found.base_model,
+            method=found.config.method,
+            hyperparameters=found.config.model_dump(mode="json", exclude={"method", "seed"}),
+            examples=ExamplesObject(total=found.num_examples, held_out=found.num_heldout),
+            tokens=TokensObject(
+                prompt=found.prompt_tokens, demonstration=found.demonstration_tokens, trained=found.trained_tokens
+            ),
+            truncations=TruncationsObject(count=len(found.cut_lines), lines=found.cut_lines),
+            steps=found.config.total_steps,
+            seconds=SecondsObject(p50=round(seconds.p50, 1), p90=round(seconds.p90, 1)) if seconds else None,
+            peak_memory_bytes=found.peak_memory_bytes,
+            queue=QueueObject(
+                waiting=found.queue.num_waiting,
+                workers=found.queue.num_workers,
+                wait_seconds=None if found.queue.wait_seconds is None else round(found.queue.wait_seconds, 1),
+            ),
+            calibrated_on=found.calibrated_on,
+            hardware=dict(found.hardware) if found.hardware else None,
+        )

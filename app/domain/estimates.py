@@ -1,0 +1,118 @@
+"""What a job will take, judged by what finished jobs took: the same work at each one's pace. Knows no rows.
+
+Work is counted in units that time grows with: tokens that training reads and writes, and answers that the evaluation
+asks for. A finished job gives a pace (seconds a unit), and its pace gives one prediction; their spread is the spread
+that is told.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from app.domain.training import TrainingConfig
+
+MARGIN: Final = 1.25
+"""The 90th percentile is told as at least so many times the median: few jobs do not show what can go wrong."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Means over a job's sequences, in tokens of its base. ``answer`` is how long the student's own answers are."""
+
+    prompt: float
+    demonstration: float
+    answer: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a trainer has to do.
+
+    Args:
+        tokens: That training reads and writes.
+        answers: That the evaluation has to ask for, all arms together.
+    """
+
+    tokens: float
+    answers: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a job took.
+
+    Args:
+        work: That it had.
+        seconds_training: Of its own.
+        seconds_answering: Of its evaluation.
+        seconds_other: All else, which grows with neither: loading, checking, likelihoods, export.
+        peak_memory_bytes: Of its trainer.
+        answer_share: The student's answers, relative to the demonstrations' length.
+        trained_share: Tokens with loss, relative to what ``count_trained`` expects.
+    """
+
+    work: Work
+    seconds_training: float
+    seconds_answering: float
+    seconds_other: float
+    peak_memory_bytes: int | None
+    answer_share: float
+    trained_share: float
+
+    def seconds_for(self, work: Work) -> float:
+        """How long other work takes at this job's pace."""
+        training = self.seconds_training * work.tokens / self.work.tokens
+        answering = self.seconds_answering * work.answers / self.work.answers
+        return training + answering + self.seconds_other
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A prediction: as likely too low as too high, and what nine in ten stay below."""
+
+    p50: float
+    p90: float
+
+
+def predict(finished: Sequence[Finished], work: Work) -> Spread | None:
+    """Seconds that some work takes; None if nothing is known of its like."""
+    if not finished:
+        return None
+    seconds = sorted(one.seconds_for(work) for one in finished)
+    median = statistics.median(seconds)
+    return Spread(median, max(MARGIN * median, seconds[math.ceil(0.9 * len(seconds)) - 1]))
+
+
+def count_tokens(config: TrainingConfig, lengths: Lengths) -> float:
+    """Tokens that training reads and writes: prompts, demonstrations and the student's answers, over all steps."""
+    task = lengths.prompt + lengths.demonstration
+    rehearsal = 0.0
+    if config.method == "sdft":
+        task += lengths.answer
+        rehearsal = config.num_rehearsal * (lengths.prompt + config.max_completion_tokens)
+    return config.total_steps * (config.batch_size * task + rehearsal)
+
+
+def count_trained(config: TrainingConfig, lengths: Lengths) -> float:
+    """Completion tokens with loss, over all steps; rehearsal is taken to run to its limit."""
+    if config.method == "supervised":
+        return config.total_steps * config.batch_size * lengths.demonstration
+    task = max(0.0, lengths.answer - config.loss_skip_tokens)
+    return config.total_steps * (config.batch_size * task + config.num_rehearsal * config.max_completion_tokens)
+
+
+def count_answers(*, general: int, skill: int, earlier: int, has_parent: bool, has_ceiling: bool) -> int:
+    """Answers that the evaluation has to ask for: items of each sort of suite times the arms that are asked.
+
+    Args:
+        general: Items of general ability: of the candidate alone, as a machine that has finished a job on the base
+            remembers what base and parent said.
+        skill: Held-out items of the job's own: of base, candidate, parent and, where there is a teacher, the ceiling.
+        earlier: Items of the lineage's skills: of candidate and parent.
+        has_parent: Whether the job starts from a version.
+        has_ceiling: Whether a teacher is shown the demonstrations.
+    """
+    arms = 2 + has_parent
+    return general + skill * (arms + has_ceiling) + earlier * (arms - 1)

@@ -1,0 +1,277 @@
+"""What a job would take, before it is posted: counted in its files, and timed by finished jobs on the same base.
+
+Finished jobs of every project count: how fast this deployment is belongs to nobody. Nothing is written.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db.clock import NOW
+from app.db.models import Evaluation, File, Job, JobMetric, Worker
+from app.domain import estimates
+from app.domain.errors import Invalid
+from app.domain.estimates import Finished, Lengths, Spread, Work
+from app.domain.training import DatasetFacts, TrainingConfig, count_heldout, resolve
+from app.services import base_models, jobs, lineage
+from app.services.base_models import TokenCounter
+from app.services.jobs import Checked, JobRequest
+from app.services.lengths import FileLengths, measure
+from app.storage.store import Store
+
+MAX_CALIBRATED: Final = 10
+"""Newest finished jobs that are looked at: the machine that they ran on is the one that will run the next."""
+LIVE_SECONDS: Final = 60
+"""A worker reports itself four times in that time."""
+MAX_LINES: Final = 100
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Who is before a job that would be posted now. ``wait_seconds`` is None where nothing tells it."""
+
+    num_waiting: int
+    num_workers: int
+    wait_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job would take.
+
+    Args:
+        base_model: To train on.
+        config: Every hyperparameter as far as it is known before the run.
+        num_examples: In the training file.
+        num_heldout: Of them, or of the validation file, kept for the evaluation.
+        prompt_tokens: Of the training part, once.
+        demonstration_tokens: Of the training part, once.
+        trained_tokens: With loss, over all steps.
+        cut_lines: Examples whose demonstration is longer than a rollout may be.
+        seconds: From claim to end; None where no finished job tells it.
+        peak_memory_bytes: Of the trainer; likewise.
+        queue: As it stands.
+        hardware: Where the jobs ran that this was calibrated on.
+        calibrated_on: How many there were.
+    """
+
+    base_model: str
+    config: TrainingConfig
+    num_examples: int
+    num_heldout: int
+    prompt_tokens: int
+    demonstration_tokens: int
+    trained_tokens: int
+    cut_lines: list[int]
+    seconds: Spread | None
+    peak_memory_bytes: int | None
+    queue: Queue
+    hardware: Mapping[str, Any] | None
+    calibrated_on: int
+
+
+def estimate(session: Session, store: Store, project_id: str, asked: JobRequest) -> Estimate:
+    """What a job would take.
+
+    Raises:
+        Invalid: It could not be posted either.
+    """
+    checked = jobs.check(session, store, project_id, asked)
+    counter = base_models.counter(session, store, checked.base)
+    training = measure(counter, store, checked.training)
+    in_validation = measure(counter, store, checked.validation).num_prompts if checked.validation else None
+    num_heldout, num_trained = _parts(training, in_validation)
+    config = _resolve(asked, checked, training, num_trained)
+
+    past = _Past.of(session, store, counter, checked.row)
+    answer_share = _median([one.answer_share for one in past.finished], default=1.0)
+    lengths = replace(training.means, answer=min(config.max_completion_tokens, training.means.answer * answer_share))
+    work = Work(estimates.count_tokens(config, lengths), past.answers(session, checked, num_heldout))
+    trained_share = _median([one.trained_share for one in past.finished], default=1.0)
+    return Estimate(
+        base_model=checked.base.name,
+        config=config,
+        num_examples=training.num_examples,
+        num_heldout=num_heldout,
+        prompt_tokens=round(training.means.prompt * num_trained),
+        demonstration_tokens=round(training.means.demonstration * num_trained),
+        trained_tokens=round(estimates.count_trained(config, lengths) * trained_share),
+        cut_lines=training.longer_than(config.max_completion_tokens)[:MAX_LINES] if asked.method == "sdft" else [],
+        seconds=estimates.predict(past.finished, work),
+        peak_memory_bytes=max((one.peak_memory_bytes or 0 for one in past.finished), default=0) or None,
+        queue=_queue(session),
+        hardware=past.hardware,
+        calibrated_on=len(past.finished),
+    )
+
+
+def _parts(training: FileLengths, in_validation: int | None) -> tuple[int, int]:
+    """Examples held out and trained on, as ``worker.evals.suites`` parts them."""
+    if in_validation is not None:
+        return count_heldout(in_validation, of_validation=True), training.num_examples
+    held_out = count_heldout(training.num_prompts, of_validation=False)
+    return held_out, training.num_examples - round(held_out * training.num_examples / training.num_prompts)
+
+
+def _resolve(asked: JobRequest, checked: Checked, training: FileLengths, num_trained: int) -> TrainingConfig:
+    try:
+        return resolve(
+            asked.hyperparameters,
+            method=asked.method,
+            seed=checked.row.seed,
+            facts=DatasetFacts(
+                num_examples=num_trained,
+                demonstration_tokens_p50=math.ceil(statistics.median(training.demonstrations)),
+                demonstration_tokens_p99=training.demonstration_percentile(0.99),
+                demonstration_tokens_max=training.demonstration_percentile(1.0),
+            ),
+            num_parameters=checked.base.num_parameters,
+            has_earlier=checked.parent is not None,
+        )
+    except ValueError as error:
+        raise Invalid("invalid_value", str(error), param="method") from error
+
+
+class _Suite(BaseModel):
+    name: str
+    role: str
+    n: int
+    arms: list[Any]
+
+
+class _Cost(BaseModel):
+    seconds: dict[str, float]
+    trained_tokens: int
+    peak_memory_bytes: int | None
+
+
+class _Method(BaseModel):
+    answers_reused: dict[str, list[str]] = {}
+
+
+class _Provenance(BaseModel):
+    hardware: dict[str, Any]
+
+
+class _Report(BaseModel):
+    """What is read of a report here."""
+
+    suites: list[_Suite]
+    method: _Method
+    cost: _Cost
+    provenance: _Provenance
+
+    @property
+    def num_answers(self) -> int:
+        """That were asked for, not remembered."""
+        reused = self.method.answers_reused
+        return sum(suite.n * (len(suite.arms) - len(reused.get(suite.name, ()))) for suite in self.suites)
+
+    def num_items(self, role: str) -> int:
+        return sum(suite.n for suite in self.suites if suite.role == role)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What finished jobs tell.
+
+    Args:
+        finished: Jobs of the same kind on the newest one's hardware.
+        hardware: That.
+        general: Items that the newest was asked of general ability.
+    """
+
+    finished: list[Finished]
+    hardware: Mapping[str, Any] | None
+    general: int
+
+    @classmethod
+    def of(cls, session: Session, store: Store, counter: TokenCounter, row: Job) -> "_Past":
+        """Read the newest jobs of the row's base and method that went through in one attempt."""
+        query = (
+            select(Job, File, Evaluation.report)
+            .join(File, File.id == Job.training_file_id)
+            .join(Evaluation, Evaluation.job_id == Job.id)
+            .where(Job.base_model == row.base_model, Job.method == row.method, Job.status == "succeeded")
+            .where(Job.fence == 1, Job.resolved.is_not(None), File.deleted_at.is_(None))
+            .order_by(Job.finished_at.desc())
+            .limit(MAX_CALIBRATED)
+        )
+        reports = []
+        for job, file, report in session.execute(query):
+            with suppress(ValidationError):  # of a version that measured less
+                reports.append((job, file, _Report.model_validate(report)))
+        hardware = reports[0][2].provenance.hardware if reports else None
+        found = [
+            _finished(session, job, measure(counter, store, file).means, report)
+            for job, file, report in reports
+            if report.provenance.hardware == hardware
+        ]
+        general = reports[0][2].num_items("general") if reports else 0
+        return cls([one for one in found if one], hardware, general)
+
+    def answers(self, session: Session, checked: Checked, num_heldout: int) -> int:
+        """Answers that a job's evaluation will ask for."""
+        return estimates.count_answers(
+            general=self.general,
+            skill=num_heldout,
+            earlier=_num_earlier(session, checked.row.parent_version_id),
+            has_parent=checked.parent is not None,
+            has_ceiling=checked.row.method == "sdft",
+        )
+
+
+def _finished(session: Session, job: Job, means: Lengths, report: _Report) -> Finished | None:
+    """What one job took; None if its report lacks a part."""
+    seconds, config = report.cost.seconds, TrainingConfig.model_validate(job.resolved)
+    if job.started_at is None or job.finished_at is None or not {"training", "evaluation_answers"} <= seconds.keys():
+        return None
+    said = JobMetric.values["completion_tokens_mean"].as_float()
+    answer = session.scalar(select(func.avg(said)).where(JobMetric.job_id == job.id)) or means.answer
+    lengths = replace(means, answer=answer)
+    total = (job.finished_at - job.started_at).total_seconds()
+    return Finished(
+        work=Work(estimates.count_tokens(config, lengths), max(1, report.num_answers)),
+        seconds_training=seconds["training"],
+        seconds_answering=seconds["evaluation_answers"],
+        seconds_other=max(0.0, total - seconds["training"] - seconds["evaluation_answers"]),
+        peak_memory_bytes=report.cost.peak_memory_bytes,
+        answer_share=answer / means.answer,
+        trained_share=report.cost.trained_tokens / max(1.0, estimates.count_trained(config, lengths)),
+    )
+
+
+def _num_earlier(session: Session, parent_version_id: str | None) -> int:
+    """Held-out items of all skills that a job has to keep."""
+    ids = [version.id for version in lineage.ancestors(session, parent_version_id)]
+    reports = session.scalars(select(Evaluation.report).where(Evaluation.version_id.in_(ids)))
+    return sum(suite["n"] for report in reports for suite in report["suites"] if suite["role"] == "skill")
+
+
+def _queue(session: Session) -> Queue:
+    """How long a job posted now would wait, if each one before it takes as long as jobs usually do."""
+    alive = (Worker.heartbeat_at > NOW - timedelta(seconds=LIVE_SECONDS)) & ~Worker.draining
+    num_workers = session.scalar(select(func.count()).select_from(Worker).where(alive)) or 0
+    num_waiting = session.scalar(select(func.count()).select_from(Job).where(Job.status == "queued")) or 0
+    running = session.scalars(select(func.extract("epoch", NOW - Job.started_at)).where(Job.status == "running")).all()
+    if num_workers > num_waiting + len(running):
+        return Queue(num_waiting, num_workers, 0.0)
+    took = func.extract("epoch", Job.finished_at - Job.started_at)
+    newest = select(took).where(Job.status == "succeeded").order_by(Job.finished_at.desc()).limit(MAX_CALIBRATED)
+    usual = _median([float(seconds) for seconds in session.scalars(newest) if seconds is not None], default=0.0)
+    if not usual or not num_workers:
+        return Queue(num_waiting, num_workers, None)
+    left = sum(max(0.0, usual - float(passed or 0)) for passed in running)
+    return Queue(num_waiting, num_workers, (left + num_waiting * usual) / num_workers)
+
+
+def _median(values: Sequence[float], *, default: float) -> float:
+    return statistics.median(values) if values else default

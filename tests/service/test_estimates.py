@@ -1,0 +1,239 @@
+"""Estimates over HTTP: what a job would take, before it is posted, by what earlier ones took."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import func, select, update
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from app.db.models import Base, Evaluation, Job, JobMetric, Worker
+from app.domain.training import SdftHyperparameters
+from tests import factories
+from tests.service.conftest import OVERHEADS, error_of, upload
+
+JOBS = "/v1/fine_tuning/jobs"
+HERE = {"device": "cpu", "machine": "x86_64", "threads": 2}
+
+
+def lines(num: int, *, prompt: int, answer: int) -> bytes:
+    return b"".join(
+        json.dumps({"prompt": "p " * (prompt - 1) + f"n{number}", "completion": "a " * answer}).encode() + b"\n"
+        for number in range(num)
+    )
+
+
+@pytest.fixture
+def base(session, store):
+    """A base whose tokens are words."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = factories.make_blob(session, words.to_str().encode(), store=store)
+    row = factories.make_base_model(session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=400)
+    session.commit()
+    return row
+
+
+def ask(http, file_id, **fields):
+    return http.post(f"{JOBS}/estimate", json={"model": "tiny", "training_file": file_id} | fields)
+
+
+def told(http, file_id, **fields):
+    response = ask(http, file_id, **fields)
+    assert response.status_code == 200, response.json()
+    return response.json()
+
+
+def sdft(**numbers):
+    return {"method": {"type": "sdft", "sdft": {"hyperparameters": numbers}}}
+
+
+def seconds_of(config, *, prompt: int, answer: int, said: float, answers: int) -> dict[str, float]:
+    """How long things take on a machine of these tests: not as the service counts, but not unlike."""
+    step = 0.3 + 0.001 * config["batch_size"] * (prompt + 1.6 * answer + 2.5 * said)
+    rehearsed = round(config["batch_size"] * config["rehearsal_share"] / (1 - config["rehearsal_share"]))
+    step += 0.0015 * rehearsed * (prompt + 1.2 * config["max_completion_tokens"])
+    return {
+        "loading": 2,
+        "checking": 3,
+        "training": config["total_steps"] * step,
+        "evaluation_answers": 4 + 0.06 * answers,
+    }
+
+
+@pytest.fixture
+def finish(session, project, store):
+    """Put a finished job into the database, as this machine would have run it."""
+
+    def make(http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, **values):
+        file_id = upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
+        estimate = told(http, file_id, **({"parent_adapter": parent.model_id} if parent else {}))
+        config = {**estimate["hyperparameters"], "method": "sdft", "seed": 1, "template": "multi_turn"}
+        arms = ["base", "candidate"] + ["parent"] * bool(parent)
+        reused = {"general ability": ["base", "parent"]} if parent else {}
+        suites = [
+            {"name": "general ability", "role": "general", "n": 312, "arms": arms},
+            {"name": "own", "role": "skill", "n": estimate["examples"]["held_out"], "arms": [*arms, "ceiling"]},
+        ] + [{"name": "old", "role": "earlier", "n": 8, "arms": ["parent", "candidate"]}] * bool(parent)
+        answers = sum(suite["n"] * (len(suite["arms"]) - len(reused.get(suite["name"], []))) for suite in suites)
+        seconds = seconds_of(config, prompt=prompt + 8, answer=answer + 1, said=said, answers=answers)
+        seconds = {phase: pace * value for phase, value in seconds.items()}
+        total = sum(seconds.values()) + 12
+        ended = datetime.now(UTC)
+        fixed = {
+            "project": project, "resolved": config, "fence": 1, "trained_tokens": 4000, "finished_at": ended,
+            "started_at": ended - timedelta(seconds=total), "parent_version_id": parent and parent.id,
+        }  # fmt: skip
+        row = factories.make_job(
+            session, "succeeded", training_file=session.get_one(factories.models.File, file_id), **fixed | values
+        )
+        for step in range(1, config["total_steps"] + 1):
+            session.add(JobMetric(job_id=row.id, step=step, fence=1, values={"completion_tokens_mean": said}))
+        cost = {"seconds": seconds, "trained_tokens": 4000, "generated_tokens": 1, "peak_memory_bytes": 2 << 30}
+        report = {
+            "suites": suites,
+            "method": {"answers_reused": reused},
+            "cost": cost,
+            "provenance": {"hardware": hardware},
+        }
+        version = factories.make_version(session, project=project, job=row, report=report, store=store)
+        session.commit()
+        return version, total
+
+    return make
+
+
+def test_one_finished_job_predicts_the_next_within_a_quarter(http, base, finish):
+    first, took_first = finish(http)
+    longer = upload(http, lines(160, prompt=60, answer=30)).json()["id"]
+    estimate = told(http, longer, parent_adapter=first.model_id)
+    _, took = finish(http, prompt=60, answer=30, num=160, said=22.0, parent=first)
+    assert estimate["calibrated_on"] == 1
+    assert estimate["hardware"] == HERE
+    assert estimate["peak_memory_bytes"] == 2 << 30
+    assert estimate["seconds"]["p50"] == pytest.approx(took, rel=0.25)
+    assert took > 1.4 * took_first  # the first job's own time would not do
+    assert estimate["seconds"]["p90"] == pytest.approx(1.25 * estimate["seconds"]["p50"], abs=0.2)
+
+
+def test_without_a_finished_job_times_are_null_and_what_can_be_counted_is_told(http, base, file_id):
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    estimate = told(http, file_id, **sdft(n_epochs=2, batch_size=8, max_completion_tokens=20))
+    assert (estimate["calibrated_on"], estimate["seconds"], estimate["peak_memory_bytes"]) == (0, None, None)
+    assert estimate["hardware"] is None
+    assert estimate["examples"] == {"total": 64, "held_out": 8}
+    assert estimate["steps"] == 2 * 56 / 8
+    assert estimate["tokens"]["prompt"] == 56 * (30 + 4 + 4)
+    assert estimate["tokens"]["demonstration"] == 56 * (12 + 1)
+    # All answers as long as the demonstrations, and rehearsal to its limit.
+    assert estimate["tokens"]["trained"] == 14 * (8 * 13 + 4 * 20)
+    assert estimate["object"] == "fine_tuning.job.estimate"
+    assert SdftHyperparameters().n_epochs == "auto" != estimate["hyperparameters"]["num_epochs"]
+
+
+def test_tokens_of_a_supervised_job_are_exact(http, base):
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    asked = {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}}
+    assert told(http, file_id, **asked)["tokens"]["trained"] == 2 * 56 * 13
+
+
+def test_a_validation_file_is_what_is_held_out(http, base):
+    training, validation = (upload(http, lines(num, prompt=30, answer=12)).json()["id"] for num in (64, 20))
+    assert told(http, training, validation_file=validation)["examples"] == {"total": 64, "held_out": 20}
+
+
+def test_demonstrations_longer_than_an_answer_may_be_are_told_by_line(http, base):
+    content = lines(20, prompt=5, answer=8) + lines(1, prompt=6, answer=30) + lines(5, prompt=7, answer=8)
+    file_id = upload(http, content).json()["id"]
+    assert told(http, file_id, **sdft(max_completion_tokens=9))["truncations"] == {"count": 1, "lines": [21]}
+    assert told(http, file_id, **sdft(max_completion_tokens=8))["truncations"]["count"] == 26
+    assert told(http, file_id, **sdft(max_completion_tokens=31))["truncations"] == {"count": 0, "lines": []}
+
+
+def test_the_wait_is_that_of_the_jobs_before(http, base, session, finish, project):
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    assert told(http, file_id)["queue"] == {"waiting": 0, "workers": 0, "wait_seconds": None}
+    factories.make_worker(session)
+    session.commit()
+    assert told(http, file_id)["queue"] == {"waiting": 0, "workers": 1, "wait_seconds": 0.0}
+    _, took = finish(http)
+    factories.make_job(session, project=project)
+    factories.make_job(session, "running", project=project)
+    session.execute(update(Job).where(Job.status == "running").values(started_at=func.clock_timestamp()))
+    busy = session.scalar(select(func.count()).select_from(Worker))
+    session.commit()
+    queue = told(http, file_id)["queue"]
+    assert (queue["waiting"], queue["workers"]) == (1, busy)
+    assert queue["wait_seconds"] == (0.0 if busy > 2 else pytest.approx(2 * took / busy, rel=0.05))
+    session.execute(update(Worker).values(heartbeat_at=datetime.now(UTC) - timedelta(minutes=5)))
+    session.commit()
+    assert told(http, file_id)["queue"]["workers"] == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"method": "supervised"},
+        {"fence": 2},
+        {"hardware": HERE | {"threads": 64}},
+    ],
+    ids=["another method", "a second attempt", "other hardware"],
+)
+def test_jobs_of_another_kind_tell_nothing(http, base, finish, values):
+    finish(http, pace=50.0, **values)
+    finish(http)  # the newest is what the next one will be like
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    estimate = told(http, file_id)
+    assert (estimate["calibrated_on"], estimate["hardware"]) == (1, HERE)
+
+
+def test_jobs_whose_report_or_file_is_gone_are_passed_over(http, base, session, finish):
+    finish(http)
+    version, _ = finish(http)
+    session.execute(update(Evaluation).where(Evaluation.version_id == version.id).values(report={"suites": []}))
+    version, _ = finish(http)
+    file_id = session.get_one(Job, version.job_id).training_file_id
+    session.execute(
+        update(factories.models.File).where(factories.models.File.id == file_id).values(deleted_at=datetime.now(UTC))
+    )
+    session.commit()
+    assert told(http, upload(http, lines(64, prompt=30, answer=12)).json()["id"])["calibrated_on"] == 1
+
+
+def test_nothing_is_created(http, base, session, broker):
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+
+    def counts():
+        return {
+            table.name: session.scalar(select(func.count()).select_from(table)) for table in Base.metadata.sorted_tables
+        }
+
+    before = counts()
+    told(http, file_id)
+    assert counts() == before
+    assert not broker.rung
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": "none"},
+        {"training_file": "file-" + "0" * 32},
+        {"parent_adapter": "none:1"},
+        {"n_epoch": 3},
+        sdft(n_epochs=99),
+        {"training_file": None},
+        {"validation_file": "file-" + "1" * 32},
+        sdft(max_completion_tokens=399),
+    ],
+)
+def test_what_cannot_be_posted_cannot_be_estimated_and_says_the_same(http, base, wrong):
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    body = {"model": "tiny", "training_file": file_id} | wrong
+    posted, asked = (error_of(http.post(path, json=body), 400) for path in (JOBS, f"{JOBS}/estimate"))
+    assert asked == posted
+
+
+def test_an_example_that_does_not_fit_is_told_by_line(http, base):
+    file_id = upload(http, lines(20, prompt=5, answer=8) + lines(1, prompt=350, answer=80)).json()["id"]
+    assert [finding["line"] for finding in error_of(ask(http, file_id), 400)["errors"]] == [21]

@@ -1,0 +1,99 @@
+"""Predictions from what finished jobs took, on a machine that the model does not know."""
+
+from dataclasses import replace
+
+import pytest
+
+from app.domain.estimates import Finished, Lengths, Work, count_answers, count_tokens, count_trained, predict
+from app.domain.training import TrainingConfig, count_heldout
+
+CONFIG = TrainingConfig(
+    method="sdft", seed=0, num_epochs=6, batch_size=8, total_steps=42, learning_rate=1e-3, warmup_steps=5, lora_rank=16,
+    lora_alpha=32, max_completion_tokens=24, loss_skip_tokens=2, rehearsal_share=1 / 3,
+)  # fmt: skip
+LENGTHS = Lengths(prompt=40, demonstration=16, answer=12)
+
+
+def finished(work: Work, *, pace: float = 1.0) -> Finished:
+    """A job on a machine whose evaluation and training take time of their own, and some of it whatever the work."""
+    return Finished(
+        work=work,
+        seconds_training=pace * (8.0 + 0.006 * work.tokens),
+        seconds_answering=pace * (3.0 + 0.09 * work.answers),
+        seconds_other=20.0,
+        peak_memory_bytes=1 << 30,
+        answer_share=0.75,
+        trained_share=1.0,
+    )
+
+
+def work(config: TrainingConfig, lengths: Lengths, answers: int) -> Work:
+    return Work(count_tokens(config, lengths), answers)
+
+
+def test_one_job_predicts_another_with_more_rehearsal_longer_texts_and_a_parent() -> None:
+    first = work(
+        CONFIG, LENGTHS, answers=count_answers(general=312, skill=8, earlier=0, has_parent=False, has_ceiling=True)
+    )
+    other = CONFIG.model_copy(update={"rehearsal_share": 1 / 2, "total_steps": 60})
+    second = work(
+        other,
+        Lengths(prompt=55, demonstration=20, answer=15),
+        answers=count_answers(general=312, skill=8, earlier=8, has_parent=True, has_ceiling=True),
+    )
+    truth = finished(second)
+    actual = truth.seconds_training + truth.seconds_answering + truth.seconds_other
+    told = predict([finished(first)], second)
+    assert told is not None
+    assert told.p50 == pytest.approx(actual, rel=0.25)
+    # A model that took every job for the same would be far off.
+    assert finished(first).seconds_for(first) < 0.75 * actual
+    assert told.p90 == pytest.approx(1.25 * told.p50)
+
+
+def test_the_work_of_a_finished_job_at_its_own_pace_is_what_it_took() -> None:
+    done = finished(work(CONFIG, LENGTHS, 500))
+    assert done.seconds_for(done.work) == pytest.approx(8 + 0.006 * done.work.tokens + 3 + 45 + 20)
+
+
+def test_the_spread_is_that_of_the_paces() -> None:
+    same = work(CONFIG, LENGTHS, 500)
+    told = predict([finished(same, pace=pace) for pace in (0.5, 1, 1, 1, 1, 1, 1, 1, 3, 9)], same)
+    assert told is not None
+    assert told.p50 == pytest.approx(finished(same).seconds_for(same))
+    assert told.p90 == pytest.approx(finished(same, pace=3).seconds_for(same))
+
+
+def test_of_nothing_nothing_is_told() -> None:
+    assert predict([], work(CONFIG, LENGTHS, 500)) is None
+
+
+def test_tokens_are_those_of_every_sequence_of_every_step() -> None:
+    rehearsed = round(8 * (1 / 3) / (2 / 3))
+    assert count_tokens(CONFIG, LENGTHS) == 42 * (8 * (40 + 16 + 12) + rehearsed * (40 + 24))
+    assert count_trained(CONFIG, LENGTHS) == 42 * (8 * (12 - 2) + rehearsed * 24)
+    supervised = CONFIG.model_copy(update={"method": "supervised"})
+    assert count_tokens(supervised, LENGTHS) == 42 * 8 * (40 + 16)
+    assert count_trained(supervised, LENGTHS) == 42 * 8 * 16
+
+
+def test_answers_shorter_than_the_skip_train_nothing() -> None:
+    config = CONFIG.model_copy(update={"rehearsal_share": 0.0})
+    assert count_trained(config, replace(LENGTHS, answer=1.0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("has_parent", "has_ceiling", "arms"),
+    [(False, False, (2, 1)), (False, True, (3, 1)), (True, True, (4, 2))],
+)
+def test_each_suite_asks_its_own_arms(has_parent: bool, has_ceiling: bool, arms: tuple[int, int]) -> None:
+    asked = count_answers(general=100, skill=10, earlier=1, has_parent=has_parent, has_ceiling=has_ceiling)
+    assert asked == 100 + 10 * arms[0] + 1 * arms[1]
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "kept"), [(1, 0), (23, 0), (24, 8), (80, 8), (150, 15), (2000, 200), (10**6, 200)]
+)
+def test_a_tenth_is_kept_within_bounds(num_prompts: int, kept: int) -> None:
+    assert count_heldout(num_prompts, of_validation=False) == kept
+    assert count_heldout(num_prompts, of_validation=True) == min(200, num_prompts)
