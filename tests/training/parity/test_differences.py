@@ -5,11 +5,11 @@ import torch
 
 from app.domain.demonstrations import Demonstration
 from app.domain.errors import Unprocessable
-from benchmarks.trl_trainer import student_factors
 from tests.training.parity.twins import DEMONSTRATIONS, SYSTEM, copy_of, make_config, open_theirs
 from tests.training.test_policy import CLOSE, load
+from worker.examples import encode_tasks
 from worker.sdft.align import make_batch
-from worker.trainer import encode_tasks
+from worker.sdft.teacher import follow
 
 MAX_PROMPT = 512
 """TRL's default."""
@@ -48,8 +48,11 @@ def test_a_long_prompt_is_refused_and_trl_cuts_its_beginning_off(llama, tmp_path
     assert "The question" not in policy.decode(shown)
 
 
-def test_trls_ema_teacher_starts_at_zero_so_its_weights_lag_quadratically(llama, tmp_path):
-    """Both factors are averaged from zero: after t steps their product is s² of a constant student's, s = 1-(1-r)^t."""
+def test_an_ema_teacher_starts_where_the_job_does_and_trls_starts_at_zero(llama, tmp_path):
+    """TRL averages both factors from zero: the product lags quadratically, s² of a constant student, s = 1 - (1 - r)^t.
+
+    Ours is the student itself at the start, and stays with one that does not move.
+    """
     rate, steps = 0.25, 2
     policy, config = load(llama), make_config(steps=steps, learning_rate=1e-12)
     factors = copy_of(policy.parameters())
@@ -60,13 +63,19 @@ def test_trls_ema_teacher_starts_at_zero_so_its_weights_lag_quadratically(llama,
         llama, tmp_path, factors, config, script=script, teacher_model_kind="ema", teacher_update_rate=rate
     )
     trainer.train()
-    teacher = {
+    theirs = {
         name.replace(".teacher.", "."): factor
         for name, factor in trainer.model.named_parameters()
         if ".teacher." in name
     }
+    policy.add_teacher()
+    ours = policy.teacher_parameters()
+    for _ in range(steps):
+        follow(policy.parameters(), ours, rate=rate)
+
     covered = 1 - (1 - rate) ** steps
-    for name in (name for name in student_factors(trainer) if "lora_A" in name):
-        up = name.replace("lora_A", "lora_B")
-        lagging = teacher[up] @ teacher[name]
-        torch.testing.assert_close(lagging, covered**2 * (factors[up] @ factors[name]), rtol=1e-4, atol=1e-6)
+    for down in (name for name in factors if "lora_A" in name):
+        up = down.replace("lora_A", "lora_B")
+        student = factors[up] @ factors[down]
+        torch.testing.assert_close(theirs[up] @ theirs[down], covered**2 * student, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours[up] @ ours[down], student, rtol=1e-4, atol=1e-6)

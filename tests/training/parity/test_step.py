@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.domain.distillation import ObjectiveConfig
 from benchmarks.trl_trainer import student_factors
 from tests.tiny_models import FAMILIES, save_tiny
 from tests.training.parity.twins import copy_of, make_config, open_theirs, step_ours, updates
@@ -16,12 +17,12 @@ CLIPPED = {"max_grad_norm": 0.1, "learning_rate": 0.1}
 def step_both(tmp_path, monkeypatch):
     """What two steps change, by our loop and by TRL's trainer."""
 
-    def steps(config, *, family="llama", lengths=(9, 4, 7, 5)):
+    def steps(config, *, family="llama", lengths=(9, 4, 7, 5), **settings):
         base = save_tiny(family, tmp_path / "base")
         policy = load(base)
         before = copy_of(policy.parameters())
         script = step_ours(policy, config, monkeypatch, lengths=lengths)
-        trainer = open_theirs(base, tmp_path / "trl", before, config, script=script)
+        trainer = open_theirs(base, tmp_path / "trl", before, config, script=script, **settings)
         trainer.train()
         return updates(policy.parameters(), before), updates(student_factors(trainer), before)
 
@@ -37,6 +38,18 @@ def test_two_steps_of_sgd_give_trls_weights(step_both, family, template, size):
     """
     ours, theirs = step_both(make_config(steps=2, template=template, **size), family=family)
     assert ours.norm() > 1e-4
+    assert (theirs - ours).norm() < 1e-4 * ours.norm()
+
+
+@pytest.mark.parametrize(
+    ("objective", "alpha"),
+    [({"kind": "reverse_kl"}, 1.0), ({"kind": "jsd", "alpha": 0.5}, 0.5)],
+    ids=["reverse", "jsd"],
+)
+def test_other_objectives_give_trls_weights(step_both, objective, alpha):
+    """Fault caught: an objective that is asked for and not used, or used with another's scale."""
+    config = make_config(steps=2, objective=ObjectiveConfig(**objective), **UNCLIPPED)
+    ours, theirs = step_both(config, distillation_alpha=alpha)
     assert (theirs - ours).norm() < 1e-4 * ours.norm()
 
 
