@@ -209,8 +209,10 @@ class Attempt:
                 self._end = message
 
     def _write_steps(self) -> None:
+        if not self._steps:
+            return
         self._written_at = time.monotonic()
-        if self._steps and self._stop != "cancel":
+        if self._stop != "cancel":
             self.write(records.record_steps, self._steps)
         self._steps = []
 

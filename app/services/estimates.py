@@ -91,7 +91,7 @@ def estimate(session: Session, store: Store, project_id: str, asked: JobRequest)
     num_heldout, num_trained = _parts(training, in_validation)
     config = _resolve(asked, checked, training, num_trained)
 
-    past = _Past.of(session, store, counter, checked.row)
+    past = _Past.of(session, store, counter, checked.row, config)
     answer_share = _median([one.answer_share for one in past.finished], default=1.0)
     lengths = replace(training.means, answer=min(config.max_completion_tokens, training.means.answer * answer_share))
     work = Work(estimates.count_tokens(config, lengths), past.answers(session, checked, num_heldout))
@@ -194,8 +194,8 @@ class _Past:
     general: int
 
     @classmethod
-    def of(cls, session: Session, store: Store, counter: TokenCounter, row: Job) -> "_Past":
-        """Read the newest jobs of the row's base and method that went through in one attempt."""
+    def of(cls, session: Session, store: Store, counter: TokenCounter, row: Job, config: TrainingConfig) -> "_Past":
+        """Read the newest jobs that did on the row's base what it will do, and went through in one attempt."""
         query = (
             select(Job, File, Evaluation.report)
             .join(File, File.id == Job.training_file_id)
@@ -208,7 +208,8 @@ class _Past:
         reports = []
         for job, file, report in session.execute(query):
             with suppress(ValidationError):  # of a version that measured less
-                reports.append((job, file, _Report.model_validate(report)))
+                if _kind(TrainingConfig.model_validate(job.resolved)) == _kind(config):
+                    reports.append((job, file, _Report.model_validate(report)))
         hardware = reports[0][2].provenance.hardware if reports else None
         found = [
             _finished(session, job, measure(counter, store, file).means, report)
@@ -227,6 +228,11 @@ class _Past:
             has_parent=checked.parent is not None,
             has_ceiling=checked.row.method == "sdft",
         )
+
+
+def _kind(config: TrainingConfig) -> tuple[str, str, bool]:
+    """What makes a step cost more or less than its tokens say."""
+    return config.objective.kind, config.teacher.kind, config.anchor_weight > 0
 
 
 def _finished(session: Session, job: Job, means: Lengths, report: _Report) -> Finished | None:

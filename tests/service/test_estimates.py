@@ -65,10 +65,18 @@ def seconds_of(config, *, prompt: int, answer: int, said: float, answers: int) -
 def finish(session, project, store):
     """Put a finished job into the database, as this machine would have run it."""
 
-    def make(http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, **values):
+    def make(
+        http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, settings=None, **values
+    ):
         file_id = upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
         estimate = told(http, file_id, **({"parent_adapter": parent.model_id} if parent else {}))
-        config = {**estimate["hyperparameters"], "method": "sdft", "seed": 1, "template": "multi_turn"}
+        config = {
+            **estimate["hyperparameters"],
+            "method": "sdft",
+            "seed": 1,
+            "template": "multi_turn",
+            **(settings or {}),
+        }
         arms = ["base", "candidate"] + ["parent"] * bool(parent)
         reused = {"general ability": ["base", "parent"]} if parent else {}
         suites = [
@@ -176,8 +184,9 @@ def test_the_wait_is_that_of_the_jobs_before(http, base, session, finish, projec
         {"method": "supervised"},
         {"fence": 2},
         {"hardware": HERE | {"threads": 64}},
+        {"settings": {"teacher": {"kind": "ema", "rate": 0.01, "every": 1}}},
     ],
-    ids=["another method", "a second attempt", "other hardware"],
+    ids=["another method", "a second attempt", "other hardware", "another teacher"],
 )
 def test_jobs_of_another_kind_tell_nothing(http, base, finish, values):
     finish(http, pace=50.0, **values)
