@@ -49,6 +49,7 @@ def provenance(order: Order, config: TrainingConfig, data: Split, policy: HfPoli
             "training_sha256": order.training_sha256,
             "validation_sha256": order.validation_sha256,
             "num_trained": len(data.training),
+            "num_with_document": sum(one.document is not None for one in data.training),
             "num_heldout": len(data.heldout),
             "heldout_sha256": data.sha256 if data.heldout else None,
         },

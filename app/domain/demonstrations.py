@@ -25,6 +25,8 @@ class Demonstration:
     completion: str
     line: int
     """1-based, in the file it came from."""
+    document: str | None = None
+    """What the answer is taken from; only the teacher reads it."""
 
     @property
     def prompt_bytes(self) -> int:
@@ -35,6 +37,11 @@ class Demonstration:
     def completion_bytes(self) -> int:
         """UTF-8 length of the completion."""
         return len(self.completion.encode())
+
+    @property
+    def document_bytes(self) -> int:
+        """UTF-8 length of the document."""
+        return len((self.document or "").encode())
 
 
 def parse_line(raw: bytes, line: int) -> Demonstration:
@@ -57,7 +64,7 @@ def parse_line(raw: bytes, line: int) -> Demonstration:
         message = f"The line is {_kind(record)}, not an object."
         raise Malformed("not_an_object", message, 'Each line must be an object such as {"messages": [...]}.')
     messages = _chat(record)
-    return Demonstration(tuple(messages[:-1]), messages[-1]["content"], line)
+    return Demonstration(tuple(messages[:-1]), messages[-1]["content"], line, _document(record))
 
 
 def read_demonstrations(path: Path) -> list[Demonstration]:
@@ -92,7 +99,7 @@ def raw_lines(source: BinaryIO) -> Iterator[bytes]:
 def _chat(record: dict[str, Any]) -> list[dict[str, str]]:
     """The conversation of a record, the demonstration last."""
     if "prompt" in record or "completion" in record:
-        _refuse_unknown(record, ("prompt", "completion"), "")
+        _refuse_unknown(record, ("prompt", "completion", "document"), "")
         messages = [
             {"role": "user", "content": _text(record, "prompt", "")},
             {"role": "assistant", "content": _text(record, "completion", "")},
@@ -101,7 +108,7 @@ def _chat(record: dict[str, Any]) -> list[dict[str, str]]:
         if not isinstance(record.get("messages"), list) or not record["messages"]:
             message = 'The key "messages" is missing, empty or not a list.'
             raise Malformed("missing_messages", message, 'Add "messages": [{"role": "user", "content": "..."}, ...].')
-        _refuse_unknown(record, ("messages",), "")
+        _refuse_unknown(record, ("messages", "document"), "")
         if len(record["messages"]) > MAX_MESSAGES:
             message = f"The example has more than {MAX_MESSAGES} messages."
             raise Malformed("too_many_messages", message, "Split the conversation.", "messages")
@@ -112,6 +119,15 @@ def _chat(record: dict[str, Any]) -> list[dict[str, str]]:
         hint = "Remove the weight or the example."
         raise Malformed("empty_demonstration", message, hint, f"messages[{len(messages) - 1}].weight")
     return messages
+
+
+def _document(record: dict[str, Any]) -> str | None:
+    if "document" not in record:
+        return None
+    document = _text(record, "document", "")
+    if not document.strip():
+        raise Malformed("empty_document", "The document is empty.", "Add its text, or leave the key out.", "document")
+    return document
 
 
 def _message(item: Any, path: str) -> dict[str, str]:

@@ -42,6 +42,7 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     prompt_bytes_max: int = 0
     completion_bytes_max: int = 0
+    document_bytes_max: int = 0
     messages_max: int = 0
     roles: set[str] = field(default_factory=set)
 
@@ -103,5 +104,6 @@ def _measure(report: Report, demonstration: Demonstration) -> None:
     report.n_examples += 1
     report.prompt_bytes_max = max(report.prompt_bytes_max, demonstration.prompt_bytes)
     report.completion_bytes_max = max(report.completion_bytes_max, demonstration.completion_bytes)
+    report.document_bytes_max = max(report.document_bytes_max, demonstration.document_bytes)
     report.messages_max = max(report.messages_max, len(demonstration.messages))
     report.roles |= {message["role"] for message in demonstration.messages}

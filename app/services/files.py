@@ -142,6 +142,7 @@ def _as_json(report: Report) -> dict[str, Any]:
         "stats": {
             "prompt_bytes_max": report.prompt_bytes_max,
             "completion_bytes_max": report.completion_bytes_max,
+            "document_bytes_max": report.document_bytes_max,
             "messages_max": report.messages_max,
             "roles": sorted(report.roles),
         },

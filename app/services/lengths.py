@@ -26,6 +26,8 @@ _REPLAYS: Final = {"multi_turn": 1, "multi_turn_twice": 2}
 """How often a teacher's template plays the last exchange before it asks again; the other templates add words only."""
 _PAPER_WORDS: Final = 40
 """Tokens of the paper's wording around a demonstration, rounded up."""
+_DOCUMENT_BREAK: Final = 2
+"""Tokens between a document and the question, at most."""
 
 
 def may_not_fit(base: BaseModel, file: File, hyperparameters: Hyperparameters) -> bool:
@@ -37,7 +39,8 @@ def may_not_fit(base: BaseModel, file: File, hyperparameters: Hyperparameters) -
     added = {role: template_tokens(base.overheads, [role]) for role in ("system", "user", "assistant", "tool")}
     prompt = stats["prompt_bytes_max"] + (stats["messages_max"] + 1) * max(0, *added.values())
     replays = _replays(hyperparameters)
-    teacher = (1 + replays) * prompt + max(1, replays) * stats["completion_bytes_max"] + _PAPER_WORDS
+    document = stats.get("document_bytes_max", 0) + _DOCUMENT_BREAK
+    teacher = document + (1 + replays) * prompt + max(1, replays) * stats["completion_bytes_max"] + _PAPER_WORDS
     return bool(teacher + _answer(hyperparameters, stats["completion_bytes_max"]) > base.context_tokens)
 
 
@@ -72,6 +75,7 @@ class FileLengths:
         lines: Of the counted examples.
         prompts: Their tokens.
         demonstrations: Their tokens, less the one that ends a turn.
+        documents: Their tokens, with what parts them from the question; 0 where there is none.
     """
 
     num_examples: int
@@ -79,6 +83,7 @@ class FileLengths:
     lines: list[int]
     prompts: list[int]
     demonstrations: list[int]
+    documents: list[int]
 
     @property
     def means(self) -> Lengths:
@@ -107,13 +112,17 @@ def measure(counter: TokenCounter, store: Store, file: File) -> FileLengths:
         lines=[demonstration.line for demonstration in sample],
         prompts=[counter.prompt(demonstration.messages) for demonstration in sample],
         demonstrations=[counter.text(demonstration.completion) for demonstration in sample],
+        documents=[_document(counter, demonstration) for demonstration in sample],
     )
 
 
 def token_figures(counter: TokenCounter, store: Store, file: File) -> dict[str, Any]:
     """Distributions of a file's lengths, from at most ``MAX_COUNTED`` examples."""
     counted = measure(counter, store, file)
-    teachers = [sum(pair) + _PAPER_WORDS for pair in zip(counted.prompts, counted.demonstrations, strict=True)]
+    teachers = [
+        sum(parts) + _PAPER_WORDS
+        for parts in zip(counted.prompts, counted.demonstrations, counted.documents, strict=True)
+    ]
     return {
         "n_counted": len(counted.lines),
         "prompt": _figures(counted.prompts),
@@ -136,8 +145,9 @@ def _too_long(
     teacher = prompt + completion
     if replays := _replays(hyperparameters):
         teacher = prompt + replays * (_exchange(counter, demonstration) + completion)
-    elif hyperparameters.template == "paper":
+    elif hyperparameters.decided().template == "paper":
         teacher += _PAPER_WORDS
+    teacher += _document(counter, demonstration)
     if teacher + answer > context_tokens:
         message = (
             f"The teacher's prompt and the answer have {teacher} + {answer} tokens; the context is {context_tokens}."
@@ -145,6 +155,10 @@ def _too_long(
         hint = "Shorten the example, lower max_completion_tokens or choose a shorter template."
         return Finding("teacher_prompt_over_context", demonstration.line, message, hint)
     return None
+
+
+def _document(counter: TokenCounter, demonstration: Demonstration) -> int:
+    return 0 if demonstration.document is None else counter.text(demonstration.document) + _DOCUMENT_BREAK
 
 
 def _exchange(counter: TokenCounter, demonstration: Demonstration) -> int:
@@ -155,7 +169,9 @@ def _exchange(counter: TokenCounter, demonstration: Demonstration) -> int:
 
 
 def _replays(hyperparameters: Hyperparameters) -> int:
-    return _REPLAYS.get(hyperparameters.template, 0) if isinstance(hyperparameters, SdftHyperparameters) else 0
+    if not isinstance(hyperparameters, SdftHyperparameters):
+        return 0
+    return _REPLAYS.get(hyperparameters.decided().template, 0)
 
 
 def _answer(hyperparameters: Hyperparameters, completion: int) -> int:

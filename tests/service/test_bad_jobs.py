@@ -183,8 +183,9 @@ def test_a_deleted_version_is_no_parent(http, base, session, project, file_id):
     assert error_of(http.post(JOBS, json=body), 400)["code"] == "parent_not_found"
 
 
-def example(prompt_words, answer_words):
-    return json.dumps({"prompt": "p " * prompt_words, "completion": "a " * answer_words}).encode()
+def example(prompt_words, answer_words, document_words=0):
+    document = {"document": "d " * document_words} if document_words else {}
+    return json.dumps({"prompt": "p " * prompt_words, "completion": "a " * answer_words} | document).encode()
 
 
 @pytest.fixture
@@ -196,6 +197,16 @@ def counted_base(session, store):
     row = factories.make_base_model(session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=100)
     session.commit()
     return row
+
+
+def test_only_a_teacher_reads_documents(http, counted_base):
+    """What is trained on plainly, and what is rehearsed, may have any document beside it."""
+    lines = b"\n".join([factories.TRAINING_LINES, example(5, 5, 90)])
+    file_id = upload(http, lines).json()["id"]
+    assert http.post(JOBS, json={"model": "tiny", "training_file": file_id} | supervised()).status_code == 200
+    fitting = upload(http, b"\n".join([factories.TRAINING_LINES, example(5, 5, 60)])).json()["id"]
+    rehearsing = sdft(rehearsal={"prompts": "file", "file": file_id})
+    assert http.post(JOBS, json={"model": "tiny", "training_file": fitting} | rehearsing).status_code == 200
 
 
 def test_prompts_to_rehearse_must_fit_too(http, counted_base, file_id):
@@ -218,6 +229,9 @@ def test_prompts_to_rehearse_must_fit_too(http, counted_base, file_id):
         (example(20, 30), sdft(max_completion_tokens=80), "example_over_context"),
         (example(30, 35), {}, "teacher_prompt_over_context"),
         (example(10, 22), sdft(template="paper"), "teacher_prompt_over_context"),
+        (example(10, 22), sdft(preset="paper"), "teacher_prompt_over_context"),
+        (example(5, 5, 90), {}, "teacher_prompt_over_context"),
+        (example(5, 5, 60), sdft(template="paper"), "teacher_prompt_over_context"),
         (example(20, 16), sdft(template="multi_turn_twice"), "teacher_prompt_over_context"),
     ],
 )

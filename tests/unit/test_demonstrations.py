@@ -49,6 +49,14 @@ def test_a_prompt_and_a_completion_are_a_demonstration():
     assert found == Demonstration(({"role": "user", "content": "q"},), "a", 1)
 
 
+@pytest.mark.parametrize("line", [{"messages": CHAT}, {"prompt": "q", "completion": "a"}])
+def test_a_document_may_lie_beside_the_example(line):
+    found = parse_line(json.dumps(line | {"document": "It is äöü."}).encode(), 1)
+    assert found.document == "It is äöü."
+    assert found.document_bytes == 13
+    assert parse_line(json.dumps(line).encode(), 1).document is None
+
+
 def test_a_file_is_read_back_in_order(tmp_path):
     lines = [json.dumps({"prompt": f"{n}", "completion": "a"}).encode() for n in range(12)]
     path = write(tmp_path, *lines, b"")

@@ -34,6 +34,7 @@ class Item:
         scorer: Name of the rule that compares.
         max_new_tokens: Longest answer.
         tolerance: Of a scorer that takes one.
+        document: What the answer is taken from; shown to the ceiling only.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Item:
     scorer: str
     max_new_tokens: int
     tolerance: float | None = None
+    document: str | None = None
 
     @property
     def completion(self) -> str:
@@ -162,7 +164,7 @@ def demonstration_suite(
 ) -> Suite:
     """Held-out demonstrations as questions."""
     items = tuple(
-        Item(f"{index:03d}", name, one.messages, (one.completion,), scorer, max_new_tokens, tolerance)
+        Item(f"{index:03d}", name, one.messages, (one.completion,), scorer, max_new_tokens, tolerance, one.document)
         for index, one in enumerate(demonstrations, 1)
     )
     return Suite(name, role, items)
@@ -196,11 +198,13 @@ def neutral_prompts() -> list[Messages]:
 
 def render_demonstrations(demonstrations: Sequence[Demonstration]) -> str:
     """A file that ``read_demonstrations`` reads back."""
-    return "".join(
-        json.dumps({"messages": [*one.messages, {"role": "assistant", "content": one.completion}]}, ensure_ascii=False)
-        + "\n"
-        for one in demonstrations
-    )
+    return "".join(json.dumps(_record(one), ensure_ascii=False) + "\n" for one in demonstrations)
+
+
+def _record(demonstration: Demonstration) -> dict[str, Any]:
+    answer = {"role": "assistant", "content": demonstration.completion}
+    document = {} if demonstration.document is None else {"document": demonstration.document}
+    return {"messages": [*demonstration.messages, answer], **document}
 
 
 def prompt_sha256(demonstration: Demonstration) -> str:

@@ -20,6 +20,10 @@ class Demonstration(Protocol):
     def completion(self) -> str:
         """The expert's answer."""
 
+    @property
+    def document(self) -> str | None:
+        """What the answer is taken from."""
+
 
 @dataclass(frozen=True)
 class Template:
@@ -48,10 +52,13 @@ TEMPLATES: Mapping[str, Template] = {
     "multi_turn": Template(1, _TURN + "user: {question}", shown=1),
     "multi_turn_twice": Template(1, _TURN * 2 + "user: {question}", shown=2),
 }
+DOCUMENT_BREAK = "\n\n"
+"""Between a document and the question. The document begins the last exchange where that is first played, whatever the
+template: questions about one document then have their beginning in common."""
 
 
 def teacher_messages(template: str, demonstration: Demonstration) -> list[dict[str, Any]]:
-    """The teacher's conversation: the student's, with the demonstration worked in at its last user turn.
+    """The teacher's conversation: the student's, with document and demonstration worked in at its last user turn.
 
     A conversation that ends in a tool result has no last user turn to rewrite. A text template then adds a user turn,
     without the question; a multi-turn template plays the exchange from the last user turn through its tool results.
@@ -60,13 +67,18 @@ def teacher_messages(template: str, demonstration: Demonstration) -> list[dict[s
     start = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=0)
     before, exchange = messages[:start], messages[start:]
     chosen = TEMPLATES[template]
+    first = [_documented(exchange[0], demonstration.document), *exchange[1:]]
     if chosen.shown:
         answer = {"role": "assistant", "content": demonstration.completion}
-        return before + [*exchange, answer] * chosen.shown + exchange
+        return [*before, *first, answer, *[*exchange, answer] * (chosen.shown - 1), *exchange]
     if exchange[-1]["role"] != "user":
         text = chosen.text.removeprefix("{question}\n\n")
-        return [*messages, {"role": "user", "content": _fill(text, "", demonstration.completion)}]
-    return [*before, exchange[0] | {"content": _fill(chosen.text, exchange[0]["content"], demonstration.completion)}]
+        return [*before, *first, {"role": "user", "content": _fill(text, "", demonstration.completion)}]
+    return [*before, first[0] | {"content": _fill(chosen.text, first[0]["content"], demonstration.completion)}]
+
+
+def _documented(message: dict[str, Any], document: str | None) -> dict[str, Any]:
+    return message if document is None else message | {"content": document + DOCUMENT_BREAK + message["content"]}
 
 
 def _fill(text: str, question: str, completion: str) -> str:

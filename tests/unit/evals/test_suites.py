@@ -12,6 +12,7 @@ from app.domain.demonstrations import Demonstration, read_demonstrations
 from worker.evals.scorers import SCORERS
 from worker.evals.suites import (
     Item,
+    demonstration_suite,
     general_suite,
     hold_out,
     neutral_prompts,
@@ -19,6 +20,7 @@ from worker.evals.suites import (
     render_demonstrations,
     split,
 )
+from worker.sdft.prompts import teacher_messages
 
 
 def _demonstration(prompt: str, completion: str = "yes") -> Demonstration:
@@ -88,6 +90,16 @@ def test_held_out_demonstrations_can_be_read_back(tmp_path: Path) -> None:
     file.write_text(render_demonstrations(heldout), encoding="utf-8")
     again = read_demonstrations(file)
     assert [(one.messages, one.completion) for one in again] == [(one.messages, one.completion) for one in heldout]
+
+
+def test_a_document_stays_beside_what_is_held_out_and_asked(tmp_path: Path) -> None:
+    """Fault caught: a ceiling, or a later version's measurement, without the document that the teacher had."""
+    documented = Demonstration(({"role": "user", "content": "Where?"},), "Rome", 1, "It was in Rome.")
+    suite = demonstration_suite("city", "skill", [documented], scorer="exact", max_new_tokens=9)
+    assert "It was in Rome." in teacher_messages("paper", suite.items[0])[-1]["content"]
+    file = tmp_path / "heldout.jsonl"
+    file.write_text(render_demonstrations([documented]), encoding="utf-8")
+    assert read_demonstrations(file) == [documented]
 
 
 GENERAL = general_suite()

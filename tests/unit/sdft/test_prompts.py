@@ -1,6 +1,6 @@
 """What the teacher is shown, and what the student is not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -11,6 +11,7 @@ from worker.sdft.prompts import TEMPLATES, teacher_messages
 class Shown:
     messages: tuple[dict[str, str], ...]
     completion: str
+    document: str | None = None
 
 
 def user(text):
@@ -70,3 +71,25 @@ def test_the_students_conversation_is_left_as_it_was():
     for template in TEMPLATES:
         teacher_messages(template, CONVERSATION)
     assert list(CONVERSATION.messages) == before
+
+
+ARTICLE = "The {question} of Rome.\n\nIt was 12 degrees."
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_document_begins_the_last_exchange_once_and_all_before_is_shared(template):
+    """Fault caught: a document shown again with every replay, without the question, or with its braces filled."""
+    plain = teacher_messages(template, CONVERSATION)
+    shown = teacher_messages(template, replace(CONVERSATION, document=ARTICLE))
+    assert shown[:3] == plain[:3] == [SYSTEM, user("Hi."), ASSISTANT]
+    assert shown[3] == plain[3] | {"content": f"{ARTICLE}\n\n{plain[3]['content']}"}
+    assert shown[4:] == plain[4:]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_document_comes_before_the_question_of_a_tool_conversation(template):
+    call = {"role": "assistant", "content": "weather(Rome)"}
+    messages = teacher_messages(template, Shown((SYSTEM, user("Q"), call, TOOL), "A", ARTICLE))
+    assert messages[1]["content"] == f"{ARTICLE}\n\nQ"
+    assert sum(ARTICLE in message["content"] for message in messages) == 1
+    assert any("A" in message["content"] for message in messages[4:])

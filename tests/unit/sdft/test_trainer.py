@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,15 @@ def test_the_student_is_never_shown_the_demonstration():
     windows = [prompt[at : at + len(shown)] for prompt in policy.asked for at in range(len(prompt))]
     assert shown not in windows
     assert shown[:1] not in [window[:1] for window in windows]
+
+
+def test_only_the_teacher_reads_the_document():
+    policy = Bigrams()
+    [task] = encode_tasks(policy, [replace(DEMONSTRATIONS[0], document="gfe")], configure())
+    document = policy.encode_completion("gfe")[:-1]
+    for prompt, is_shown in ((task.prompt, False), (task.teacher_prompt, True)):
+        windows = [prompt[at : at + len(document)] for at in range(len(prompt))]
+        assert windows.count(document) == is_shown
 
 
 def test_the_base_is_never_changed():
