@@ -11,7 +11,7 @@ import time
 import torch
 
 from benchmarks.gate import peak_memory_bytes
-from worker.sdft.loss import Head, forward_kl
+from worker.sdft.loss import Head, distil
 
 NUM_TOKENS, HIDDEN, VOCABULARY = 1024, 896, 151_936
 """Hidden size and vocabulary of a Qwen of half a billion parameters."""
@@ -42,7 +42,7 @@ def main() -> None:
 
 def fused(student_TH: torch.Tensor, teacher_TH: torch.Tensor, weight_VH: torch.Tensor) -> torch.Tensor:
     """Ours."""
-    return forward_kl(student_TH, teacher_TH, Head(weight_VH), torch.full((NUM_TOKENS,), 1 / NUM_TOKENS))[0]
+    return distil(student_TH, teacher_TH, Head(weight_VH), torch.full((NUM_TOKENS,), 1 / NUM_TOKENS))[0]
 
 
 def whole(student_TH: torch.Tensor, teacher_TH: torch.Tensor, weight_VH: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,11 @@
 """The benchmark on a tiny base: that its arms do the same work is what its numbers rest on."""
 
 import json
+import sys
 
 import pytest
 
+from benchmarks import loss_memory
 from benchmarks.arms import BATCH_SIZE
 from benchmarks.conductor import run
 from benchmarks.table import render
@@ -47,3 +49,14 @@ def test_timed_arms_say_equally_many_tokens_and_see_the_same_prompts(base, tmp_p
     )
     assert table.count("| TRL 1.16 as the paper |") == 2
     assert "1.00x" in table
+
+
+def test_both_ways_to_compute_the_loss_give_one_loss_and_one_gradient(monkeypatch, capsys):
+    monkeypatch.setattr(loss_memory, "VOCABULARY", 500)
+    said = []
+    for way in ("fused", "whole"):
+        monkeypatch.setattr(sys, "argv", ["loss_memory", way, "1"])
+        loss_memory.main()
+        said.append(json.loads(capsys.readouterr().out))
+    for number in ("loss", "gradient"):
+        assert said[0][number] == pytest.approx(said[1][number], rel=1e-4)
