@@ -311,7 +311,7 @@ def test_the_clients_own_prompts_travel_with_the_order(site: Site) -> None:
     claim = site.claim(slot)
     assert claim is not None
     seen = site.folder / "seen"
-    run_attempt(slot, claim, claimed_at=time.monotonic(), command=("/bin/sh", "-c", f'cp -r "$0" {seen}'))
+    run_attempt(looking(slot, seen), claim, claimed_at=time.monotonic())
     order = json.loads((seen / "order.json").read_text())
     assert (seen / order["rehearsal_file"]).read_text() == "my prompts"
 
