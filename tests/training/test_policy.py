@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from worker.hf.base import Base
 from worker.hf.generation import decode, inverse_cdf, most_likely
 from worker.hf.model import HfPolicy
 from worker.sdft.align import Aligned, make_batch
+from worker.sdft.divergences import forward_kl, jsd, reverse_kl
+from worker.sdft.isdft import isdft
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
 
@@ -126,18 +129,25 @@ def test_a_seed_fixes_the_rollouts_and_ids_reach_the_loss_as_they_were_said(llam
     assert batch.targets_T.tolist() == [token for rollout in first for token in rollout.ids]
 
 
-def test_a_new_student_is_its_own_teacher(any_base):
+OBJECTIVES = [forward_kl, reverse_kl, partial(jsd, alpha=0.5), partial(isdft, rho=0.25)]
+
+
+@pytest.mark.parametrize("divergence", OBJECTIVES)
+def test_a_new_student_is_its_own_teacher(any_base, divergence):
     policy = load(any_base, stir=False)
     sequences = [Aligned(one.prompt, one.prompt, one.completion) for one in aligned(policy)]
-    known = backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=4096), max_tokens=4096)
+    teacher = teacher_hidden(policy, sequences, max_tokens=4096)
+    known = backward(policy, sequences, teacher, max_tokens=4096, divergence=divergence)
     assert max(abs(one["loss"]) for one in known) < 1e-6
     assert max(parameter.grad.abs().max() for parameter in policy.parameters().values()) < 1e-4
 
 
-def test_a_demonstration_in_the_teachers_context_gives_something_to_learn(any_base):
+@pytest.mark.parametrize("divergence", OBJECTIVES)
+def test_a_demonstration_in_the_teachers_context_gives_something_to_learn(any_base, divergence):
     policy = load(any_base, stir=False)
     sequences = aligned(policy)
-    known = backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=4096), max_tokens=4096)
+    teacher = teacher_hidden(policy, sequences, max_tokens=4096)
+    known = backward(policy, sequences, teacher, max_tokens=4096, divergence=divergence)
     assert min(one["loss"] for one in known) > 1e-3
     norms = torch.stack([parameter.grad.norm() for parameter in policy.parameters().values()])
     assert norms.isfinite().all()

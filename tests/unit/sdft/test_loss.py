@@ -1,12 +1,14 @@
 """The fused loss against plain autograd on full logits in fp64."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from worker.sdft.isdft import isdft
 from worker.sdft.loss import Head, cross_entropy, distil
 
 NUM_ROWS, HIDDEN, VOCABULARY = 13, 8, 50
@@ -142,7 +144,10 @@ class _LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_logits_of_a_whole_batch_never_exist():
+@pytest.mark.parametrize(
+    "objective", [{}, {"divergence": partial(isdft, rho=0.25, entry_clip=1.0), "anchor_weight": 0.1}]
+)
+def test_logits_of_a_whole_batch_never_exist(objective):
     num_rows, vocabulary, chunk_elements = 512, 1000, 10_000
     hidden_TH = torch.randn(num_rows, HIDDEN, requires_grad=True)
     teacher_TH, weight_VH = torch.randn(num_rows, HIDDEN), torch.randn(vocabulary, HIDDEN)
