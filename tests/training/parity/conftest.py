@@ -3,11 +3,14 @@
 `make test` installs the bench extra; an environment without it has nothing to compare with.
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+# TRL asks for it, before its first import: SDFT is experimental there.
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 collect_ignore_glob = [] if find_spec("trl") else ["test_*.py"]
 
 
