@@ -34,6 +34,7 @@ class Script(BaseModel):
     say: str | None = None  # a raw line for the pipe
     evaluate_seconds: float = 0.0
     trust_seconds: float = 45.0
+    prints: str = ""
     say_after_the_end: str = ""
     tidy_seconds: float = 0.0  # after the end, before the next one
     leave: bool = False  # after the end, for reasons of its own
@@ -55,7 +56,7 @@ def attempt(folder: Path, pipe: BinaryIO, supervisor: Supervisor) -> bool:
     order = Order.model_validate_json((folder / "order.json").read_bytes())
     reporter = PipeReporter(pipe, folder, supervisor.leave)
     reporting.TRUST_SECONDS = script.trust_seconds
-    os.write(sys.stdout.fileno(), f"at work on {order.job_id}\n".encode())
+    os.write(sys.stdout.fileno(), f"at work on {order.job_id}\n{script.prints}".encode())
     if script.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if script.say:

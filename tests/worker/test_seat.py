@@ -45,7 +45,7 @@ def test_a_trainer_that_has_finished_takes_the_next_job(site: Site) -> None:
 
 def test_what_it_prints_during_a_job_is_kept_with_that_job_only(site: Site) -> None:
     slot = site.slot()
-    site.post()
+    site.post(prints="a line that is longer than what the next job prints\n" * 9)
     site.run_one(slot)
     failing = site.post(fail="diverged")
     seen: list[str] = []
@@ -111,7 +111,7 @@ def test_it_leaves_when_nothing_comes_for_so_long(site: Site) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        {"leave": True, "tidy_seconds": 1.5},
+        {"leave": True, "tidy_seconds": 4},
         {"say_after_the_end": '{"kind": "phase", "phase": "training"}\n'},
         {"tidy_seconds": 60},
     ],
@@ -120,7 +120,7 @@ def test_it_leaves_when_nothing_comes_for_so_long(site: Site) -> None:
 def test_one_that_is_not_what_it_should_be_is_replaced_without_harm(
     site: Site, script: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seat, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(seat, "ANSWER_SECONDS", 6.0)
     slot = site.slot()
     first = ran_in(site, slot, **script)
     time.sleep(1.0 if "say_after_the_end" in script else 0.0)
