@@ -192,6 +192,7 @@ def make_evaluation(
         "project_id": project.id,
         "job_id": version.job_id,
         "version_id": version.id,
+        "against_version_id": version.parent_version_id,
         "report": {"suites": []},
         "html_sha256": make_blob(session, b"<!doctype html>", store=store).sha256,
         "heldout_sha256": make_blob(session, heldout, store=store).sha256 if heldout is not None else None,

@@ -4,7 +4,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from app.domain.runs import Order
+from app.domain.runs import AnyOrder
 from worker.evals.memory import AnswerMemory
 from worker.hf.adapter_files import factors_sha256
 from worker.hf.model import HfPolicy
@@ -12,7 +12,7 @@ from worker.hf.model import HfPolicy
 LIBRARIES: Final = ("torch", "transformers", "peft")
 
 
-def answer_memory(order: Order, policy: HfPolicy) -> AnswerMemory | None:
+def answer_memory(order: AnyOrder, policy: HfPolicy) -> AnswerMemory | None:
     """The machine's memory of answers, asked as this policy; ``None`` if the supervisor names none.
 
     The policy's weights are those of this moment: what they become later has another digest.
@@ -21,8 +21,11 @@ def answer_memory(order: Order, policy: HfPolicy) -> AnswerMemory | None:
         return None
     base = order.base.weights_sha256
     parent, student = (
-        f"{base} {policy.lora_alpha} {factors_sha256(factors)}" if factors else base
-        for factors in (policy.parent_parameters(), policy.parameters())
+        f"{base} {alpha} {factors_sha256(factors)}" if factors else base
+        for alpha, factors in (
+            (policy.parent_alpha, policy.parent_parameters()),
+            (policy.lora_alpha, policy.parameters()),
+        )
     )
     return AnswerMemory(
         Path(order.answers),

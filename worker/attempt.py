@@ -21,14 +21,15 @@ from sqlalchemy.orm import Session
 from app.db.session import after_commit, transaction
 from app.domain.errors import ServiceError, Unavailable
 from app.domain.runs import (
+    AnyOrder,
     CheckpointWritten,
     Failed,
     Finished,
     Message,
     Noted,
-    Order,
     PhaseStarted,
     Progress,
+    ReportFinished,
     Resolved,
     StepDone,
 )
@@ -39,7 +40,7 @@ from app.settings import WorkerSettings
 from worker.home import Home
 from worker.launcher import Trainer
 from worker.lease import LeaseKeeper
-from worker.results import store_checkpoint, store_results
+from worker.results import store_checkpoint, store_report, store_results
 from worker.seat import Seat
 from worker.workspace import Unprepared, prepare
 
@@ -109,7 +110,7 @@ class Attempt:
         self._steps: list[StepDone] = []
         self._written_at = self._heard_at = time.monotonic()
         self._silences: deque[float] = deque(maxlen=100)
-        self._end: Finished | Failed | None = None
+        self._end: Finished | ReportFinished | Failed | None = None
 
     def run(self) -> None:
         """Prepare, train, conclude."""
@@ -120,7 +121,7 @@ class Attempt:
             return
         with self._slot.seat.trainer(order.base, self._folder) as trainer:
             self._keeper.on_renewal = trainer.keep_alive
-            while not (isinstance(self._end, Finished) or (trainer.ended and trainer.silent)):
+            while not (isinstance(self._end, Finished | ReportFinished) or (trainer.ended and trainer.silent)):
                 if messages := trainer.receive(LOOK_SECONDS):
                     self._silences.append(time.monotonic() - self._heard_at)
                     for message in messages:
@@ -151,7 +152,7 @@ class Attempt:
                 time.sleep(WRITE_SECONDS)
         raise LeaseLost(self._claim.job_id)
 
-    def _prepare(self) -> Order:
+    def _prepare(self) -> AnyOrder:
         slot = self._slot
         return prepare(
             slot.resources,
@@ -205,7 +206,7 @@ class Attempt:
                 self.write(records.record_resolved, message.config)
             case CheckpointWritten():
                 self._keep_checkpoint(message)
-            case Finished() | Failed():
+            case Finished() | ReportFinished() | Failed():
                 self._end = message
 
     def _write_steps(self) -> None:
@@ -237,7 +238,7 @@ class Attempt:
         match self._end:
             case _ if self._stop == "cancel":
                 self.write(runs.cancel)
-            case Finished():
+            case Finished() | ReportFinished():
                 self._publish(self._end)
             case Failed(code=code, message=message, param=param):
                 log.warning("trainer_failed", code=code, log_tail=trainer.log_tail())
@@ -252,9 +253,13 @@ class Attempt:
                 log.error("trainer_crashed", log_tail=trainer.log_tail())
                 self.write(runs.fail_or_retry, *trainer.explain_end())
 
-    def _publish(self, finished: Finished) -> None:
+    def _publish(self, finished: Finished | ReportFinished) -> None:
+        resources = self._slot.resources
         try:
-            resources = self._slot.resources
+            if isinstance(finished, ReportFinished):
+                report = self._insist(lambda: store_report(resources, self._folder))
+                self.write(publishing.publish_evaluation, report)
+                return
             results = self._insist(lambda: store_results(resources, self._claim.job_id, self._folder, finished))
             version = self.write(publishing.publish, results)
             log.info("published", model_id=version.model_id)

@@ -53,6 +53,13 @@ def provenance(order: Order, config: TrainingConfig, data: Split, policy: HfPoli
             "num_heldout": len(data.heldout),
             "heldout_sha256": data.sha256 if data.heldout else None,
         },
+        **circumstances(policy),
+    }
+
+
+def circumstances(policy: HfPolicy) -> dict[str, Any]:
+    """Where a policy was run, and with which libraries."""
+    return {
         "hardware": {
             "device": torch.cuda.get_device_name(policy.device) if policy.device.type == "cuda" else "cpu",
             "machine": platform.machine(),

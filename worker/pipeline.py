@@ -3,13 +3,10 @@
 Works in one folder (see ``app.domain.runs``) and talks on one pipe; knows no database, no store and no broker.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from app.domain.lifecycle import FailureCode, Phase
-from app.domain.runs import ORDER_NAME, Order
+from app.domain.lifecycle import FailureCode
+from app.domain.runs import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
 from worker.answers import answer_memory
@@ -19,11 +16,12 @@ from worker.evals.run import evaluate
 from worker.evals.schema import Cost
 from worker.evals.scorers import infer_scorer
 from worker.evals.suites import Split
+from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
 from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, CheckpointState, read_checkpoint
 from worker.hf.model import HfPolicy
-from worker.reporting import Drained, PipeReporter
+from worker.reporting import Drained, PhaseClock, PipeReporter
 from worker.sdft.own_prompts import own_prompts
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
@@ -56,15 +54,7 @@ class Attempt:
     def __init__(self, folder: Path, reporter: PipeReporter, base: Base | None = None) -> None:
         self.folder, self.reporter, self.base = folder, reporter, base
         self.order = Order.model_validate_json((folder / ORDER_NAME).read_bytes())
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: Phase) -> Iterator[None]:
-        """Say what begins, and remember how long it took."""
-        self.reporter.phase(name)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
+        self.phase = PhaseClock(reporter)
 
     def run(self) -> None:
         """Do what the order says.
@@ -227,8 +217,16 @@ class Attempt:
     def cost(self, result: TrainResult) -> Cost:
         """What the job took so far; a resumed attempt knows its own seconds only."""
         return Cost(
-            seconds=self.seconds,
+            seconds=self.phase.seconds,
             trained_tokens=result.trained_tokens,
             generated_tokens=result.trained_tokens,
             peak_memory_bytes=memory.peak_bytes(),
         )
+
+
+def open_attempt(folder: Path, reporter: PipeReporter, base: Base | None = None) -> Attempt | Evaluation:
+    """The attempt that a folder's order describes."""
+    order = ORDERS.validate_json((folder / ORDER_NAME).read_bytes())
+    if isinstance(order, EvaluationOrder):
+        return Evaluation(folder, order, reporter, base)
+    return Attempt(folder, reporter, base)

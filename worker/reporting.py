@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -24,6 +26,7 @@ from app.domain.runs import (
     Noted,
     PhaseStarted,
     Progress,
+    ReportFinished,
     Resolved,
     StepDone,
 )
@@ -102,6 +105,10 @@ class PipeReporter:
         """The output folder is complete."""
         self._send(Finished(trained_tokens=trained_tokens, scorer=scorer, max_completion_tokens=max_completion_tokens))
 
+    def report_finished(self) -> None:
+        """The report of an evaluation lies in the output folder."""
+        self._send(ReportFinished())
+
     def failed(self, code: FailureCode, message: str, param: str | None = None) -> None:
         """The run ends here."""
         self._send(Failed(code=code, message=message, param=param))
@@ -115,6 +122,29 @@ class PipeReporter:
         with self._lock:
             self._pipe.write(line)
             self._pipe.flush()
+
+
+class PhaseClock:
+    """Says which phase begins, and remembers how long each took.
+
+    Args:
+        reporter: Whom to tell.
+
+    Attributes:
+        seconds: By phase.
+    """
+
+    def __init__(self, reporter: PipeReporter) -> None:
+        self.seconds: dict[str, float] = {}
+        self._reporter = reporter
+
+    @contextmanager
+    def __call__(self, name: Phase) -> Iterator[None]:
+        """One phase."""
+        self._reporter.phase(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
 
 
 class Supervisor:

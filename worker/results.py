@@ -7,7 +7,7 @@ from app.db.session import transaction
 from app.domain.runs import CheckpointWritten, Finished
 from app.resources import Resources
 from app.services import blobs, records
-from app.services.publishing import Results
+from app.services.publishing import EvaluationResults, Results
 from app.storage.store import StoredBlob, hash_file
 
 OUT_FOLDER = "out"
@@ -54,4 +54,14 @@ def store_results(resources: Resources, job_id: str, folder: Path, finished: Fin
         scorer=finished.scorer,
         max_completion_tokens=finished.max_completion_tokens,
         trained_tokens=finished.trained_tokens,
+    )
+
+
+def store_report(resources: Resources, folder: Path) -> EvaluationResults:
+    """All that a finished evaluation leaves, in the store."""
+    out = folder / OUT_FOLDER
+    return EvaluationResults(
+        report=json.loads((out / "report.json").read_bytes()),
+        report_json=store_file(resources, out / "report.json"),
+        report_html=store_file(resources, out / "report.html"),
     )

@@ -13,8 +13,9 @@ import torch
 from app.domain.errors import Unprocessable
 from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Stay
 from worker import memory
+from worker.evaluation import Evaluation
 from worker.hf.base import Base
-from worker.pipeline import Attempt, RunFailed
+from worker.pipeline import Attempt, RunFailed, open_attempt
 from worker.reporting import Drained, PipeReporter, Supervisor
 from worker.sdft.monitor import Diverged
 
@@ -47,7 +48,7 @@ def serve(supervisor: Supervisor, pipe: BinaryIO, stay: Stay) -> int:
         folder = supervisor.next_attempt(stay.idle_seconds)
         if folder is None:
             return 0
-        attempt = Attempt(folder, PipeReporter(pipe, folder, supervisor.leave), base)
+        attempt = open_attempt(folder, PipeReporter(pipe, folder, supervisor.leave), base)
         exit_status = run(attempt)
         if exit_status is not None:
             return exit_status
@@ -58,7 +59,7 @@ def serve(supervisor: Supervisor, pipe: BinaryIO, stay: Stay) -> int:
     return 0
 
 
-def run(attempt: Attempt) -> int | None:
+def run(attempt: Attempt | Evaluation) -> int | None:
     """See one attempt to its end and say it on the pipe; an exit status unless it was a good one."""
     reporter = attempt.reporter
     try:

@@ -6,6 +6,7 @@ Reads the rows in one short transaction, then copies bytes out of the store with
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.db.models import Adapter, AdapterFile, AdapterVersion, BaseModel, Blob, Evaluation, File, Job, Project
 from app.db.session import transaction
 from app.domain.lifecycle import FailureCode
-from app.domain.runs import ORDER_NAME, BaseModelRef, EarlierSkill, Order, ParentRef
+from app.domain.runs import ORDER_NAME, AnyOrder, BaseModelRef, EarlierSkill, EvaluationOrder, Order, ParentRef
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
 from app.services.lineage import ancestors
@@ -23,6 +24,7 @@ from app.storage.store import CorruptBlob, StoredBlob
 
 TRAINING_NAME = "train.jsonl"
 VALIDATION_NAME = "validation.jsonl"
+VERSION_FOLDER = PurePosixPath("version")
 PARENT_FOLDER = PurePosixPath("parent")
 EARLIER_FOLDER = PurePosixPath("earlier")
 REHEARSAL_NAME = "rehearsal.jsonl"
@@ -59,7 +61,7 @@ def prepare(
     answers: Path,
     checkpoint_seconds: float,
     num_threads: int | None,
-) -> Order:
+) -> AnyOrder:
     """Fill the attempt's folder; returns the order that lies in it.
 
     Raises:
@@ -68,17 +70,18 @@ def prepare(
     """
     plan = _Plan()
     with transaction(resources.sessions) as session:
-        order = _order(session, claim, plan, resources.models).model_copy(
-            update={
-                "answers": str(answers),
-                "checkpoint_seconds": checkpoint_seconds,
-                "num_threads": num_threads,
-            }
-        )
+        job = held(session, claim)
+        here: dict[str, Any] = {"answers": str(answers), "num_threads": num_threads}
+        if job.kind == "evaluation":
+            evaluation_order = _evaluation_order(session, job, plan, resources.models)
+            order: AnyOrder = evaluation_order.model_copy(update=here)
+        else:
+            training_order = _order(session, job, plan, resources.models)
+            order = training_order.model_copy(update=here | {"checkpoint_seconds": checkpoint_seconds})
     try:
         for path, blob in plan.files.items():
             resources.store.fetch(blob, folder / path)
-        if order.resume_step is not None:
+        if _RESUME_ARCHIVE in plan.files:
             with tarfile.open(folder / _RESUME_ARCHIVE) as archive:
                 archive.extractall(folder / RESUME_FOLDER / "adapter", filter="data")
     except CorruptBlob as error:
@@ -89,12 +92,28 @@ def prepare(
     return order
 
 
-def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
-    job = held(session, claim)
+def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> EvaluationOrder:
+    asked = session.scalars(select(Evaluation).where(Evaluation.job_id == job.id)).one()
+    suites = [suite["version_id"] for suite in asked.suites or []]
+    skills = [session.get_one(AdapterVersion, version_id) for version_id in suites if version_id]
+    against = asked.against_version_id
+    return EvaluationOrder(
+        job_id=job.id,
+        attempt=job.fence,
+        base=_base(session, job, models),
+        version=_version(session, asked.version_id, VERSION_FOLDER, plan),
+        against=_version(session, against, PARENT_FOLDER, plan) if against else None,
+        skills=_earlier(session, skills, plan),
+        general=None in suites,
+    )
+
+
+def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
     kind = SupervisedHyperparameters if job.method == "supervised" else SdftHyperparameters
     asked = kind.model_validate(job.hyperparameters)
     rehearsal_file = asked.rehearsal.file if isinstance(asked, SdftHyperparameters) else None
-    lineage = ancestors(session, job.parent_version_id)
+    parent_id = job.parent_version_id
+    lineage = ancestors(session, parent_id)
     checkpoint = latest_checkpoint(session, job.id)
     if checkpoint:
         plan.copy(session, session.get_one(File, checkpoint.adapter_file_id).sha256, _RESUME_ARCHIVE)
@@ -112,7 +131,7 @@ def _order(session: Session, claim: Claim, plan: _Plan, models: Path) -> Order:
             "version_name": model_id(job, session.get_one(Project, job.project_id)),
             "training_sha256": _data(session, job.training_file_id, TRAINING_NAME, plan),
             "validation_sha256": _data(session, job.validation_file_id, VALIDATION_NAME, plan),
-            "parent": _parent(session, job, plan),
+            "parent": _version(session, parent_id, PARENT_FOLDER, plan) if parent_id else None,
             "earlier": _earlier(session, lineage, plan),
             "rehearsal": _rehearsal(session, lineage, plan),
             "rehearsal_file": REHEARSAL_NAME if _data(session, rehearsal_file, REHEARSAL_NAME, plan) else None,
@@ -147,34 +166,27 @@ def _data(session: Session, file_id: str | None, name: str, plan: _Plan) -> str 
     return sha256
 
 
-def _parent(session: Session, job: Job, plan: _Plan) -> ParentRef | None:
-    if job.parent_version_id is None:
-        return None
-    version = session.get_one(AdapterVersion, job.parent_version_id)
+def _version(session: Session, version_id: str, folder: PurePosixPath, plan: _Plan) -> ParentRef:
+    version = session.get_one(AdapterVersion, version_id)
     for file in session.scalars(select(AdapterFile).where(AdapterFile.version_id == version.id)):
-        plan.copy(session, file.sha256, PARENT_FOLDER / file.path)
+        plan.copy(session, file.sha256, folder / file.path)
     line = session.get_one(Adapter, version.adapter_id)
     return ParentRef(adapter=line.name, version=version.version, model_id=version.model_id)
 
 
-def _earlier(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[EarlierSkill]:
-    """What each ancestor's skill was measured on."""
+def _earlier(session: Session, versions: list[AdapterVersion], plan: _Plan) -> list[EarlierSkill]:
+    """What each version's skill was measured on."""
     skills: list[EarlierSkill] = []
-    for version in lineage:
+    for version in versions:
         evaluation = session.scalar(select(Evaluation).where(Evaluation.job_id == version.job_id))
         if evaluation is None or evaluation.heldout_sha256 is None:
             continue
         path = EARLIER_FOLDER / f"{len(skills)}.jsonl"
         plan.copy(session, evaluation.heldout_sha256, path)
-        skills.append(
-            EarlierSkill(
-                adapter=version.adapter.name,
-                version=version.version,
-                path=str(path),
-                scorer=evaluation.scorer,
-                max_completion_tokens=evaluation.max_completion_tokens,
-            )
-        )
+        asked = {"scorer": evaluation.scorer, "max_completion_tokens": evaluation.max_completion_tokens}
+        line = session.get_one(Adapter, version.adapter_id)
+        skill = {"adapter": line.name, "version": version.version, "path": str(path)}
+        skills.append(EarlierSkill.model_validate(skill | asked))
     return skills
 
 

@@ -1,22 +1,42 @@
-"""``/v1/evaluations``: what versions scored, for programs and for people."""
+"""``/v1/evaluations``: ask versions, and read what they scored, for programs and for people."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
-from app.api.dependencies import CallerDep, SessionDep, StoreDep, pages
+from app.api.bodies import StrictRoute, answered
+from app.api.dependencies import BodyDigestDep, BrokerDep, CallerDep, SendingDep, SessionDep, StoreDep, pages
 from app.api.downloads import revalidated
 from app.api.schemas.common import ListObject
-from app.api.schemas.evaluations import EvaluationObject, EvaluationSummary
-from app.services import evaluations
+from app.api.schemas.evaluations import CreateEvaluation, EvaluationObject, EvaluationSummary
+from app.services import evaluations, idempotency
 from app.services.pages import PageRequest
 
-router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], route_class=StrictRoute)
 
 EvaluationsPage = Annotated[PageRequest, Depends(pages(default=20, maximum=200))]
 # The page shows clients' own texts; whatever they say, it loads and runs nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+@router.post("", response_model=EvaluationObject)
+def create_evaluation(
+    *,
+    body: CreateEvaluation,
+    session: SessionDep,
+    broker: BrokerDep,
+    caller: CallerDep,
+    sending: SendingDep,
+    body_sha256: BodyDigestDep,
+) -> Response:
+    """Queue an evaluation of a version. Retries are safe, as for a job."""
+
+    def act() -> dict[str, Any]:
+        evaluated = evaluations.create(session, broker, caller.project_id, body.understood())
+        return EvaluationObject.having_report(evaluated).model_dump(mode="json")
+
+    return answered(idempotency.answer_once(session, sending, body_sha256, act))
 
 
 @router.get("")
@@ -34,9 +54,15 @@ def retrieve_evaluation(
     """One evaluation: JSON, or a page if the Accept header names text/html."""
     evaluated = evaluations.get(session, caller.project_id, evaluation_id)
     if "text/html" in request.headers.get("accept", ""):
-        page = evaluations.html(session, store, evaluated.evaluation)
+        page = evaluations.html(session, store, evaluated)
         response: Response = HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
     else:
         response = revalidated(request, EvaluationObject.having_report(evaluated))
     response.headers["Vary"] = "Accept"
     return response
+
+
+@router.post("/{evaluation_id}/cancel")
+def cancel_evaluation(evaluation_id: str, session: SessionDep, caller: CallerDep) -> EvaluationObject:
+    """Cancel an evaluation: at once while it waits, within seconds while it runs. Twice is once."""
+    return EvaluationObject.having_report(evaluations.cancel(session, caller.project_id, evaluation_id))

@@ -156,6 +156,7 @@ def _describe_one(schema: Schema) -> str:
         ("minLength", "of at least {} characters"),
         ("maxLength", "of at most {} characters"),
         ("maxProperties", "with at most {} keys"),
+        ("minItems", "with at least {} item(s)"),
         ("maxItems", "with at most {} items"),
         ("pattern", "that matches {}"),
     )

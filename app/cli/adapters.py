@@ -117,6 +117,10 @@ def report(
     client = connect(Home(home), url, key)
     evaluation_id = _evaluation_id(client, job)
     evaluation = _get(client, f"/evaluations/{evaluation_id}")
+    if evaluation["report"] is None:
+        raise CliError(
+            f"{evaluation_id} is {evaluation['status']} and has no report; it has one once it has succeeded."
+        )
     if html:
         accept_html: Any = {"headers": {"Accept": "text/html"}}
         html.write_text(client.get(f"/evaluations/{evaluation_id}", cast_to=str, options=accept_html))

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from app.domain.lifecycle import FAILURE_CODES, PHASES, STATUSES
+from app.domain.lifecycle import FAILURE_CODES, JOB_KINDS, PHASES, STATUSES
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -137,10 +137,18 @@ class BaseModel(Base):
 
 
 class Job(Base):
-    """What a client asked for. The row is the job; a broker message only rings."""
+    """What a client asked for. The row is the job; a broker message only rings.
+
+    An evaluation asked for by itself is a job too, so that one queue, one lease and one sweeper serve both; what it
+    asks is in ``evaluations``, and the columns that describe a training are empty.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
+        CheckConstraint(_one_of("kind", JOB_KINDS), name="kind"),
+        CheckConstraint(
+            "kind = 'evaluation' OR (training_file_id IS NOT NULL AND method IS NOT NULL)", name="training_is_described"
+        ),
         CheckConstraint(_one_of("status", STATUSES), name="status"),
         CheckConstraint(_one_of("phase", PHASES), name="phase"),
         CheckConstraint(_one_of("error_code", FAILURE_CODES), name="error_code"),
@@ -157,10 +165,13 @@ class Job(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    kind: Mapped[str] = mapped_column(default="training", server_default="training")
     base_model: Mapped[str] = mapped_column(ForeignKey("base_models.name"))
-    training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), index=True)
+    training_file_id: Mapped[str] = mapped_column(
+        ForeignKey("files.id"), index=True, nullable=True, doc="Null for an evaluation"
+    )
     validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"), index=True)
-    method: Mapped[str]
+    method: Mapped[str] = mapped_column(nullable=True, doc="Null for an evaluation")
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(doc="As asked: Sdft- or SupervisedHyperparameters")
     resolved: Mapped[dict[str, Any] | None] = mapped_column(doc="TrainingConfig, once a worker fixed it")
     seed: Mapped[int]
@@ -318,7 +329,10 @@ class AdapterFile(Base):
 
 
 class Evaluation(Base):
-    """What a version scored next to its base and its parent; immutable."""
+    """What a version scored next to its base and another version; immutable once there is a report.
+
+    Made by the job that published the version, or asked for by itself: then the row is there before its report.
+    """
 
     __tablename__ = "evaluations"
     __table_args__ = (Index(None, "project_id", "created_at", "id"),)
@@ -326,14 +340,20 @@ class Evaluation(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
-    version_id: Mapped[str] = mapped_column(ForeignKey("adapter_versions.id"), unique=True)
-    report: Mapped[dict[str, Any]]
-    html_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("adapter_versions.id"), index=True)
+    against_version_id: Mapped[str | None] = mapped_column(
+        ForeignKey("adapter_versions.id"), index=True, doc="The arm that reports call the parent"
+    )
+    suites: Mapped[list[dict[str, Any]] | None] = mapped_column(
+        doc="[{name, version_id}] as asked for; null of what a job made with its version"
+    )
+    report: Mapped[dict[str, Any] | None]
+    html_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
     heldout_sha256: Mapped[str | None] = mapped_column(
         ForeignKey("blobs.sha256"), index=True, doc="Held-out demonstrations, for the versions after this one"
     )
-    scorer: Mapped[str]
-    max_completion_tokens: Mapped[int]
+    scorer: Mapped[str | None] = mapped_column(doc="Of the version's own skill, for the versions after this one")
+    max_completion_tokens: Mapped[int | None]
     gate: Mapped[dict[str, Any] | None] = mapped_column(doc="GateDecision, where the job came with a rule")
     created_at: CreatedAt = _created_at()
 

@@ -15,6 +15,9 @@ FailureCode = Literal[
     "time_limit", "internal_error",
 ]  # fmt: skip
 
+JobKind = Literal["training", "evaluation"]
+
+JOB_KINDS: Final[tuple[JobKind, ...]] = get_args(JobKind)
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
 FAILURE_CODES: Final[tuple[FailureCode, ...]] = get_args(FailureCode)

@@ -6,11 +6,12 @@ fence. A trainer that has said ``Finished`` waits for another folder.
 
 The folder of one attempt::
 
-    order.json            Order, written by the supervisor before the start
+    order.json            Order or EvaluationOrder, written by the supervisor before the start
     train.jsonl           the training file, byte for byte
     validation.jsonl      the validation file, if the client named one
     parent/               PEFT folder of the version this job starts from, if any
-    earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage
+    version/              PEFT folder of the version that an evaluation is of; parent/ then is the one beside it
+    earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage, or of any that are asked about
     rehearsal/<n>.jsonl   their training files, as far as the client has not deleted them
     rehearsal.jsonl       the file that the client wants rehearsed, if one is named
     resume/adapter/       PEFT folder of the last checkpoint, if this is a resumed attempt
@@ -27,6 +28,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from app.domain.evaluation import ScorerName
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.training import Method, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 
@@ -75,7 +77,7 @@ class EarlierSkill(_Frozen):
     adapter: str
     version: int
     path: str = Field(description="Relative to the attempt's folder.")
-    scorer: str
+    scorer: ScorerName
     max_completion_tokens: int
 
 
@@ -88,8 +90,9 @@ class ParentRef(_Frozen):
 
 
 class Order(_Frozen):
-    """All that a trainer process is told."""
+    """All that a trainer process is told about a training."""
 
+    kind: Literal["training"] = "training"
     job_id: str
     attempt: int
     method: Method
@@ -117,6 +120,25 @@ class Stay(_Frozen):
     max_jobs: int = Field(ge=1)
     idle_seconds: float = Field(gt=0, description="Without a job.")
     memory_growth: float = Field(gt=1, description="Memory after a job, relative to that after its first.")
+
+
+class EvaluationOrder(_Frozen):
+    """All that a trainer process is told about an evaluation asked for by itself."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    job_id: str
+    attempt: int
+    base: BaseModelRef
+    version: ParentRef = Field(description="Whose folder is version/.")
+    against: ParentRef | None = Field(description="Whose folder is parent/.")
+    skills: list[EarlierSkill] = Field(description="What is asked of skills, the version's own among them or not.")
+    general: bool = Field(description="Whether to ask the suite that ships.")
+    answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
+    num_threads: int | None = None
+
+
+AnyOrder: TypeAlias = Annotated[Order | EvaluationOrder, Field(discriminator="kind")]
+ORDERS: TypeAdapter[AnyOrder] = TypeAdapter(AnyOrder)
 
 
 class PhaseStarted(_Frozen):
@@ -178,6 +200,12 @@ class Finished(_Frozen):
     max_completion_tokens: int
 
 
+class ReportFinished(_Frozen):
+    """``out/`` holds the report of an evaluation."""
+
+    kind: Literal["report_finished"] = "report_finished"
+
+
 class Failed(_Frozen):
     """The run ends here. ``message`` is fit for the client."""
 
@@ -188,7 +216,7 @@ class Failed(_Frozen):
 
 
 Message: TypeAlias = Annotated[
-    PhaseStarted | Noted | Resolved | StepDone | Progress | CheckpointWritten | Finished | Failed,
+    PhaseStarted | Noted | Resolved | StepDone | Progress | CheckpointWritten | Finished | ReportFinished | Failed,
     Field(discriminator="kind"),
 ]
 MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)

@@ -257,9 +257,10 @@ def _finished(session: Session, job: Job, means: Lengths, report: _Report) -> Fi
 
 def _num_earlier(session: Session, parent_version_id: str | None) -> int:
     """Held-out items of all skills that a job has to keep."""
-    ids = [version.id for version in lineage.ancestors(session, parent_version_id)]
-    reports = session.scalars(select(Evaluation.report).where(Evaluation.version_id.in_(ids)))
-    return sum(suite["n"] for report in reports for suite in report["suites"] if suite["role"] == "skill")
+    made_by = [version.job_id for version in lineage.ancestors(session, parent_version_id)]
+    reports = session.scalars(select(Evaluation.report).where(Evaluation.job_id.in_(made_by)))
+    suites = [suite for report in reports if report for suite in report["suites"]]
+    return sum(suite["n"] for suite in suites if suite["role"] == "skill")
 
 
 def _queue(session: Session) -> Queue:

@@ -1,24 +1,93 @@
-"""What published versions scored, as their jobs wrote it down."""
+"""What versions scored: as their own jobs wrote it down, or asked for later by itself and queued like a job."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
-from app.db.models import Adapter, AdapterVersion, Blob, Evaluation
-from app.domain.errors import NotFound
-from app.domain.ids import is_id
+from app.db.models import AdapterVersion, Blob, Evaluation, Job
+from app.db.session import after_commit
+from app.dispatch import Broker
+from app.domain.errors import Conflict, Invalid, NotFound
+from app.domain.ids import is_id, new_id
+from app.services import adapters, lineage, runs
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store, StoredBlob
+
+GENERAL: Final = "general"
+LINEAGE: Final = "lineage"
+BASE: Final = "base"
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What a client asks for.
+
+    Args:
+        version: The version to judge, by any of its names.
+        against: Another one to compare it with, or ``base``; its own starting point if not given.
+        suites: ``general``, ``lineage``, or versions whose held-out questions are to be asked.
+    """
+
+    version: str
+    against: str | None
+    suites: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation and the version that it is of."""
+    """An evaluation with the version that it is of, the one beside it, and the job that makes it."""
 
     evaluation: Evaluation
-    adapter_name: str
-    version: int
+    version: AdapterVersion
+    against: AdapterVersion | None
+    job: Job
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether it was asked for by itself."""
+        return self.job.kind == "evaluation"
+
+
+def create(session: Session, broker: Broker, project_id: str, asked: EvaluationRequest) -> Evaluated:
+    """Queue an evaluation. A worker hears of it once the transaction has committed.
+
+    Raises:
+        Invalid: It names what is not there, or there is nothing to ask.
+    """
+    version = _named(session, project_id, asked.version, param="version")
+    against = _against(session, project_id, version, asked.against)
+    suites = _suites(session, project_id, version, asked.suites)
+    job = Job(
+        id=new_id("ftjob"),
+        project_id=project_id,
+        kind="evaluation",
+        base_model=version.adapter.base_model,
+        hyperparameters={},
+        seed=0,
+        adapter_name=version.adapter.name,
+        status="queued",
+        phase="waiting",
+    )
+    session.add(job)
+    session.flush()
+    evaluation = Evaluation(
+        id=new_id("eval"),
+        project_id=project_id,
+        job_id=job.id,
+        version_id=version.id,
+        against_version_id=against.id if against else None,
+        suites=[{"name": name, "version_id": version_id} for name, version_id in suites.items()],
+    )
+    session.add(evaluation)
+    session.flush()
+    session.refresh(job)
+    session.refresh(evaluation)
+    runs.note(session, job, f"Evaluation created: {label(version)} on {', '.join(suites)}.")
+    after_commit(session, lambda: broker.ring(job.id))
+    return Evaluated(evaluation, version, against, job)
 
 
 def list_evaluations(session: Session, project_id: str, request: PageRequest) -> Page[Evaluated]:
@@ -40,12 +109,109 @@ def get(session: Session, project_id: str, evaluation_id: str) -> Evaluated:
     return _evaluated(session, row)
 
 
-def html(session: Session, store: Store, evaluation: Evaluation) -> bytes:
-    """The same report as a page for people."""
-    blob = session.get_one(Blob, evaluation.html_sha256)
+def cancel(session: Session, project_id: str, evaluation_id: str) -> Evaluated:
+    """End an evaluation that was asked for by itself, or ask its worker to. Twice is once.
+
+    Raises:
+        NotFound: There is none.
+        Conflict: It has ended otherwise.
+    """
+    found = get(session, project_id, evaluation_id)
+    runs.request_cancel(session, found.job)
+    return found
+
+
+def html(session: Session, store: Store, evaluated: Evaluated) -> bytes:
+    """The same report as a page for people.
+
+    Raises:
+        Conflict: There is no report yet, or there will be none.
+    """
+    if evaluated.evaluation.html_sha256 is None:
+        message = f"This evaluation is {evaluated.job.status} and has no page; it has one once it has succeeded."
+        raise Conflict("report_not_ready", message)
+    blob = session.get_one(Blob, evaluated.evaluation.html_sha256)
     return store.read_bytes(StoredBlob(blob.sha256, blob.num_bytes))
 
 
+def own(session: Session, version: AdapterVersion) -> Evaluation | None:
+    """The evaluation that a version's own job made."""
+    return session.scalar(select(Evaluation).where(Evaluation.job_id == version.job_id))
+
+
+def label(version: AdapterVersion) -> str:
+    """What people call a version."""
+    return f"{version.adapter.name}:{version.version}"
+
+
+def _named(session: Session, project_id: str, reference: str, *, param: str) -> AdapterVersion:
+    found = adapters.resolve(session, project_id, reference)
+    if found is None:
+        message = (
+            f"There is no version {reference} in your project; name one like "
+            '"my-adapter:3", "my-adapter@production" or by its ft: model id.'
+        )
+        raise Invalid("version_not_found", message, param=param)
+    return found.version
+
+
+def _against(
+    session: Session, project_id: str, version: AdapterVersion, reference: str | None
+) -> AdapterVersion | None:
+    """The version beside it; None where the base is enough."""
+    if reference == BASE:
+        return None
+    if reference is None:
+        return next(iter(lineage.ancestors(session, version.parent_version_id)), None)
+    against = _named(session, project_id, reference, param="against")
+    if against.adapter.base_model != version.adapter.base_model:
+        message = f"{label(against)} lies over {against.adapter.base_model}; name a version over the same base."
+        raise Invalid("against_over_another_base", message, param="against")
+    if against.id == version.id:
+        message = "A version cannot be compared with itself; name another one, or base."
+        raise Invalid("invalid_value", message, param="against")
+    return against
+
+
+def _suites(
+    session: Session, project_id: str, version: AdapterVersion, asked: Sequence[str]
+) -> Mapping[str, str | None]:
+    """Each suite once, with the version whose held-out questions it is."""
+    chosen: dict[str, str | None] = {}
+    for index, name in enumerate(asked):
+        if name == GENERAL:
+            chosen[GENERAL] = None
+        elif name == LINEAGE:
+            members = lineage.ancestors(session, version.id)
+            chosen |= {label(member): member.id for member in members if _has_questions(session, member)}
+        else:
+            member = _suite_of(session, project_id, name, param=f"suites[{index}]")
+            chosen[label(member)] = member.id
+    if not chosen:
+        message = "Nothing was held out of what this version and its ancestors were taught; ask the suite general too."
+        raise Invalid("nothing_to_ask", message, param="suites")
+    return chosen
+
+
+def _suite_of(session: Session, project_id: str, name: str, *, param: str) -> AdapterVersion:
+    found = adapters.resolve(session, project_id, name)
+    if found is None:
+        message = f'There is no suite {name}; name "general", "lineage" or a version, like "my-adapter:3".'
+        raise Invalid("suite_not_found", message, param=param)
+    if not _has_questions(session, found.version):
+        message = f"Nothing was held out of what {name} was taught, so there is nothing to ask; name another suite."
+        raise Invalid("nothing_to_ask", message, param=param)
+    return found.version
+
+
+def _has_questions(session: Session, version: AdapterVersion) -> bool:
+    evaluation = own(session, version)
+    return evaluation is not None and evaluation.heldout_sha256 is not None
+
+
 def _evaluated(session: Session, row: Evaluation) -> Evaluated:
-    version = session.get_one(AdapterVersion, row.version_id)
-    return Evaluated(row, session.get_one(Adapter, version.adapter_id).name, version.version)
+    chosen = [row.version_id, *([row.against_version_id] if row.against_version_id else [])]
+    query = select(AdapterVersion).where(AdapterVersion.id.in_(chosen)).options(joinedload(AdapterVersion.adapter))
+    versions = {version.id: version for version in session.scalars(query)}
+    against = versions[row.against_version_id] if row.against_version_id else None
+    return Evaluated(row, versions[row.version_id], against, session.get_one(Job, row.job_id))

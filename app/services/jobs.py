@@ -100,7 +100,7 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
         NotFound: There is none.
     """
     job = session.get(Job, job_id) if is_id("ftjob", job_id) else None
-    if job is None or job.project_id != project_id:
+    if job is None or job.project_id != project_id or job.kind != "training":
         raise NotFound("job_not_found", "There is no job with this id in your project; list the jobs to see them.")
     return job
 
@@ -119,7 +119,11 @@ def list_jobs(
     pairs = Job.client_metadata
     shown = pairs == {} if metadata is None else pairs.contains(dict(metadata))
     return page(
-        session, select(Job).where(Job.project_id == project_id), request, key=(Job.created_at, Job.id), shown=shown
+        session,
+        select(Job).where(Job.project_id == project_id, Job.kind == "training"),
+        request,
+        key=(Job.created_at, Job.id),
+        shown=shown,
     )
 
 

@@ -1,7 +1,7 @@
 """What an adapter was taught, version by version, and what each version still knows of it.
 
 Read from stored reports alone: a version's own report has it on its skill and on those before it, and its starting
-point on the same questions. Nothing is asked again here; what no report has is null.
+point on the same questions; evaluations asked for later fill what is missing. What no report has is null.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,8 @@ def of_adapter(session: Session, adapter: Adapter) -> Lineage:
     """The lineage of one line."""
     members = _family(session, AdapterVersion.adapter_id == adapter.id)
     versions = sorted(members.values(), key=lambda version: (version.created_at, version.version))
-    query = select(Evaluation).where(Evaluation.version_id.in_(members)).order_by(Evaluation.created_at)
+    reported = (Evaluation.version_id.in_(members), Evaluation.report.is_not(None))
+    query = select(Evaluation).where(*reported).order_by(Evaluation.created_at)
     table = _Table(versions, session.scalars(query).all())
     line = [version for version in versions if version.adapter_id == adapter.id and version.deleted_at is None]
     judged = max(line, key=lambda version: version.version, default=None)
@@ -109,7 +110,8 @@ class _Table:
         self._versions = {version.id: version for version in versions}
         self._labels = {f"{version.adapter.name}:{version.version}": version.id for version in versions}
         self._cells: dict[tuple[str | None, str], Cell] = {}
-        self.evaluation_ids = {evaluation.version_id: evaluation.id for evaluation in evaluations}
+        self.evaluation_ids = {one.version_id: one.id for one in evaluations if self._is_own(one)}
+        evaluations = sorted(evaluations, key=self._is_own, reverse=True)
         skills = {}
         for evaluation in evaluations:
             for skill_id, suite in self._asked(evaluation):
@@ -137,17 +139,21 @@ class _Table:
         base, *scores = [[cell.score if cell else None for cell in row] for row in cells]
         return measures.pop(), compute_figures(scores, base, [rows[suite.version.id] for suite in suites])
 
+    def _is_own(self, evaluation: Evaluation) -> bool:
+        """Whether the version's own job made it."""
+        return evaluation.job_id == self._versions[evaluation.version_id].job_id
+
     def _asked(self, evaluation: Evaluation) -> Iterator[tuple[str, dict[str, Any]]]:
         """The suites of a report that are some version's skill, with that version's id."""
-        for suite in evaluation.report["suites"]:
+        for suite in (evaluation.report or {"suites": []})["suites"]:
             if suite["role"] == "skill":
                 yield evaluation.version_id, suite
             elif suite["role"] == "earlier" and suite["name"] in self._labels:
                 yield self._labels[suite["name"]], suite
 
     def _enter(self, evaluation: Evaluation, arm: str) -> None:
-        starting_point = self._versions[evaluation.version_id].parent_version_id
-        version_id = {"candidate": evaluation.version_id, "parent": starting_point, "base": None}[arm]
+        arms = {"candidate": evaluation.version_id, "parent": evaluation.against_version_id, "base": None}
+        version_id = arms[arm]
         for skill_id, suite in self._asked(evaluation):
             for asked in suite["arms"]:
                 if asked["arm"] == arm:

@@ -50,6 +50,15 @@ class Results:
     trained_tokens: int
 
 
+@dataclass(frozen=True)
+class EvaluationResults:
+    """What an attempt at an evaluation leaves in the store; ``report`` is what ``report_json`` holds."""
+
+    report: dict[str, Any]
+    report_json: StoredBlob
+    report_html: StoredBlob
+
+
 def model_id(job: Job, project: Project) -> str:
     """What clients call the version that a job makes; known before it exists."""
     return f"ft:{job.base_model}:{project.name}:{job.adapter_name}:{short(job.id)}"
@@ -80,6 +89,22 @@ def publish(session: Session, claim: Claim, results: Results) -> AdapterVersion:
     message = f"New fine-tuned model created: {version.model_id}"
     succeed(session, job, message, trained_tokens=results.trained_tokens, result_file_ids=files)
     return version
+
+
+def publish_evaluation(session: Session, claim: Claim, results: EvaluationResults) -> None:
+    """Give an evaluation its report and end the job.
+
+    Raises:
+        LeaseLost: The job is no longer this attempt's.
+        CancelRequested: The client asked for its end.
+    """
+    job = held(session, claim)
+    if job.cancel_requested_at is not None:
+        raise CancelRequested(job.id)
+    evaluation = session.scalars(select(Evaluation).where(Evaluation.job_id == job.id)).one()
+    evaluation.report, evaluation.html_sha256 = results.report, results.report_html.sha256
+    file = result_file(session, job, f"{evaluation.id}-report.json", results.report_json)
+    succeed(session, job, "The evaluation is done.", result_file_ids=[{"kind": "report", "file_id": file.id}])
 
 
 def _add_version(session: Session, job: Job, results: Results) -> AdapterVersion:
@@ -143,6 +168,7 @@ def _add_evaluation(
             project_id=job.project_id,
             job_id=job.id,
             version_id=version.id,
+            against_version_id=version.parent_version_id,
             report=results.report,
             html_sha256=results.report_html.sha256,
             heldout_sha256=results.heldout.sha256 if results.heldout else None,

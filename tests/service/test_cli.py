@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.db.models import Adapter, Project
+from app.db.models import Adapter, Job, Project
+from app.services import publishing, runs
+from app.services.publishing import EvaluationResults
+from app.storage.store import StoredBlob
 from tests import factories
 
 CRITERION = {
@@ -113,6 +118,46 @@ def test_lineage_is_a_table_for_people_and_json_for_programs(sdft, line):
     missing = sdft("adapters", "lineage", "nothing")
     assert missing.returncode == 1
     assert "list" in missing.stderr
+
+
+def test_evaluate_asks_each_version(sdft, line, committed_sessions):
+    asked = sdft("evaluate", "home:1", "home:2", "--suite", "general", "--against", "base")
+    assert (asked.returncode, asked.stderr) == (0, "")
+    ids = [row for row in asked.stdout.splitlines() if row.startswith("eval-")]
+    assert len(ids) == 2
+    unread = sdft("report", ids[0])
+    assert unread.returncode == 1
+    assert "is queued and has no report" in unread.stderr
+    shown = json.loads(sdft("evaluate", "home:1", "--suite", "general", "--json").stdout)
+    assert (shown["status"], shown["suites"]) == ("queued", ["general"])
+    refused = sdft("evaluate", "home:1", "--suite", "generel")
+    assert refused.returncode == 1
+    assert '"general"' in refused.stderr
+
+
+@pytest.mark.parametrize(("ends", "exit_code", "said"), [("succeeded", 0, "Ship it."), ("cancelled", 3, "cancelled.")])
+def test_evaluate_watches_until_the_report_is_there(*, sdft, line, committed_sessions, ends, exit_code, said):
+    def end():
+        while True:
+            with committed_sessions.begin() as session:
+                claim = runs.claim_next(session, factories.make_worker(session).id, 60)
+                if claim and ends == "cancelled":
+                    runs.request_cancel(session, session.get_one(Job, claim.job_id))
+                    runs.cancel(session, claim)
+                elif claim:
+                    blobs = [factories.make_blob(session, content) for content in (b"{}", b"<!doctype html>")]
+                    files = [StoredBlob(blob.sha256, blob.num_bytes) for blob in blobs]
+                    publishing.publish_evaluation(session, claim, EvaluationResults(REPORT, *files))
+            if claim:
+                return
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        worker = pool.submit(end)
+        watched = sdft("evaluate", "home:1", "--suite", "general", "--watch")
+        worker.result()
+    assert watched.returncode == exit_code
+    assert said in watched.stdout
 
 
 def test_create_takes_a_gate_by_pairs(sdft, tmp_path):

@@ -170,10 +170,10 @@ class _Run:
     memory: AnswerMemory | None
 
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
-        """The base never learnt an earlier skill, so of those only the parent and the candidate are asked."""
+        """The base never learnt an earlier skill, so it is not asked for those where there is a parent to ask."""
         parent: tuple[ArmName, ...] = ("parent",) if self.has_parent else ()
         if suite.role == "earlier":
-            return (*parent, "candidate")
+            return (*(parent or ("base",)), "candidate")
         if suite.role == "skill" and self.template is not None:
             return ("base", *parent, "candidate", "ceiling")
         return ("base", *parent, "candidate")

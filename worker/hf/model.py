@@ -41,12 +41,13 @@ class HfPolicy:
     Attributes:
         lora_rank: The student's; a parent's rank and alpha go on, whatever was asked for.
         lora_alpha: Likewise.
+        parent_alpha: Of the arm beside it; of a job's starting point the same.
         context_tokens: Longest sequence the base takes.
         stop_ids: Any of these ends an answer.
         num_parameters: Of the base.
     """
 
-    def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, has_parent: bool) -> None:
+    def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, parent: LoraConfig | None) -> None:
         self.head = _head(model)
         self.device = self.head.weight_VH.device
         self.vocab_size = len(self.head.weight_VH)
@@ -54,6 +55,7 @@ class HfPolicy:
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.stop_ids = chat.stop_ids
         self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
+        self.parent_alpha = (parent or lora).lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
         self.user_turn = chat.user_turn
         self._merged = MergedCopy(model) if self.device.type == "cpu" else None
@@ -61,8 +63,8 @@ class HfPolicy:
             # What PEFT 0.21 asks transformers 5 for has been renamed there.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self._peft: Any = get_peft_model(model, lora, adapter_name="student")
-            if has_parent:
-                self._peft.add_adapter("parent", lora)
+            if parent is not None:
+                self._peft.add_adapter("parent", parent)
         self._peft.set_adapter("student")
         self._backbone: Any = model.get_decoder()
         self.remembers_prompts = not slides(self._backbone)
@@ -83,18 +85,31 @@ class HfPolicy:
         Raises:
             ValueError: The base does more to its logits than ``Head`` can.
         """
-        if parent is not None:
-            config = json.loads((parent / CONFIG_NAME).read_text(encoding="utf-8"))
-            lora_rank, lora_alpha = config["r"], config["lora_alpha"]
-        lora = LoraConfig(
-            r=lora_rank, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        lora = _lora(lora_rank, lora_alpha) if parent is None else _lora_of(parent)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            policy = cls(base.fresh_model(), base.chat, lora, has_parent=parent is not None)
+            policy = cls(base.fresh_model(), base.chat, lora, parent=lora if parent else None)
         if parent is not None:
             policy.load_student(load_file(parent / WEIGHTS_NAME))
             freeze(policy.parameters(), policy.parent_parameters())
+        return policy
+
+    @classmethod
+    def published(cls, base: Base, version: Path, *, parent: Path | None) -> Self:
+        """A version as it was published, to be asked and not trained.
+
+        Args:
+            base: May have served other policies before.
+            version: PEFT folder of the student.
+            parent: PEFT folder of the arm beside it, which may have another rank.
+
+        Raises:
+            ValueError: A folder is not over this base.
+        """
+        policy = cls(base.fresh_model(), base.chat, _lora_of(version), parent=_lora_of(parent) if parent else None)
+        _copy(load_file(version / WEIGHTS_NAME), policy.parameters())
+        if parent is not None:
+            _copy(load_file(parent / WEIGHTS_NAME), policy.parent_parameters())
         return policy
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -123,13 +138,7 @@ class HfPolicy:
         Raises:
             ValueError: They are not of this base and rank.
         """
-        parameters = self.parameters()
-        shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
-            raise ValueError("the adapter does not fit this base: its layers or its rank are others")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(tensors[name])
+        _copy(tensors, self.parameters())
 
     def save_adapter(self, folder: Path, *, base_name: str, base_revision: str) -> None:
         """Write the student as stock PEFT reads it."""
@@ -283,6 +292,24 @@ class HfPolicy:
         return {
             name.replace(infix, "."): parameter for name, parameter in self._peft.named_parameters() if infix in name
         }
+
+
+def _lora(rank: int, alpha: int) -> LoraConfig:
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _lora_of(folder: Path) -> LoraConfig:
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    return _lora(config["r"], config["lora_alpha"])
+
+
+@torch.no_grad()
+def _copy(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+        raise ValueError("the adapter does not fit this base: its layers or its rank are others")
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])
 
 
 def _ones(hidden_TH: Tensor) -> Tensor:

@@ -1,45 +1,100 @@
-"""What a version scored."""
+"""What versions scored, and requests to ask them more."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from app.api.schemas.common import Identified, unix
+from pydantic import AfterValidator, BaseModel, Field
+
+from app.api.schemas.common import Identified, Strict, unix, unix_or_none
+from app.api.schemas.jobs import JobErrorObject
 from app.domain.gate import GateDecision
-from app.services.evaluations import Evaluated
+from app.services.evaluations import Evaluated, EvaluationRequest, label
+
+
+def _once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        msg = "a suite is named twice; name each once."
+        raise ValueError(msg)
+    return names
+
+
+SuiteName = Annotated[str, Field(min_length=1, max_length=400)]
+
+
+class CreateEvaluation(Strict):
+    """A version to ask, what to ask it, and whom to compare it with besides the base."""
+
+    version: str = Field(min_length=1, max_length=400, description='"name:3", "name@alias" or an ft: model id.')
+    against: str | None = Field(
+        None, min_length=1, max_length=400, description='Another version, or "base"; what it started from if left out.'
+    )
+    suites: Annotated[list[SuiteName], AfterValidator(_once)] = Field(
+        ["lineage", "general"],
+        min_length=1,
+        max_length=50,
+        description='"lineage": what was held out of its own skill and of those before it; "general"; or a version: '
+        "what was held out of its skill.",
+    )
+
+    def understood(self) -> EvaluationRequest:
+        """The request for the service."""
+        return EvaluationRequest(version=self.version, against=self.against, suites=self.suites)
+
+
+class EvaluationProgressObject(BaseModel):
+    """How many questions of how many are done."""
+
+    done: int | None
+    total: int | None
 
 
 class EvaluationSummary(Identified):
-    """That a version was evaluated, and how."""
+    """That a version is or was evaluated, and how."""
 
     object: Literal["evaluation"]
     created_at: int
-    job_id: str
+    finished_at: int | None
+    status: str
+    phase: str
+    progress: EvaluationProgressObject
+    error: JobErrorObject | None
+    job_id: str | None = Field(description="The job that made it with its version; null if asked for by itself.")
     adapter: str
     version: int
-    scorer: str
+    against: str | None
+    suites: list[str] | None = Field(description="As asked for; null of what a job made with its version.")
+    scorer: str | None
 
     @classmethod
     def of(cls, evaluated: Evaluated) -> Self:
         """An evaluation as clients see it."""
-        row = evaluated.evaluation
+        row, job = evaluated.evaluation, evaluated.job
         return cls(
             id=row.id,
             object="evaluation",
             created_at=unix(row.created_at),
-            job_id=row.job_id,
-            adapter=evaluated.adapter_name,
-            version=evaluated.version,
+            finished_at=unix_or_none(job.finished_at),
+            status=job.status,
+            phase=job.phase,
+            progress=EvaluationProgressObject(done=job.phase_done, total=job.phase_total),
+            error=JobErrorObject.of(job),
+            job_id=None if evaluated.by_itself else row.job_id,
+            adapter=evaluated.version.adapter.name,
+            version=evaluated.version.version,
+            against=label(evaluated.against) if evaluated.against else None,
+            suites=None if row.suites is None else [suite["name"] for suite in row.suites],
             scorer=row.scorer,
         )
 
 
 class EvaluationObject(EvaluationSummary):
-    """A version next to its base and its parent; ``report`` is what the job measured."""
+    """A version next to its base and another version; ``report`` is what was measured, once it was."""
 
-    report: dict[str, Any]
+    report: dict[str, Any] | None
     gate: GateDecision | None
 
     @classmethod
     def having_report(cls, evaluated: Evaluated) -> Self:
         """An evaluation with all that was measured."""
+        row = evaluated.evaluation
         summary = EvaluationSummary.of(evaluated).model_dump()
-        return cls.model_validate(summary | {"report": evaluated.evaluation.report, "gate": evaluated.evaluation.gate})
+        return cls.model_validate(summary | {"report": row.report, "gate": row.gate})

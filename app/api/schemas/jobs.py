@@ -20,6 +20,18 @@ class JobErrorObject(BaseModel):
     param: str | None
     retryable: bool
 
+    @classmethod
+    def of(cls, job: Job) -> Self | None:
+        """What went wrong, if something did."""
+        if job.error_code is None:
+            return None
+        return cls(
+            code=job.error_code,
+            message=job.error_message or "",
+            param=job.error_param,
+            retryable=job.error_code in RETRYABLE,
+        )
+
 
 class ProgressObject(BaseModel):
     """How far a job is: optimizer steps, and a phase's own count where it has no steps."""
@@ -89,7 +101,7 @@ class JobObject(Identified):
             model=job.base_model,
             fine_tuned_model=standing.fine_tuned_model,
             status=job.status,
-            error=_error(job),
+            error=JobErrorObject.of(job),
             hyperparameters=numbers,
             method={"type": job.method, job.method: {"hyperparameters": numbers}},
             training_file=job.training_file_id,
@@ -176,17 +188,6 @@ def _numbers(job: Job) -> dict[str, Any]:
     if "rehearsal" in asked:
         asked = asked | {"rehearsal": asked["rehearsal"] | {"share": resolved["rehearsal_share"]}}
     return {name: became[name] if value == "auto" else value for name, value in asked.items()}
-
-
-def _error(job: Job) -> JobErrorObject | None:
-    if job.error_code is None:
-        return None
-    return JobErrorObject(
-        code=job.error_code,
-        message=job.error_message or "",
-        param=job.error_param,
-        retryable=job.error_code in RETRYABLE,
-    )
 
 
 def _gate(standing: Standing) -> GateObject | None:

@@ -1,0 +1,80 @@
+"""``sdft evaluate``: ask versions that exist, without training anything."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.connection import Key, Url, connect
+from app.cli.home import DEFAULT_HOME, Home, HomeOption
+from app.cli.output import JOB_FAILED_EXIT_CODE, Json, print_json
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+
+def evaluate(
+    versions: Annotated[list[str], typer.Argument(metavar="VERSION...", help="NAME:VERSION or NAME@ALIAS.")],
+    against: Annotated[
+        str | None, typer.Option(help="Another version, or base. [default: what each started from]")
+    ] = None,
+    suite: Annotated[
+        list[str],
+        typer.Option(help="lineage, general, or a version for its skill; repeat. [default: lineage, general]"),
+    ] = [],  # noqa: B006 - typer copies it
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the reports and show them.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Queue an evaluation of each version. With --watch exit code 3 if one fails or is cancelled."""
+    client = connect(Home(home), url, key)
+    asked = {"against": against, "suites": suite or None}
+    body = {name: value for name, value in asked.items() if value is not None}
+    queued = [_post(client, {"version": version} | body) for version in versions]
+    ended = [_follow(client, evaluation, json=json) for evaluation in queued] if watch else queued
+    for evaluation in ended:
+        _show(evaluation, json=json, watched=watch)
+    if watch and any(evaluation["status"] != "succeeded" for evaluation in ended):
+        raise typer.Exit(JOB_FAILED_EXIT_CODE)
+
+
+def _post(client: "OpenAI", body: dict[str, Any]) -> dict[str, Any]:
+    answer: Any = client.post("/evaluations", cast_to=object, body=body)
+    return dict(answer)
+
+
+def _follow(client: "OpenAI", evaluation: dict[str, Any], *, json: bool) -> dict[str, Any]:
+    """Wait until it has ended, telling on a terminal what it does."""
+    import time
+
+    from rich.console import Console
+
+    from app.cli.watch import POLL_SECONDS, TERMINAL
+
+    name = f"{evaluation['adapter']}:{evaluation['version']}"
+    with Console(stderr=True, quiet=json).status(f"{name}: {evaluation['phase']}") as status:
+        while evaluation["status"] not in TERMINAL:
+            time.sleep(POLL_SECONDS)
+            answer: Any = client.get(f"/evaluations/{evaluation['id']}", cast_to=object)
+            evaluation = dict(answer)
+            done = evaluation["progress"]
+            count = f" {done['done']}/{done['total']}" if done["total"] else ""
+            status.update(f"{name}: {evaluation['phase']}{count}")
+    return evaluation
+
+
+def _show(evaluation: dict[str, Any], *, json: bool, watched: bool) -> None:
+    if json:
+        print_json(evaluation)
+    elif evaluation["report"]:
+        from rich.console import Console
+
+        from app.cli.report_view import show_report
+
+        show_report(evaluation["report"], evaluation["gate"], Console())
+    elif watched:
+        why = f" ({evaluation['error']['code']}): {evaluation['error']['message']}" if evaluation["error"] else "."
+        typer.echo(f"The evaluation {evaluation['id']} {evaluation['status']}{why}")
+    else:
+        typer.echo(f"{evaluation['id']}\nRead it once it is done: sdft report {evaluation['id']}")

@@ -1,0 +1,223 @@
+"""Evaluations asked for by themselves: what may be asked, how they stand, and that they are no training jobs."""
+
+import pytest
+
+from app.services import estimates, publishing, runs
+from app.services.publishing import EvaluationResults
+from app.storage.store import StoredBlob
+from tests import factories
+from tests.service.conftest import error_of
+
+EVALUATIONS = "/v1/evaluations"
+HELDOUT = b'{"messages": []}\n'
+
+
+@pytest.fixture
+def line(session, project, base):
+    """lamps:1 and lamps:2 on top of it, both with held-out questions; bare:1 without any."""
+    versions = []
+    for name, heldout in (("lamps", HELDOUT), ("lamps", HELDOUT), ("bare", None)):
+        above = versions[-1] if versions and heldout else None
+        versions.append(
+            factories.make_version(
+                session,
+                project=project,
+                adapter=above and session.get_one(factories.models.Adapter, above.adapter_id),
+                job=factories.make_job(session, "succeeded", project=project, adapter_name=name),
+                version=2 if above else 1,
+                parent_version_id=above and above.id,
+                heldout=heldout,
+            )
+        )
+    session.commit()
+    return versions
+
+
+def post(http, **body):
+    return http.post(EVALUATIONS, json=body)
+
+
+def test_a_posted_evaluation_waits_and_a_worker_is_rung_for(http, line, broker, session):
+    shown = post(http, version="lamps:2").json()
+    assert shown == {
+        "id": shown["id"],
+        "object": "evaluation",
+        "created_at": shown["created_at"],
+        "finished_at": None,
+        "status": "queued",
+        "phase": "waiting",
+        "progress": {"done": None, "total": None},
+        "error": None,
+        "job_id": None,
+        "adapter": "lamps",
+        "version": 2,
+        "against": "lamps:1",
+        "suites": ["lamps:2", "lamps:1", "general"],
+        "scorer": None,
+        "report": None,
+        "gate": None,
+    }
+    [job] = session.query(factories.models.Job).filter_by(kind="evaluation")
+    assert broker.rung == [job.id]
+    assert http.get(f"{EVALUATIONS}/{shown['id']}").json() == shown
+    listed = http.get(EVALUATIONS).json()["data"][0]
+    assert listed == {name: value for name, value in shown.items() if name not in {"report", "gate"}}
+
+
+def test_it_is_no_training_job(http, line, session):
+    before = http.get("/v1/fine_tuning/jobs").json()["data"]
+    post(http, version="lamps:2")
+    [job] = session.query(factories.models.Job).filter_by(kind="evaluation")
+    assert http.get("/v1/fine_tuning/jobs").json()["data"] == before
+    for verb, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/checkpoints")):
+        error = error_of(http.request(verb, f"/v1/fine_tuning/jobs/{job.id}{path}"), 404)
+        assert error["code"] == "job_not_found"
+    assert error_of(http.get("/v1/fine_tuning/jobs", params={"after": job.id}), 400)["code"] == "unknown_cursor"
+
+
+def test_an_estimate_counts_what_a_versions_own_job_asked_and_nothing_twice(http, line, session):
+    post(http, version="lamps:2")
+    [own] = session.query(factories.models.Evaluation).filter_by(job_id=line[1].job_id)
+    own.report = {"suites": [{"role": "skill", "n": 8}, {"role": "earlier", "n": 5}]}
+    session.commit()
+    assert estimates._num_earlier(session, line[1].id) == 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "against", "suites"),
+    [
+        ({"version": "lamps:1"}, None, ["lamps:1", "general"]),
+        ({"version": "lamps@best", "against": "bare:1"}, "bare:1", ["lamps:2", "lamps:1", "general"]),
+        ({"version": "lamps:2", "against": "base", "suites": ["general"]}, None, ["general"]),
+        ({"version": "lamps:1", "against": "lamps@best", "suites": ["lamps@best"]}, "lamps:2", ["lamps:2"]),
+        ({"version": "lamps:2", "suites": ["lamps:1", "lineage"]}, "lamps:1", ["lamps:1", "lamps:2"]),
+        ({"version": "bare:1", "suites": ["general", "lineage"]}, None, ["general"]),
+    ],
+)
+def test_any_version_beside_any_other_on_any_suite(*, http, session, line, asked, against, suites):
+    factories.make_alias(session, line[1], "best")
+    session.commit()
+    shown = post(http, **asked).json()
+    assert (shown["against"], shown["suites"]) == (against, suites)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param", "fix"),
+    [
+        ({}, "missing_required_parameter", "version", "version"),
+        ({"version": "lamps:9"}, "version_not_found", "version", "my-adapter:3"),
+        ({"version": "lamps"}, "version_not_found", "version", "my-adapter@production"),
+        ({"version": "tiny"}, "version_not_found", "version", "ft:"),
+        ({"version": 3}, "invalid_value", "version", "string"),
+        ({"version": "lamps:2", "against": "lamps:9"}, "version_not_found", "against", "my-adapter:3"),
+        ({"version": "lamps:2", "against": "lamps:2"}, "invalid_value", "against", "base"),
+        ({"version": "lamps:2", "against": "other:1"}, "against_over_another_base", "against", "same base"),
+        ({"version": "lamps:2", "suites": []}, "invalid_value", "suites", "at least 1"),
+        ({"version": "lamps:2", "suites": ["generel"]}, "suite_not_found", "suites[0]", '"general"'),
+        ({"version": "lamps:2", "suites": ["general", "lamps:9"]}, "suite_not_found", "suites[1]", '"my-adapter:3"'),
+        ({"version": "lamps:2", "suites": ["general", "general"]}, "invalid_value", "suites", "once"),
+        ({"version": "lamps:2", "suites": ["bare:1"]}, "nothing_to_ask", "suites[0]", "another suite"),
+        ({"version": "bare:1", "suites": ["lineage"]}, "nothing_to_ask", "suites", "general"),
+        ({"version": "lamps:2", "suite": ["general"]}, "unknown_parameter", "suite", "suites"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_what_can(*, http, session, project, line, broker, body, code, param, fix):
+    factories.make_base_model(session, "other-base")
+    job = factories.make_job(session, "succeeded", project=project, adapter_name="other", base_model="other-base")
+    factories.make_version(session, project=project, job=job)
+    session.commit()
+    error = error_of(http.post(EVALUATIONS, json=body), 400)
+    assert (error["code"], error["param"]) == (code, param)
+    assert fix in error["message"]
+    assert broker.rung == []
+
+
+def test_another_projects_version_is_not_there(http, session, base):
+    version = factories.make_version(session, heldout=HELDOUT)
+    session.commit()
+    mine = error_of(post(http, version=version.model_id), 400)
+    assert mine["code"] == "version_not_found"
+
+
+def test_the_same_post_twice_is_one_evaluation(http, line):
+    def send():
+        return http.post(EVALUATIONS, json={"version": "lamps:2"}, headers={"Idempotency-Key": "once"})
+
+    first, second = send(), send()
+    assert first.json() == second.json()
+    assert second.headers["idempotent-replayed"] == "true"
+
+
+def test_a_waiting_evaluation_is_cancelled_at_once_and_twice_is_once(http, line):
+    evaluation_id = post(http, version="lamps:2").json()["id"]
+    for _ in range(2):
+        assert http.post(f"{EVALUATIONS}/{evaluation_id}/cancel").json()["status"] == "cancelled"
+    error = error_of(http.get(f"{EVALUATIONS}/{evaluation_id}", headers={"Accept": "text/html"}), 409)
+    assert error["code"] == "report_not_ready"
+    assert "cancelled" in error["message"]
+
+
+def test_what_a_job_made_with_its_version_cannot_be_cancelled(http, line):
+    [own, *_] = http.get(EVALUATIONS).json()["data"]
+    assert (own["status"], own["suites"]) == ("succeeded", None)
+    assert error_of(http.post(f"{EVALUATIONS}/{own['id']}/cancel"), 409)["code"] == "job_already_ended"
+
+
+def blob(session, content):
+    row = factories.make_blob(session, content)
+    return StoredBlob(row.sha256, row.num_bytes)
+
+
+def claim(session):
+    taken = runs.claim_next(session, factories.make_worker(session).id, 60)
+    assert taken
+    return taken
+
+
+def results(session, **report):
+    return EvaluationResults(report, blob(session, b"{}"), blob(session, b"<!doctype html>"))
+
+
+def test_its_report_is_there_once_it_is_done_and_fills_the_lineage(http, line, session):
+    evaluation_id = post(http, version="lamps:1", against="base", suites=["lamps:2"]).json()["id"]
+    taken = claim(session)
+    assert http.get(f"{EVALUATIONS}/{evaluation_id}").json()["status"] == "running"
+    suite = {
+        "name": "lamps:2", "role": "earlier", "measure": "share_right", "n": 8,
+        "arms": [{"arm": arm, "score": {"value": 0.25, "low": 0.1, "high": 0.4}} for arm in ("base", "candidate")],
+    }  # fmt: skip
+    line_report = {"suites": [suite | {"name": "lamps", "role": "skill"}]}
+    session.query(factories.models.Evaluation).filter_by(version_id=line[1].id).one().report = line_report
+    publishing.publish_evaluation(session, taken, results(session, suites=[suite]))
+    session.commit()
+    shown = http.get(f"{EVALUATIONS}/{evaluation_id}").json()
+    assert (shown["status"], shown["phase"], shown["report"]) == ("succeeded", "done", {"suites": [suite]})
+    assert shown["finished_at"] is not None
+    lineage = http.get("/v1/adapters/lamps/lineage").json()
+    assert lineage["scores"][0][0] == {"score": 0.25, "low": 0.1, "high": 0.4, "evaluation_id": evaluation_id}
+    own = http.get("/v1/adapters/lamps/versions/1").json()["evaluation_id"]
+    assert own == lineage["versions"][0]["evaluation_id"] != evaluation_id
+
+
+def test_a_worker_that_lost_it_cannot_report_and_a_cancelled_one_must_not(http, line, session):
+    evaluation_id = post(http, version="lamps:1").json()["id"]
+    taken = claim(session)
+    stale = runs.Claim(taken.job_id, taken.fence - 1)
+    with pytest.raises(runs.LeaseLost):
+        publishing.publish_evaluation(session, stale, results(session, suites=[]))
+    http.post(f"{EVALUATIONS}/{evaluation_id}/cancel")
+    with pytest.raises(publishing.CancelRequested):
+        publishing.publish_evaluation(session, taken, results(session, suites=[]))
+    runs.cancel(session, taken)
+    session.commit()
+    shown = http.get(f"{EVALUATIONS}/{evaluation_id}").json()
+    assert (shown["status"], shown["report"]) == ("cancelled", None)
+
+
+def test_a_failed_evaluation_says_why(http, line, session):
+    evaluation_id = post(http, version="lamps:1").json()["id"]
+    runs.fail_or_retry(session, claim(session), "internal_error", "It broke.")
+    session.commit()
+    shown = http.get(f"{EVALUATIONS}/{evaluation_id}").json()
+    assert shown["status"] == "failed"
+    assert shown["error"] == {"code": "internal_error", "message": "It broke.", "param": None, "retryable": False}

@@ -1,0 +1,96 @@
+"""An evaluation asked for by itself, on tiny models: it says of a version what the version's own report said."""
+
+import io
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.runs import MESSAGES, EarlierSkill, EvaluationOrder, Finished, Order, ParentRef
+from app.domain.training import SdftHyperparameters
+from tests.training.test_pipeline import QUICK, base, lay_out, run  # noqa: F401 - base is a fixture
+from worker.pipeline import open_attempt
+from worker.reporting import PipeReporter
+
+
+@pytest.fixture(scope="module")
+def versions(base: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:  # noqa: F811
+    """Two versions of different ranks, of two skills, as their jobs left them."""
+    folders = []
+    for word, rank in (("lamp", 2), ("fan", 4)):
+        quick = SdftHyperparameters.model_validate(QUICK | {"lora_rank": rank, "learning_rate": 1e-2})
+        folder = lay_out(tmp_path_factory.mktemp("versions") / word, base, word=word, hyperparameters=quick)
+        said = run(folder)
+        (folder / "said").write_text(said[-1].model_dump_json())
+        folders.append(folder)
+    return folders
+
+
+def ask(folder: Path, versions: list[Path], *, against: bool = True, general: bool = True) -> tuple[Any, list[Any]]:
+    """Ask the first version its own skill and the second one's; the report and what was said on the pipe."""
+    folder.mkdir()
+    first, second = versions
+    trained = Order.model_validate_json((first / "order.json").read_bytes())
+    shutil.copytree(first / "out" / "adapter", folder / "version")
+    skills = []
+    for index, (adapter, version) in enumerate(zip(("lamp", "fan"), versions, strict=True)):
+        shutil.copy(version / "out" / "heldout.jsonl", folder / f"{index}.jsonl")
+        said = Finished.model_validate_json((version / "said").read_bytes())
+        skills.append(
+            EarlierSkill(
+                adapter=adapter,
+                version=1,
+                path=f"{index}.jsonl",
+                scorer=said.scorer,
+                max_completion_tokens=said.max_completion_tokens,
+            )
+        )
+    if against:
+        shutil.copytree(second / "out" / "adapter", folder / "parent")
+    order = EvaluationOrder(
+        job_id="ftjob-2",
+        attempt=1,
+        base=trained.base,
+        version=ParentRef(adapter="lamp", version=1, model_id="ft:tiny:default:lamp:1"),
+        against=ParentRef(adapter="fan", version=1, model_id="ft:tiny:default:fan:1") if against else None,
+        skills=skills,
+        general=general,
+        num_threads=1,
+    )
+    (folder / "order.json").write_text(order.model_dump_json())
+    pipe = io.BytesIO()
+    open_attempt(folder, PipeReporter(pipe, folder, threading.Event())).run()
+    messages = [MESSAGES.validate_json(line) for line in pipe.getvalue().splitlines()]
+    return json.loads((folder / "out" / "report.json").read_text()), messages
+
+
+def arms(report: Any, suite: str) -> dict[str, Any]:
+    [found] = [one for one in report["suites"] if one["name"] == suite]
+    return {arm["arm"]: (arm["score"]["value"], pytest.approx(arm["nll"], rel=1e-5)) for arm in found["arms"]}
+
+
+def test_both_versions_score_what_their_own_reports_say(versions: list[Path], tmp_path: Path) -> None:
+    report, messages = ask(tmp_path / "asked", versions)
+    lamp, fan = (json.loads((version / "out" / "report.json").read_text()) for version in versions)
+    asked = arms(report, "lamp")
+    assert asked["candidate"] == arms(lamp, "lamp")["candidate"]
+    assert asked["base"] == arms(lamp, "lamp")["base"]
+    assert asked["candidate"] != asked["base"]
+    assert arms(report, "fan:1")["parent"] == arms(fan, "fan")["candidate"]
+    assert {one["role"] for one in report["suites"]} == {"skill", "earlier", "general"}
+    assert report["provenance"]["against"]["adapter"] == "fan"
+    assert "path" not in report["provenance"]["base"]
+    assert report["cost"]["trained_tokens"] == 0
+    assert [message.phase for message in messages if message.kind == "phase"] == ["loading", "evaluating", "exporting"]
+    assert messages[-1].kind == "report_finished"
+    assert (tmp_path / "asked" / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_only_what_is_asked_is_asked(versions: list[Path], tmp_path: Path) -> None:
+    report, _ = ask(tmp_path / "asked", versions, against=False, general=False)
+    assert [one["role"] for one in report["suites"]] == ["skill", "earlier"]
+    assert set(arms(report, "lamp")) == {"base", "candidate"}
+    assert set(arms(report, "fan:1")) == {"base", "candidate"}

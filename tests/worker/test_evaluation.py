@@ -1,0 +1,97 @@
+"""What a worker lays out for an evaluation asked for by itself, and that it ends like any other attempt."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.db.models import Adapter, Evaluation, File, Job
+from app.domain.ids import new_id
+from app.domain.runs import ORDERS, EvaluationOrder, Finished, ReportFinished
+from app.services import runs
+from tests import factories
+from tests.worker.conftest import TIMES, Site
+from worker import attempt
+from worker.workspace import prepare
+
+
+@pytest.fixture
+def asked(site: Site) -> str:
+    """An evaluation of a second version beside the first, on the first one's skill and general ability."""
+    with site.sessions.begin() as session:
+        project = factories.make_project(session)
+        first = factories.make_version(session, project=project, store=site.store, heldout=b"one\n", files={"a": b"1"})
+        line = session.get_one(Adapter, first.adapter_id)
+        second = factories.make_version(
+            session, project=project, adapter=line, version=2, store=site.store, heldout=b"two\n", files={"a": b"2"}
+        )
+        job = Job(
+            id=new_id("ftjob"), project_id=project.id, kind="evaluation", base_model=line.base_model,
+            hyperparameters={}, seed=0, adapter_name=line.name, status="queued", phase="waiting",
+        )  # fmt: skip
+        session.add(job)
+        session.flush()
+        evaluation = Evaluation(
+            id=new_id("eval"), project_id=project.id, job_id=job.id, version_id=second.id,
+            against_version_id=first.id,
+            suites=[{"name": "x:1", "version_id": first.id}, {"name": "general", "version_id": None}],
+        )  # fmt: skip
+        session.add(evaluation)
+        return evaluation.id
+
+
+def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str) -> None:
+    claim = site.claim(site.slot())
+    assert claim is not None
+    folder = site.folder / "attempt"
+    folder.mkdir()
+    prepare(site.resources(), claim, folder, answers=site.folder / "answers", checkpoint_seconds=60.0, num_threads=2)
+    order = ORDERS.validate_json((folder / "order.json").read_bytes())
+    assert isinstance(order, EvaluationOrder)
+    assert (order.version.version, order.against and order.against.version) == (2, 1)
+    assert (folder / "version" / "a").read_bytes() == b"2"
+    assert (folder / "parent" / "a").read_bytes() == b"1"
+    [skill] = order.skills
+    assert (skill.version, skill.scorer, skill.max_completion_tokens) == (1, "exact", 16)
+    assert (folder / skill.path).read_bytes() == b"one\n"
+    assert order.general
+    assert (order.answers, order.num_threads) == (str(site.folder / "answers"), 2)
+
+
+def test_the_report_is_stored_and_the_job_has_succeeded(site: Site, asked: str, tmp_path: Path) -> None:
+    slot = site.slot()
+    claim = site.claim(slot)
+    assert claim is not None
+    out = tmp_path / "attempt" / "out"
+    out.mkdir(parents=True)
+    (out / "report.json").write_text(json.dumps({"suites": []}))
+    (out / "report.html").write_text("<!doctype html>")
+    conclude(slot, claim, out.parent, ReportFinished())
+    with site.sessions() as session:
+        evaluation = session.get_one(Evaluation, asked)
+        assert evaluation.report == {"suites": []}
+        job = session.get_one(Job, evaluation.job_id)
+        assert (job.status, [entry["kind"] for entry in job.result_file_ids]) == ("succeeded", ["report"])
+        file = session.get_one(File, job.result_file_ids[0]["file_id"])
+        assert (file.filename, file.purpose) == (f"{asked}-report.json", "fine-tune-results")
+        assert evaluation.html_sha256 is not None
+    stored = site.folder / "store" / "blobs" / evaluation.html_sha256[:2] / evaluation.html_sha256
+    assert stored.read_text() == "<!doctype html>"
+    assert site.versions(claim.job_id) == []
+
+
+def test_a_lost_worker_leaves_it_to_another_one(site: Site, asked: str) -> None:
+    with site.sessions.begin() as session:
+        claim = runs.claim_next(session, factories.make_worker(session).id, -1)
+        assert claim is not None
+        assert runs.reap(session) == [claim.job_id]
+        again = runs.claim_next(session, factories.make_worker(session).id, 60)
+        assert again == runs.Claim(claim.job_id, claim.fence + 1)
+
+
+def conclude(slot: attempt.Slot, claim: runs.Claim, folder: Path, end: Finished | ReportFinished) -> None:
+    """The last step of an attempt whose trainer said ``end``."""
+    with attempt.LeaseKeeper(slot.resources.sessions, claim, TIMES, claimed_at=attempt.time.monotonic()) as keeper:
+        one: Any = attempt.Attempt(slot, claim, keeper, folder)
+        one._publish(end)

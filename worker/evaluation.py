@@ -1,0 +1,120 @@
+"""An evaluation asked for by itself, in the trainer process: load a version, ask, report. Trains nothing."""
+
+from pathlib import Path
+from typing import Any
+
+from app.domain.demonstrations import Demonstration, read_demonstrations
+from app.domain.runs import EvaluationOrder
+from worker import memory
+from worker.answers import answer_memory
+from worker.evals.page import render_html
+from worker.evals.report import build_report
+from worker.evals.run import Measured, evaluate
+from worker.evals.schema import Cost, Report
+from worker.evals.scorers import NLL, ScorerChoice
+from worker.evals.suites import Split, Suite, demonstration_suite, general_suite
+from worker.exporting import circumstances
+from worker.hf.base import Base
+from worker.hf.model import HfPolicy
+from worker.reporting import PhaseClock, PipeReporter
+
+
+class Evaluation:
+    """One try at an evaluation.
+
+    Args:
+        folder: Laid out by the supervisor, the order in it.
+        order: Read from there.
+        reporter: To the supervisor.
+        base: The order's, if an earlier attempt of this process has loaded it.
+
+    Attributes:
+        base: Loaded by ``run`` if it was not given.
+    """
+
+    def __init__(self, folder: Path, order: EvaluationOrder, reporter: PipeReporter, base: Base | None = None) -> None:
+        self.folder, self.order, self.reporter, self.base = folder, order, reporter, base
+        self.phase = PhaseClock(reporter)
+
+    def run(self) -> None:
+        """Do what the order says.
+
+        Raises:
+            Drained: The supervisor asked to leave; the questions will be asked anew.
+        """
+        memory.reset_peak()
+        with self.phase("loading"):
+            base = self.base = self.base or Base.load(Path(self.order.base.path), num_threads=self.order.num_threads)
+            policy = self.load(base)
+            suites, heldout = self.suites()
+        with self.phase("evaluating"):
+            measured = evaluate(
+                policy,
+                suites,
+                has_parent=self.order.against is not None,
+                template=None,
+                memory=answer_memory(self.order, policy),
+                on_progress=self.reporter.progress,
+            )
+        with self.phase("exporting"):
+            self.export(self.report(measured, heldout, circumstances(policy)))
+        self.reporter.report_finished()
+
+    def load(self, base: Base) -> HfPolicy:
+        """The version as the candidate, and the one beside it as the parent."""
+        against = self.folder / "parent" if self.order.against else None
+        return HfPolicy.published(base, self.folder / "version", parent=against)
+
+    def suites(self) -> tuple[list[Suite], list[Demonstration]]:
+        """What is asked, and of that what was held out of the version's own skill."""
+        suites, own = [], []
+        for skill in self.order.skills:
+            questions = read_demonstrations(self.folder / skill.path)
+            is_own = (skill.adapter, skill.version) == (self.order.version.adapter, self.order.version.version)
+            own += questions if is_own else []
+            suites.append(
+                demonstration_suite(
+                    skill.adapter if is_own else f"{skill.adapter}:{skill.version}",
+                    "skill" if is_own else "earlier",
+                    questions,
+                    scorer=skill.scorer,
+                    max_new_tokens=skill.max_completion_tokens,
+                )
+            )
+        return [*suites, *([general_suite()] if self.order.general else [])], own
+
+    def scorer(self) -> ScorerChoice:
+        """What the report says of scorers: nothing is chosen here."""
+        if not self.order.skills:
+            return ScorerChoice(NLL, "no skill was asked about")
+        return ScorerChoice(self.order.skills[0].scorer, "each skill is judged as when it was taught")
+
+    def report(self, measured: Measured, heldout: list[Demonstration], circumstances: dict[str, Any]) -> Report:
+        """Judge what was measured, as after training, but without what only training knows."""
+        order = self.order
+        return build_report(
+            measured,
+            title=order.version.model_id,
+            scorer=self.scorer(),
+            split=Split([], heldout, "The questions were held out when each version was made."),
+            template=None,
+            cost=Cost(
+                seconds=self.phase.seconds,
+                trained_tokens=0,
+                generated_tokens=0,
+                peak_memory_bytes=memory.peak_bytes(),
+            ),
+            provenance={
+                "base": order.base.model_dump(exclude={"path"}),
+                "version": order.version.model_dump(),
+                "against": order.against.model_dump() if order.against else None,
+                **circumstances,
+            },
+        )
+
+    def export(self, report: Report) -> None:
+        """Write ``out/``."""
+        out = self.folder / "out"
+        out.mkdir()
+        (out / "report.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
+        (out / "report.html").write_text(render_html(report), encoding="utf-8")
