@@ -30,7 +30,12 @@ def create(
     parent: Annotated[str | None, typer.Option(help='Version to start from: "name:3" or "name@alias".')] = None,
     method: Annotated[str, typer.Option(help="sdft or supervised.")] = "sdft",
     seed: Annotated[int | None, typer.Option(help="Same seed, same result on the same machine.")] = None,
-    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Hyperparameter; repeat.")] = [],  # noqa: B006
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help='Hyperparameter, like preset=retain or teacher={"kind":"ema"}; repeat.'
+        ),
+    ] = [],  # noqa: B006
     gate: Annotated[
         list[str],
         typer.Option(metavar="NAME=VALUE", help="What to show: min_gain, max_forgetting, confidence, on_pass; repeat."),

@@ -124,7 +124,6 @@ class HfPolicy:
         """An adapter for a teacher that moves, at first the student's."""
         with torch.random.fork_rng():
             self._peft.add_adapter("teacher", self._peft.peft_config["student"])
-        self._peft.set_adapter("student")
         self._peft.eval()
         freeze(self.parameters(), self.teacher_parameters())
 
