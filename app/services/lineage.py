@@ -111,14 +111,13 @@ class _Table:
         self._labels = {f"{version.adapter.name}:{version.version}": version.id for version in versions}
         self._cells: dict[tuple[str | None, str], Cell] = {}
         self.evaluation_ids = {one.version_id: one.id for one in evaluations if self._is_own(one)}
-        evaluations = sorted(evaluations, key=self._is_own, reverse=True)
         skills = {}
         for evaluation in evaluations:
             for skill_id, suite in self._asked(evaluation):
                 if suite["role"] == "skill":
                     skills[skill_id] = SkillSuite(self._versions[skill_id], suite["measure"], suite["n"])
         self.suites = [skills[version.id] for version in versions if version.id in skills]
-        # What a version's own evaluation says of it goes before what it scored as another one's starting point.
+        # What a version's own evaluation says of it, its first one, goes before what it scored beside another one.
         for arm in ("candidate", "parent", "base"):
             for evaluation in evaluations:
                 self._enter(evaluation, arm)

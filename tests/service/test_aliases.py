@@ -173,7 +173,9 @@ def test_a_version_that_an_alias_points_at_is_not_deleted(http, line):
     assert http.delete(f"/v1/models/{line[0].model_id}").status_code == 200
 
 
-def test_an_alias_stands_wherever_a_version_may(http, line, base):
+def test_an_alias_stands_wherever_a_version_may(*, http, line, base, session, project):
+    factories.make_alias(session, factories.make_version(session, project=project), "production")
+    session.commit()
     http.put(ALIAS, json={"version": 2})
     http.put("/v1/adapters/lamps/aliases/canary", json={"version": 2})
     by_number = http.get("/v1/adapters/lamps/versions/2").json()
