@@ -13,8 +13,11 @@ from typing import Self
 
 from app.domain.demonstrations import read_demonstrations
 from app.domain.errors import Unprocessable
+from app.domain.evaluation import unusable
+from app.domain.questions import stream_questions
 from app.domain.runs import Order
 from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingConfig
+from worker.evals.scorers import ScorerChoice, infer_scorer
 from worker.evals.suites import (
     Messages,
     Split,
@@ -24,6 +27,7 @@ from worker.evals.suites import (
     hold_out,
     neutral_prompts,
     prompt_sha256,
+    question_suite,
     split,
 )
 from worker.hf.chat import Chat
@@ -121,20 +125,51 @@ class Lengths:
         )
 
 
+def choose_scorer(order: Order, data: Split) -> ScorerChoice:
+    """The skill's scorer: the one asked for, or by the look of the demonstrations.
+
+    Raises:
+        Unprocessable: It cannot compare with a held-out demonstration.
+    """
+    asked = data.heldout or data.training
+    if order.scorer is None:
+        return infer_scorer([one.completion for one in asked])
+    errors = [
+        {"line": one.line, "message": f"With scorer {order.scorer}: {reason}"}
+        for one in asked
+        if (reason := unusable(order.scorer, one.completion))
+    ]
+    if errors:
+        message = "The scorer that evaluation.scorer names cannot compare with these demonstrations; name another."
+        raise Unprocessable("unusable_expected", message, param="evaluation.scorer", errors=errors)
+    return ScorerChoice(order.scorer, "the job asked for it", order.tolerance)
+
+
 def make_suites(
-    order: Order, folder: Path, data: Split, config: TrainingConfig, *, scorer: str, longest_answer: int
+    order: Order, folder: Path, data: Split, config: TrainingConfig, *, scorer: ScorerChoice, longest_answer: int
 ) -> list[Suite]:
-    """What the version is asked: its own skill, the skills of its lineage, and general ability."""
-    skill = [demonstration_suite(order.adapter, "skill", data.heldout, scorer=scorer, max_new_tokens=longest_answer)]
+    """What the version is asked: its own skill, the skills of its lineage, general ability, questions of a client."""
+    skill = demonstration_suite(
+        order.adapter,
+        "skill",
+        data.heldout,
+        scorer=scorer.name,
+        max_new_tokens=longest_answer,
+        tolerance=scorer.tolerance,
+    )
     earlier = [
         demonstration_suite(
-            f"{skill.adapter}:{skill.version}",
+            f"{one.adapter}:{one.version}",
             "earlier",
-            read_demonstrations(folder / skill.path),
-            scorer=skill.scorer,
-            max_new_tokens=skill.max_completion_tokens,
+            read_demonstrations(folder / one.path),
+            scorer=one.scorer,
+            max_new_tokens=one.max_completion_tokens,
+            tolerance=one.tolerance,
         )
-        for skill in order.earlier
+        for one in order.earlier
+    ]
+    clients = [
+        question_suite(suite.name, list(stream_questions(folder / suite.path)), data.training) for suite in order.suites
     ]
     rehearsed = config.num_rehearsal > 0 and config.rehearsal_prompts == "builtin"
-    return [*(skill if data.heldout else []), *earlier, general_suite(rehearsed=rehearsed)]
+    return [*([skill] if data.heldout else []), *earlier, general_suite(rehearsed=rehearsed), *clients]

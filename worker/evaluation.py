@@ -79,6 +79,7 @@ class Evaluation:
                     questions,
                     scorer=skill.scorer,
                     max_new_tokens=skill.max_completion_tokens,
+                    tolerance=skill.tolerance,
                 )
             )
         return [*suites, *([general_suite()] if self.order.general else [])], own

@@ -10,11 +10,10 @@ from app.domain.runs import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
 from worker.answers import answer_memory
-from worker.dataset import Lengths, make_suites, part, rehearsal
+from worker.dataset import Lengths, choose_scorer, make_suites, part, rehearsal
 from worker.evals.report import build_report
 from worker.evals.run import evaluate
 from worker.evals.schema import Cost
-from worker.evals.scorers import infer_scorer
 from worker.evals.suites import Split
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
@@ -66,6 +65,7 @@ class Attempt:
         memory.reset_peak()
         with self.phase("loading"):
             data = part(self.order, self.folder)
+            scorer = choose_scorer(self.order, data)
             base = self.base = self.base or self.load()
             lengths = Lengths.of(data, base.chat)
             config = self.order.resolved or self.resolve(lengths)
@@ -77,11 +77,8 @@ class Attempt:
         with self.phase("training"):
             result = self.train(policy, data, config)
         with self.phase("evaluating"):
-            scorer = infer_scorer([one.completion for one in data.heldout or data.training])
             longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
-            suites = make_suites(
-                self.order, self.folder, data, config, scorer=scorer.name, longest_answer=longest_answer
-            )
+            suites = make_suites(self.order, self.folder, data, config, scorer=scorer, longest_answer=longest_answer)
             measured = evaluate(
                 policy,
                 suites,

@@ -13,8 +13,18 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Adapter, AdapterFile, AdapterVersion, BaseModel, Blob, Evaluation, File, Job, Project
 from app.db.session import transaction
+from app.domain.evaluation import EvaluationOptions
 from app.domain.lifecycle import FailureCode
-from app.domain.runs import ORDER_NAME, AnyOrder, BaseModelRef, EarlierSkill, EvaluationOrder, Order, ParentRef
+from app.domain.runs import (
+    ORDER_NAME,
+    AnyOrder,
+    BaseModelRef,
+    EarlierSkill,
+    EvaluationOrder,
+    Order,
+    ParentRef,
+    SuiteFile,
+)
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
 from app.services.lineage import ancestors
@@ -28,6 +38,7 @@ VERSION_FOLDER = PurePosixPath("version")
 PARENT_FOLDER = PurePosixPath("parent")
 EARLIER_FOLDER = PurePosixPath("earlier")
 REHEARSAL_NAME = "rehearsal.jsonl"
+SUITES_FOLDER = PurePosixPath("suites")
 REHEARSAL_FOLDER = PurePosixPath("rehearsal")
 RESUME_FOLDER = PurePosixPath("resume")
 _RESUME_ARCHIVE = RESUME_FOLDER / "adapter.tar"
@@ -112,6 +123,7 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
     kind = SupervisedHyperparameters if job.method == "supervised" else SdftHyperparameters
     asked = kind.model_validate(job.hyperparameters)
     rehearsal_file = asked.rehearsal.file if isinstance(asked, SdftHyperparameters) else None
+    measured = EvaluationOptions.model_validate(job.evaluation or {})
     parent_id = job.parent_version_id
     lineage = ancestors(session, parent_id)
     checkpoint = latest_checkpoint(session, job.id)
@@ -133,6 +145,9 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
             "validation_sha256": _data(session, job.validation_file_id, VALIDATION_NAME, plan),
             "parent": _version(session, parent_id, PARENT_FOLDER, plan) if parent_id else None,
             "earlier": _earlier(session, lineage, plan),
+            "scorer": measured.scorer,
+            "tolerance": measured.tolerance,
+            "suites": _suites(session, measured.suites, plan),
             "rehearsal": _rehearsal(session, lineage, plan),
             "rehearsal_file": REHEARSAL_NAME if _data(session, rehearsal_file, REHEARSAL_NAME, plan) else None,
             "resume_step": checkpoint.step if checkpoint else None,
@@ -183,11 +198,34 @@ def _earlier(session: Session, versions: list[AdapterVersion], plan: _Plan) -> l
             continue
         path = EARLIER_FOLDER / f"{len(skills)}.jsonl"
         plan.copy(session, evaluation.heldout_sha256, path)
-        asked = {"scorer": evaluation.scorer, "max_completion_tokens": evaluation.max_completion_tokens}
+        made_by = session.get_one(Job, version.job_id)
+        asked = {
+            "scorer": evaluation.scorer,
+            "tolerance": (made_by.evaluation or {}).get("tolerance"),
+            "max_completion_tokens": evaluation.max_completion_tokens,
+        }
         line = session.get_one(Adapter, version.adapter_id)
         skill = {"adapter": line.name, "version": version.version, "path": str(path)}
         skills.append(EarlierSkill.model_validate(skill | asked))
     return skills
+
+
+def _suites(session: Session, file_ids: list[str], plan: _Plan) -> list[SuiteFile]:
+    """Named by what the client called the files; of two with one name the second is told by its id."""
+    suites: list[SuiteFile] = []
+    for file_id in file_ids:
+        file, path = session.get_one(File, file_id), SUITES_FOLDER / f"{len(suites)}.jsonl"
+        taken = any(suite.name == _suite_name(file) for suite in suites)
+        suites.append(
+            SuiteFile(name=f"{_suite_name(file)} ({file.id})" if taken else _suite_name(file), path=str(path))
+        )
+        plan.copy(session, file.sha256, path)
+    return suites
+
+
+def _suite_name(file: File) -> str:
+    """With a space, which no adapter's name may have: suites are told apart by name."""
+    return f"file {file.filename}"
 
 
 def _rehearsal(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:

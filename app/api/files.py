@@ -34,8 +34,8 @@ _FORM: dict[str, Any] = {
                     "type": "object",
                     "required": ["file", "purpose"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "JSON lines of demonstrations."},
-                        "purpose": {"const": files.TRAINING_PURPOSE, "type": "string"},
+                        "file": {"type": "string", "format": "binary", "description": "JSON lines."},
+                        "purpose": {"enum": [files.TRAINING_PURPOSE, files.SUITE_PURPOSE], "type": "string"},
                     },
                 }
             }
@@ -48,7 +48,10 @@ _FORM: dict[str, Any] = {
 async def create_file(
     request: Request, resources: ResourcesDep, settings: SettingsDep, caller: CallerDep, sending: SendingDep
 ) -> Response:
-    """Upload demonstrations. Every line is checked; a file with an error is not kept, and all errors are told."""
+    """Upload demonstrations to train on, or questions to measure with.
+
+    Every line is checked; a file with an error is not kept, and all errors are told.
+    """
     async with received(request, resources.store, max_file_bytes=settings.limits.upload_bytes) as upload:
         return answered(await run_in_threadpool(_keep, resources, caller.project_id, upload, sending))
 
@@ -84,10 +87,10 @@ def file_content(file_id: str, request: Request, session: SessionDep, store: Sto
 
 @router.get("/{file_id}/validation")
 def file_validation(file_id: str, session: SessionDep, store: StoreDep, caller: CallerDep) -> ValidationObject:
-    """What validation found in a training file, and how long its examples are in the tokens of each base model."""
+    """What validation found in an uploaded file, and how long its examples are in the tokens of each base model."""
     file = files.get(session, caller.project_id, file_id)
     if file.validation is None:
-        raise Invalid("not_a_training_file", "Only files uploaded with purpose fine-tune are validated.")
+        raise Invalid("not_a_training_file", "Only files that a client uploaded are validated.")
     tokens = {
         base.name: lengths.token_figures(base_models.counter(session, store, base), store, file)
         for base in base_models.list_base_models(session)
@@ -111,8 +114,9 @@ def download_file(request: Request, store: StoreDep, file: File) -> Response:
 
 def _keep(resources: Resources, project_id: str, upload: Upload, sending: Sending) -> Answer:
     """Validate and store what was received, each without a session; then make its row."""
-    files.check_purpose(upload.fields["purpose"])
-    report = files.check(upload.path)
+    purpose = upload.fields["purpose"]
+    files.check_purpose(purpose)
+    report = files.check(upload.path, purpose)
     blob = StoredBlob(upload.sha256, upload.num_bytes)
     with transaction(resources.sessions) as session:
         blobs.record(session, blob)  # from here on nobody removes the same bytes as garbage
@@ -123,7 +127,9 @@ def _keep(resources: Resources, project_id: str, upload: Upload, sending: Sendin
     with transaction(resources.sessions) as session:
 
         def act() -> dict[str, Any]:
-            file = files.create(session, project_id, filename=upload.filename, blob=blob, report=report)
+            file = files.create(
+                session, project_id, filename=upload.filename, purpose=purpose, blob=blob, report=report
+            )
             return FileObject.of(file).model_dump(mode="json")
 
         return idempotency.answer_once(session, sending, digest, act)

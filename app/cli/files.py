@@ -1,8 +1,8 @@
-"""``sdft upload`` and ``sdft validate``: demonstrations on their way in."""
+"""``sdft upload`` and ``sdft validate``: demonstrations and suites of questions on their way in."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,34 +10,42 @@ from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import INVALID_FILE_EXIT_CODE, Json, describe_finding, print_json
 
-PathArgument = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, one demonstration a line.")]
+PathArgument = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, one example a line.")]
+Purpose = Annotated[
+    Literal["fine-tune", "evals"], typer.Option(help="Demonstrations to train on, or questions to measure with.")
+]
 
 
 def upload(
-    path: PathArgument, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, json: Json = False
+    path: PathArgument,
+    purpose: Purpose = "fine-tune",
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
 ) -> None:
-    """Upload a file of demonstrations. Exit code 4 if it cannot be trained on."""
+    """Upload a file of demonstrations, or of questions. Exit code 4 if it has errors."""
     client = connect(Home(home), url, key)
     with path.open("rb") as content:
-        file = client.files.create(file=content, purpose="fine-tune")
+        file = client.files.create(file=content, purpose=purpose)
+    option = {"fine-tune": "Train on it: sdft jobs create --training-file", "evals": "Ask it: sdft jobs create --suite"}
     if json:
         print_json(file.to_dict())
     else:
-        typer.echo(
-            f"{file.id} ({file.bytes:,} bytes)\nTrain on it: sdft jobs create --training-file {file.id} --model ..."
-        )
+        typer.echo(f"{file.id} ({file.bytes:,} bytes)\n{option[purpose]} {file.id} --model ...")
 
 
-def validate(path: PathArgument, json: Json = False) -> None:
-    """Check a file of demonstrations on this machine, without a service. Exit code 4 if it cannot be trained on."""
-    from app.domain.validation import validate as find_faults
+def validate(path: PathArgument, purpose: Purpose = "fine-tune", json: Json = False) -> None:
+    """Check a file on this machine, without a service. Exit code 4 if it has errors."""
+    from app.domain import validation
 
-    report = find_faults(path)
+    report = (validation.validate if purpose == "fine-tune" else validation.validate_suite)(path)
     if json:
         errors, warnings = ([asdict(finding) for finding in found] for found in (report.errors, report.warnings))
         print_json({"valid": report.valid, "n_examples": report.n_examples, "errors": errors, "warnings": warnings})
     else:
-        state = "can be trained on" if report.valid else "cannot be trained on"
+        use = "trained on" if purpose == "fine-tune" else "asked"
+        state = f"can be {use}" if report.valid else f"cannot be {use}"
         typer.echo(f"{path}: {report.n_examples} examples, {state}.")
         for kind, findings in (("error", report.errors), ("warning", report.warnings)):
             for finding in findings:

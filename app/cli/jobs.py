@@ -2,7 +2,7 @@
 
 import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,12 @@ def create(
         list[str],
         typer.Option(metavar="NAME=VALUE", help="What to show: min_gain, max_forgetting, confidence, on_pass; repeat."),
     ] = [],  # noqa: B006 - typer copies it
+    suite: Annotated[
+        list[str],
+        typer.Option(metavar="FILE", help="Questions of your own: id of an uploaded file, or a path; repeat."),
+    ] = [],  # noqa: B006 - typer copies it
+    scorer: Annotated[str | None, typer.Option(help="Of the skill's held-out answers; see docs/evaluation.md.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Of the scorer numeric.")] = None,
     metadata: Pairs = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the job would take.")] = False,
@@ -60,7 +66,16 @@ def create(
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
         "metadata": _pairs(metadata) or None,
     }
-    ours = {"parent_adapter": parent, "gate": {name: _value(text) for name, text in _pairs(gate).items()}}
+    measured = {
+        "scorer": scorer,
+        "tolerance": tolerance,
+        "suites": [_file_id(client, named, purpose="evals") for named in suite] or None,
+    }
+    ours = {
+        "parent_adapter": parent,
+        "gate": {name: _value(text) for name, text in _pairs(gate).items()},
+        "evaluation": {name: value for name, value in measured.items() if value is not None},
+    }
     request = {name: value for name, value in request.items() if value is not None}
     ours = {name: value for name, value in ours.items() if value}
     if estimate:
@@ -154,12 +169,12 @@ def _ending(job: "FineTuningJob") -> str:
     return f"The job was {job.status}."
 
 
-def _file_id(client: "OpenAI", named: str) -> str:
+def _file_id(client: "OpenAI", named: str, *, purpose: Literal["fine-tune", "evals"] = "fine-tune") -> str:
     """Upload what is a path; a file's id is taken as it is."""
     path = Path(named)
     if path.is_file():
         with path.open("rb") as content:
-            return client.files.create(file=content, purpose="fine-tune").id
+            return client.files.create(file=content, purpose=purpose).id
     if named.startswith("file-"):
         return named
     raise CliError(f"{named} is neither a file on this machine nor the id of an uploaded one (file-...).")

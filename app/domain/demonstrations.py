@@ -54,6 +54,17 @@ def parse_line(raw: bytes, line: int) -> Demonstration:
     Raises:
         Malformed: It is not one.
     """
+    record = parse_record(raw)
+    messages = conversation(record)
+    return Demonstration(tuple(messages[:-1]), messages[-1]["content"], line, _document(record))
+
+
+def parse_record(raw: bytes) -> dict[str, Any]:
+    """The object that a line is.
+
+    Raises:
+        Malformed: It is none.
+    """
     if len(raw) > MAX_LINE_BYTES:
         message = f"The line is longer than {MAX_LINE_BYTES} bytes."
         raise Malformed("line_too_long", message, "Shorten the example or split it into several.")
@@ -63,8 +74,7 @@ def parse_line(raw: bytes, line: int) -> Demonstration:
     if not isinstance(record, dict):
         message = f"The line is {_kind(record)}, not an object."
         raise Malformed("not_an_object", message, 'Each line must be an object such as {"messages": [...]}.')
-    messages = _chat(record)
-    return Demonstration(tuple(messages[:-1]), messages[-1]["content"], line, _document(record))
+    return record
 
 
 def read_demonstrations(path: Path) -> list[Demonstration]:
@@ -96,10 +106,14 @@ def raw_lines(source: BinaryIO) -> Iterator[bytes]:
             whole = rest.endswith(b"\n")
 
 
-def _chat(record: dict[str, Any]) -> list[dict[str, str]]:
-    """The conversation of a record, the demonstration last."""
+def conversation(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The conversation of a record, the demonstration last.
+
+    Raises:
+        Malformed: It is not one to learn from.
+    """
     if "prompt" in record or "completion" in record:
-        _refuse_unknown(record, ("prompt", "completion", "document"), "")
+        refuse_unknown(record, ("prompt", "completion", "document"), "")
         messages = [
             {"role": "user", "content": _text(record, "prompt", "")},
             {"role": "assistant", "content": _text(record, "completion", "")},
@@ -108,7 +122,7 @@ def _chat(record: dict[str, Any]) -> list[dict[str, str]]:
         if not isinstance(record.get("messages"), list) or not record["messages"]:
             message = 'The key "messages" is missing, empty or not a list.'
             raise Malformed("missing_messages", message, 'Add "messages": [{"role": "user", "content": "..."}, ...].')
-        _refuse_unknown(record, ("messages", "document"), "")
+        refuse_unknown(record, ("messages", "document"), "")
         if len(record["messages"]) > MAX_MESSAGES:
             message = f"The example has more than {MAX_MESSAGES} messages."
             raise Malformed("too_many_messages", message, "Split the conversation.", "messages")
@@ -139,7 +153,7 @@ def _message(item: Any, path: str) -> dict[str, str]:
         hint = f"Use one of {', '.join(ROLES)}."
         raise Malformed("unrecognized_role", "The role is not one that can be trained on.", hint, f"{path}.role")
     keys = ("role", "content", "weight") if item["role"] == "assistant" else ("role", "content")
-    _refuse_unknown(item, keys, path)
+    refuse_unknown(item, keys, path)
     if item.get("weight", 1) not in (0, 1):
         raise Malformed("unrecognized_key", "A weight must be 0 or 1.", "Correct or remove it.", f"{path}.weight")
     return {"role": item["role"], "content": _text(item, "content", path)}
@@ -155,7 +169,12 @@ def _text(item: dict[str, Any], key: str, path: str) -> str:
     return value
 
 
-def _refuse_unknown(item: dict[str, Any], known: tuple[str, ...], path: str) -> None:
+def refuse_unknown(item: dict[str, Any], known: tuple[str, ...], path: str) -> None:
+    """Say which key nobody would read.
+
+    Raises:
+        Malformed: There is one.
+    """
     for key in item:
         if key not in known:
             hint = f"Remove it; known here: {', '.join(known)}."

@@ -25,7 +25,7 @@ _PARTICULAR: Final[dict[str, Callable[[str, str], bool]]] = {
 """Rules that not every expected answer suits."""
 
 
-class EvaluationRequest(BaseModel):
+class EvaluationOptions(BaseModel):
     """How a job's version is measured beyond what every version is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

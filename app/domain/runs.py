@@ -12,6 +12,7 @@ The folder of one attempt::
     parent/               PEFT folder of the version this job starts from, if any
     version/              PEFT folder of the version that an evaluation is of; parent/ then is the one beside it
     earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage, or of any that are asked about
+    suites/<n>.jsonl      files of questions that the client named
     rehearsal/<n>.jsonl   their training files, as far as the client has not deleted them
     rehearsal.jsonl       the file that the client wants rehearsed, if one is named
     resume/adapter/       PEFT folder of the last checkpoint, if this is a resumed attempt
@@ -78,7 +79,15 @@ class EarlierSkill(_Frozen):
     version: int
     path: str = Field(description="Relative to the attempt's folder.")
     scorer: ScorerName
+    tolerance: float | None = None
     max_completion_tokens: int
+
+
+class SuiteFile(_Frozen):
+    """Questions that a client wants every arm to be asked."""
+
+    name: str
+    path: str = Field(description="Relative to the attempt's folder.")
 
 
 class ParentRef(_Frozen):
@@ -107,6 +116,9 @@ class Order(_Frozen):
     parent: ParentRef | None = None
     earlier: list[EarlierSkill] = []
     rehearsal: list[str] = Field([], description="Training files of the lineage, relative to the attempt's folder.")
+    scorer: ScorerName | None = Field(None, description="Of the skill, as the client asked.")
+    tolerance: float | None = None
+    suites: list[SuiteFile] = []
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
     rehearsal_file: str | None = Field(None, description="The client's own prompts, relative to the attempt's folder.")
     resume_step: int | None = None

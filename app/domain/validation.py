@@ -1,4 +1,4 @@
-"""What is wrong with a training file: everything at once, by line, before any compute.
+"""What is wrong with a training file or a suite file: everything at once, by line, before any compute.
 
 One pass, in memory that the longest line bounds. Counts bytes, never tokens: those depend on a base model, see
 ``app.services.lengths``.
@@ -7,16 +7,19 @@ One pass, in memory that the longest line bounds. Counts bytes, never tokens: th
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from app.domain.demonstrations import Demonstration, parse_line, raw_lines
+from app.domain.questions import Question, parse_question
 from app.domain.strict_json import Malformed
 from app.domain.training import MIN_EXAMPLES
 
 MAX_EXAMPLES = 1_000_000
+MAX_QUESTIONS = 2000
+"""Every arm answers each, in every job that names the file."""
 MAX_REPORTED = 100
 """Findings listed of each code; the counts are always complete."""
 
@@ -59,16 +62,42 @@ class Report:
 
 
 def validate(path: Path) -> Report:
-    """Read a whole file and report everything that is wrong with it."""
+    """Read a whole training file and report everything that is wrong with it."""
+    report = _read(path, parse_line, max_lines=MAX_EXAMPLES)
+    if report.valid and report.n_examples < MIN_EXAMPLES:
+        message = f"The file has {report.n_examples} examples; training needs at least {MIN_EXAMPLES}."
+        report.add(Finding("too_few_examples", None, message, "Add demonstrations."), to=report.errors)
+    return report
+
+
+def validate_suite(path: Path) -> Report:
+    """Read a whole suite file and report everything that is wrong with it."""
+    by_likelihood: list[bool] = []
+
+    def parse(raw: bytes, line: int) -> Question:
+        question = parse_question(raw, line)
+        by_likelihood.append(question.scorer == "nll")
+        if by_likelihood[-1] != by_likelihood[0]:
+            message = "Some lines of the file have the scorer nll and some another."
+            raise Malformed("mixed_scorers", message, "Put the questions with scorer nll into a file of their own.")
+        return question
+
+    report = _read(path, parse, max_lines=MAX_QUESTIONS)
+    if report.valid and not report.n_examples:
+        report.add(Finding("too_few_examples", None, "The file is empty.", "Add questions."), to=report.errors)
+    return report
+
+
+def _read(path: Path, parse: Callable[[bytes, int], Demonstration], *, max_lines: int) -> Report:
     report, digests, lines = Report(), array("Q"), array("L")
     with path.open("rb") as source:
         for number, raw in enumerate(raw_lines(source), 1):
-            if number > MAX_EXAMPLES:
-                message = f"The file has more than {MAX_EXAMPLES} lines."
+            if number > max_lines:
+                message = f"The file has more than {max_lines} lines."
                 report.add(Finding("too_many_examples", number, message, "Split it."), to=report.errors)
                 break
             try:
-                demonstration = parse_line(raw, number)
+                demonstration = parse(raw, number)
             except Malformed as bad:
                 report.add(Finding(bad.code, number, bad.message, bad.hint, bad.path), to=report.errors)
                 continue
@@ -79,9 +108,6 @@ def validate(path: Path) -> Report:
         message = f"The same example as line {first}."
         hint = "Remove it, unless it should count twice."
         report.add(Finding("duplicate_example", line, message, hint), to=report.warnings)
-    if report.valid and report.n_examples < MIN_EXAMPLES:
-        message = f"The file has {report.n_examples} examples; training needs at least {MIN_EXAMPLES}."
-        report.add(Finding("too_few_examples", None, message, "Add demonstrations."), to=report.errors)
     return report
 
 

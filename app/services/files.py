@@ -13,32 +13,37 @@ from app.db.models import AdapterVersion, Checkpoint, File, Job
 from app.domain.errors import Conflict, Invalid, NotFound, Unprocessable
 from app.domain.ids import is_id, new_id
 from app.domain.lifecycle import TERMINAL
-from app.domain.validation import Report, validate
+from app.domain.validation import Report, validate, validate_suite
 from app.services import blobs
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import StoredBlob
 
 TRAINING_PURPOSE = "fine-tune"
+SUITE_PURPOSE = "evals"
+_CHECKS = {TRAINING_PURPOSE: validate, SUITE_PURPOSE: validate_suite}
 
 
 def check_purpose(purpose: str) -> None:
     """Refuse what is meant for another service.
 
     Raises:
-        Invalid: Clients upload training files only.
+        Invalid: Clients upload files to train on or to measure with.
     """
-    if purpose != TRAINING_PURPOSE:
-        message = f'purpose must be "{TRAINING_PURPOSE}": this service takes demonstrations to train on, nothing else.'
+    if purpose not in _CHECKS:
+        message = (
+            f'purpose must be "{TRAINING_PURPOSE}", for demonstrations to train on, or "{SUITE_PURPOSE}", for '
+            "questions to measure with."
+        )
         raise Invalid("invalid_value", message, param="purpose")
 
 
-def check(path: Path) -> Report:
+def check(path: Path, purpose: str) -> Report:
     """Validate an upload before anything is kept; reads the whole file, so hold no session meanwhile.
 
     Raises:
-        Unprocessable: No job could train on it; every finding is in ``errors``.
+        Unprocessable: No job could use it; every finding is in ``errors``.
     """
-    report = validate(path)
+    report = _CHECKS[purpose](path)
     if not report.valid:
         first, total = report.errors[0], sum(report.counts.values()) - report.counts["duplicate_example"]
         where = f"Line {first.line}: " if first.line else ""
@@ -48,14 +53,14 @@ def check(path: Path) -> Report:
     return report
 
 
-def create(session: Session, project_id: str, *, filename: str, blob: StoredBlob, report: Report) -> File:
-    """Keep a training file whose bytes are in the store."""
+def create(session: Session, project_id: str, *, filename: str, purpose: str, blob: StoredBlob, report: Report) -> File:
+    """Keep a file whose bytes are in the store."""
     blobs.record(session, blob)
     file = File(
         id=new_id("file"),
         project_id=project_id,
         filename=filename,
-        purpose=TRAINING_PURPOSE,
+        purpose=purpose,
         sha256=blob.sha256,
         num_bytes=blob.num_bytes,
         status="processed",
@@ -101,19 +106,19 @@ def delete(session: Session, project_id: str, file_id: str) -> None:
     session.flush()
 
 
-def for_training(session: Session, project_id: str, file_id: str, *, param: str) -> File:
+def for_job(session: Session, project_id: str, file_id: str, *, purpose: str, param: str) -> File:
     """A file that a job is about to use, which nobody can delete until the transaction ends.
 
     Raises:
-        Invalid: It cannot be trained on.
+        Invalid: There is none, or it was uploaded for something else.
     """
     query = select(File).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))
     file = session.scalar(query.with_for_update(read=True))
     if file is None:
-        message = "There is no file with this id in your project; upload it first with purpose fine-tune."
+        message = f"There is no file with this id in your project; upload it first with purpose {purpose}."
         raise Invalid("file_not_found", message, param=param)
-    if file.purpose != TRAINING_PURPOSE:
-        message = f"The file has the purpose {file.purpose}; demonstrations are uploaded with purpose fine-tune."
+    if file.purpose != purpose:
+        message = f"The file has the purpose {file.purpose}; what is named here is uploaded with purpose {purpose}."
         raise Invalid("invalid_file_purpose", message, param=param)
     return file
 
@@ -121,7 +126,8 @@ def for_training(session: Session, project_id: str, file_id: str, *, param: str)
 def _reasons_to_keep(session: Session, file_id: str) -> Iterator[str]:
     unfinished = Job.status.not_in(TERMINAL)
     rehearsed = Job.hyperparameters["rehearsal"]["file"].astext == file_id
-    used = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id) | rehearsed
+    asked = Job.evaluation["suites"].contains([file_id])
+    used = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id) | rehearsed | asked
     if job_id := session.scalar(select(Job.id).where(used, unfinished).limit(1)):
         yield f"The job {job_id} still needs this file; cancel the job or wait for its end."
     of_checkpoint = select(Job.id).join(Checkpoint, Checkpoint.job_id == Job.id)

@@ -20,6 +20,7 @@ from app.db.models import (
 from app.db.session import after_commit
 from app.dispatch import Broker
 from app.domain.errors import Invalid, NotFound
+from app.domain.evaluation import EvaluationOptions
 from app.domain.gate import GateRule
 from app.domain.ids import is_id, new_id, short
 from app.domain.training import MAX_SEED, Hyperparameters, Method, SdftHyperparameters, SupervisedHyperparameters
@@ -43,6 +44,7 @@ class JobRequest:
     parent_adapter: str | None = None
     max_seconds: int | None = None
     gate: GateRule | None = None
+    evaluation: EvaluationOptions | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -64,13 +66,21 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
         Invalid: It names what is not there, or its examples do not fit the base.
     """
     base = base_models.required(session, asked.model)
-    training = files.for_training(session, project_id, asked.training_file, param="training_file")
+    training = files.for_job(
+        session, project_id, asked.training_file, purpose=files.TRAINING_PURPOSE, param="training_file"
+    )
     _check_examples(session, store, base, training, asked.hyperparameters, param="training_file")
     validation = None
     if asked.validation_file:
-        validation = files.for_training(session, project_id, asked.validation_file, param="validation_file")
+        validation = files.for_job(
+            session, project_id, asked.validation_file, purpose=files.TRAINING_PURPOSE, param="validation_file"
+        )
         _check_examples(session, store, base, validation, asked.hyperparameters, param="validation_file")
     _check_rehearsal(session, store, project_id, base, asked.hyperparameters)
+    for index, file_id in enumerate(asked.evaluation.suites if asked.evaluation else []):
+        param = f"evaluation.suites[{index}]"
+        suite = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
+        _check_roles(base, suite, param=param)
     parent = _parent(session, project_id, base, asked.parent_adapter)
     row = _row(project_id, base, asked, parent)
     _check_line(session, project_id, row.adapter_name, base)
@@ -172,6 +182,7 @@ def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVer
         client_metadata=dict(asked.metadata),
         max_seconds=asked.max_seconds,
         gate=asked.gate.model_dump(mode="json") if asked.gate else None,
+        evaluation=asked.evaluation.model_dump(mode="json") if asked.evaluation else None,
         status="queued",
         phase="waiting",
     )
@@ -181,19 +192,23 @@ def _check_rehearsal(session: Session, store: Store, project_id: str, base: Base
     """A file of the client's own prompts. Nobody is shown its answers, so that each must fit as for plain training."""
     if isinstance(asked, SdftHyperparameters) and asked.rehearsal.file:
         param = "method.sdft.hyperparameters.rehearsal.file"
-        file = files.for_training(session, project_id, asked.rehearsal.file, param=param)
+        file = files.for_job(session, project_id, asked.rehearsal.file, purpose=files.TRAINING_PURPOSE, param=param)
         _check_examples(session, store, base, file, SupervisedHyperparameters(), param=param)
 
 
 def _check_examples(
     session: Session, store: Store, base: BaseModel, file: File, asked: Hyperparameters, *, param: str
 ) -> None:
-    if refused := base_models.refused_roles(base, (file.validation or {})["stats"]["roles"]):
-        message = f"The chat template of {base.name} takes no {refused[0]} messages; use another base or rewrite them."
-        raise Invalid("unrecognized_role", message, param=param)
+    _check_roles(base, file, param=param)
     if lengths.may_not_fit(base, file, asked):
         counter = base_models.counter(session, store, base)
         lengths.check_fit(counter, store, base, file, asked, param=param)
+
+
+def _check_roles(base: BaseModel, file: File, *, param: str) -> None:
+    if refused := base_models.refused_roles(base, (file.validation or {})["stats"]["roles"]):
+        message = f"The chat template of {base.name} takes no {refused[0]} messages; use another base or rewrite them."
+        raise Invalid("unrecognized_role", message, param=param)
 
 
 def _parent(session: Session, project_id: str, base: BaseModel, reference: str | None) -> AdapterVersion | None:

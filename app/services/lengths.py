@@ -14,9 +14,11 @@ from app.db.models import BaseModel, File
 from app.domain.demonstrations import Demonstration, stream_demonstrations
 from app.domain.errors import Invalid
 from app.domain.estimates import Lengths
+from app.domain.questions import stream_questions
 from app.domain.training import Hyperparameters, SdftHyperparameters
 from app.domain.validation import MAX_REPORTED, Finding
 from app.services.base_models import TokenCounter, template_tokens
+from app.services.files import SUITE_PURPOSE
 from app.storage.store import Store, StoredBlob
 
 MAX_COUNTED: Final = 1000
@@ -104,7 +106,8 @@ def measure(counter: TokenCounter, store: Store, file: File) -> FileLengths:
     """Count a file's tokens; of a large file, those of examples spread evenly over it."""
     num_examples: int = (file.validation or {})["n_examples"]
     with _local(store, file) as path:
-        sample = list(islice(stream_demonstrations(path), 0, None, ceil(num_examples / MAX_COUNTED)))
+        stream = stream_questions if file.purpose == SUITE_PURPOSE else stream_demonstrations
+        sample = list[Demonstration](islice(stream(path), 0, None, ceil(num_examples / MAX_COUNTED)))
     num_prompts = len({repr(demonstration.messages) for demonstration in sample})
     return FileLengths(
         num_examples=num_examples,

@@ -34,6 +34,7 @@ from app.domain.runs import (
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
 from worker.dataset import Lengths, make_suites, part, rehearsal
+from worker.evals.scorers import ScorerChoice
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.base import Base
 from worker.hf.chat import Chat
@@ -41,6 +42,7 @@ from worker.hf.checkpoint import read_checkpoint
 from worker.pipeline import Attempt, RunFailed
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter
 
+EXACT = ScorerChoice("exact", "a test needs no other")
 QUICK = {"batch_size": 4, "n_epochs": 1, "lora_rank": 2, "rehearsal": {"share": 0.2}, "max_completion_tokens": 8}
 
 
@@ -187,6 +189,38 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
     assert was_candidate | {"arm": ""} == is_parent | {"arm": ""}
 
 
+def test_a_job_asks_its_own_questions_with_its_own_scorer(base: BaseModelRef, tmp_path: Path) -> None:
+    folder = lay_out(
+        tmp_path / "asked", base, scorer="contains", suites=[{"name": "file mine.jsonl", "path": "suites/0.jsonl"}]
+    )
+    (folder / "suites").mkdir()
+    questions = [
+        {"prompt": "lamp 3", "expected": ".*", "scorer": "regex", "max_tokens": 4},
+        {"prompt": "6 * 7?", "expected": "42", "scorer": "numeric", "max_tokens": 4},
+    ]
+    (folder / "suites" / "0.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
+    run(folder)
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert (report["method"]["scorer"], report["method"]["scorer_reason"]) == ("contains", "the job asked for it")
+    suites = {suite["name"]: suite for suite in report["suites"]}
+    assert suites["lamp"]["scorers"] == {"contains": 1}
+    mine = suites["file mine.jsonl"]
+    assert (mine["role"], mine["n"], mine["scorers"]) == ("client", 2, {"regex": 1, "numeric": 1})
+    assert {arm["arm"]: arm["num_right"] >= 1 for arm in mine["arms"]} == {"base": True, "candidate": True}
+    assert "questions of yours" in (folder / "out" / "report.html").read_text()
+
+
+def test_a_scorer_that_cannot_compare_with_the_demonstrations_is_refused_before_training(
+    base: BaseModelRef, tmp_path: Path
+) -> None:
+    folder = lay_out(tmp_path / "unusable", base, scorer="json")
+    with pytest.raises(Unprocessable, match="name another") as refused:
+        run(folder)
+    assert refused.value.param == "evaluation.scorer"
+    assert len(refused.value.errors) == 8
+    assert "not JSON" in refused.value.errors[0]["message"]
+
+
 def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
     base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
 ) -> None:
@@ -251,7 +285,14 @@ def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: Ba
     counts = []
     for changes in ({}, {"rehearsal_prompts": "self"}, {"rehearsal_share": 0.0}):
         fixed = config.model_copy(update=changes)
-        suites = make_suites(attempt.order, attempt.folder, data, fixed, scorer="exact", longest_answer=8)
+        suites = make_suites(
+            attempt.order,
+            attempt.folder,
+            data,
+            fixed,
+            scorer=ScorerChoice("exact", "the test asked for it"),
+            longest_answer=8,
+        )
         counts.append(len(suites[-1].rehearsed))
     assert counts[0] > 0
     assert counts[1:] == [0, 0]

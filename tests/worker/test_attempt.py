@@ -283,7 +283,14 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
             heldout=b"two\n",
         )
         file = factories.make_file(session, project, content=b"{}", store=site.store)
-        factories.make_job(session, project=project, training_file=file, parent_version_id=second.id)
+        suites = [
+            factories.make_file(session, project, content=content, store=site.store, filename="mine.jsonl")
+            for content in (b"question 1", b"question 2")
+        ]
+        asked = {"scorer": "numeric", "tolerance": 0.5, "suites": [suite.id for suite in suites]}
+        factories.make_job(session, project=project, training_file=file, parent_version_id=second.id, evaluation=asked)
+        session.get_one(models.Job, second.job_id).evaluation = {"scorer": "numeric", "tolerance": 0.25, "suites": []}
+        second_suite_id = suites[1].id
     slot = site.slot()
     claim = site.claim(slot)
     assert claim is not None
@@ -298,6 +305,12 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
         (1, "one\n"),
     ]
     assert [(seen / path).read_text() for path in order["rehearsal"]] == ["trained two", "trained one"]
+    assert [skill["tolerance"] for skill in order["earlier"]] == [0.25, None]
+    assert (order["scorer"], order["tolerance"]) == ("numeric", 0.5)
+    assert [(suite["name"], (seen / suite["path"]).read_text()) for suite in order["suites"]] == [
+        ("file mine.jsonl", "question 1"),
+        (f"file mine.jsonl ({second_suite_id})", "question 2"),
+    ]
 
 
 def test_the_clients_own_prompts_travel_with_the_order(site: Site) -> None:

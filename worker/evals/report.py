@@ -83,7 +83,12 @@ def build_report(
             resamples=RESAMPLES,
             seed=SEED,
         ),
-        caveats=caveats(suites, kept, num_dropped=measured.num_dropped),
+        caveats=caveats(
+            suites,
+            kept,
+            num_trained={suite.name: suite.num_trained for suite in measured.suites},
+            num_dropped=measured.num_dropped,
+        ),
         errors=[error for marks in marked for error in marks.errors],
         cost=_with_evaluation(cost, measured),
         provenance=provenance,

@@ -122,8 +122,8 @@ def evaluate(
     fitting = tuple(run.fitting(suite) for suite in suites)
     measured = Measured(fitting, num_dropped=_num_items(suites) - _num_items(fitting))
     plan = [(suite, arm) for suite in fitting for arm in run.arms(suite)]
-    likely = [(suite, arm) for suite, arm in plan if suite.role != "general"]
-    drifting = [suite for suite in fitting if suite.role != "earlier" and suite.items]
+    likely = [(suite, arm) for suite, arm in plan if suite.role in {"skill", "earlier"} or not suite.judged]
+    drifting = [suite for suite in fitting if suite.role in {"skill", "general"} and suite.items]
     progress = _Progress(
         sum(len(_asked(suite)) for suite, _ in plan) + _num_items([suite for suite, _ in likely]) + len(drifting),
         on_progress,

@@ -12,13 +12,17 @@ from importlib import resources
 from typing import Any, Final, Literal
 
 from app.domain.demonstrations import Demonstration
+from app.domain.questions import Question
 from app.domain.training import MAX_HELDOUT, MIN_TO_SPLIT, count_heldout
 from worker.evals.scorers import NLL
 
 GENERAL_NAME: Final = "general ability"
 """With a space, which no adapter's name may have: suites are told apart by name."""
 
-Role = Literal["skill", "earlier", "general"]
+Role = Literal["skill", "earlier", "general", "client"]
+MIN_ANSWER: Final = 64
+MAX_ANSWER: Final = 512
+"""Tokens that an answer to a client's question may have, where the question does not say."""
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -58,15 +62,18 @@ class Suite:
 
     Args:
         name: Shown in the report.
-        role: Whether it tests what was taught now, what was taught before, or what nobody taught.
+        role: Whether it tests what was taught now, what was taught before, what nobody taught, or what a client
+            wants to know besides.
         items: In a fixed order; all arms see the same.
         rehearsed: Kinds of which the rehearsal prompts have examples too, on other subjects.
+        num_trained: Questions whose prompt was trained on; only a client's file can have any.
     """
 
     name: str
     role: Role
     items: tuple[Item, ...]
     rehearsed: frozenset[str] = frozenset()
+    num_trained: int = 0
 
     @property
     def judged(self) -> bool:
@@ -168,6 +175,25 @@ def demonstration_suite(
         for index, one in enumerate(demonstrations, 1)
     )
     return Suite(name, role, items)
+
+
+def question_suite(name: str, questions: Sequence[Question], training: Sequence[Demonstration]) -> Suite:
+    """A client's questions. An answer may be as long as what is expected, in bytes, within bounds."""
+    trained = {prompt_sha256(one) for one in training}
+    items = tuple(
+        Item(
+            id=f"line {one.line}",
+            kind=name,
+            messages=one.messages,
+            expected=one.expected,
+            scorer=one.scorer,
+            max_new_tokens=one.max_tokens
+            or min(MAX_ANSWER, max(MIN_ANSWER, *(len(text.encode()) for text in one.expected))),
+            tolerance=one.tolerance,
+        )
+        for one in questions
+    )
+    return Suite(name, "client", items, num_trained=sum(prompt_sha256(one) in trained for one in questions))
 
 
 def general_suite(*, rehearsed: bool = True) -> Suite:

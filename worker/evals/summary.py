@@ -1,6 +1,6 @@
 """What the numbers allow one to say, in sentences: three questions, a recommendation, and what not to conclude."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from worker.evals.marks import Marks
@@ -42,7 +42,9 @@ def summarize(
     )
 
 
-def caveats(suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_dropped: int) -> list[str]:
+def caveats(
+    suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_trained: Mapping[str, int], num_dropped: int
+) -> list[str]:
     """What a reader should not conclude."""
     notes = ["One training run: another seed may come out differently."]
     if not any(suite.role == "skill" and suite.n for suite in suites):
@@ -61,6 +63,11 @@ def caveats(suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_dropped:
     notes.append(
         "The general suite is easy and short. Kinds of which there are rehearsal prompts too are listed apart: only "
         "the other kinds show whether retention reaches beyond what is rehearsed."
+    )
+    notes.extend(
+        f"{name}: the prompts of {count} questions are in the training file too, so it flatters this version."
+        for name, count in num_trained.items()
+        if count
     )
     if num_dropped:
         notes.append(f"{num_dropped} questions did not fit the context of the base model and were asked of nobody.")
@@ -91,7 +98,7 @@ def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
         comparison.verdict
         for suite in suites
         for comparison in suite.comparisons
-        if (suite.role, comparison.against) in {("general", "base"), ("general", "parent"), ("earlier", "parent")}
+        if suite.role in {"general", "client"} or (suite.role, comparison.against) == ("earlier", "parent")
     ]
     sentences = [
         f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept"

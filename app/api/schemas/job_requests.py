@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.schemas.common import Strict
 from app.domain.errors import Invalid
+from app.domain.evaluation import EvaluationOptions
 from app.domain.gate import GateRule
 from app.domain.training import (
     MAX_SEED,
@@ -78,6 +79,7 @@ class CreateJob(Strict):
     )
     limits: LimitsRequest | None = None
     gate: GateRule | None = Field(None, description="What the version has to show; decided from its report.")
+    evaluation: EvaluationOptions | None = Field(None, description="How the version is measured beyond the usual.")
 
     def understood(self, default_method: Method) -> JobRequest:
         """The request with its method settled.
@@ -98,6 +100,7 @@ class CreateJob(Strict):
             parent_adapter=self.parent_adapter,
             max_seconds=self.limits.max_seconds if self.limits else None,
             gate=self.gate,
+            evaluation=self.evaluation,
             metadata=self.metadata or {},
         )
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from app.api.schemas.common import Identified, unix, unix_or_none
 from app.db.models import Checkpoint, Job, JobEvent
+from app.domain.evaluation import EvaluationOptions
 from app.domain.gate import Criterion, GateRule, GateVerdict
 from app.domain.lifecycle import RETRYABLE
 from app.services.standings import Standing
@@ -87,6 +88,7 @@ class JobObject(Identified):
     adapter: JobAdapterObject
     evaluation_id: str | None
     gate: GateObject | None
+    evaluation: EvaluationOptions | None
 
     @classmethod
     def of(cls, standing: Standing) -> Self:
@@ -120,6 +122,7 @@ class JobObject(Identified):
             adapter=JobAdapterObject(name=job.adapter_name, version=standing.version),
             evaluation_id=standing.evaluation_id,
             gate=_gate(standing),
+            evaluation=EvaluationOptions.model_validate(job.evaluation) if job.evaluation else None,
         )
 
 

@@ -108,6 +108,25 @@ def test_an_earlier_skill_that_the_candidate_lost_stops_it() -> None:
     assert "older, right for the parent: 0 of 40 kept" in report.summary.retention.sentence
 
 
+def test_a_clients_questions_that_the_candidate_lost_stop_it_and_trained_ones_are_owned_up_to() -> None:
+    mine = replace(SKILL, name="file mine.jsonl", role="client", num_trained=3)
+
+    def speak(arm: Arm, conversation: str) -> str:
+        return "gone" if arm == "student" else RIGHT[conversation.splitlines()[-1]]
+
+    report = _build(speak, mine)
+    assert report.summary.retention.verdict == "worse"
+    assert "file mine.jsonl, right for the base: 0 of 40 kept" in report.summary.retention.sentence
+    assert any(note.startswith("file mine.jsonl: the prompts of 3 questions are in the") for note in report.caveats)
+
+
+def test_the_tolerance_of_an_item_reaches_its_scorer() -> None:
+    near = Item("1", "codes", ({"role": "user", "content": "item 1?"},), ("3.14",), "numeric", 9, tolerance=0.01)
+    exact = replace(near, id="2", tolerance=None)
+    report = _build(lambda *_: "3.15", Suite("codes", "skill", (near, exact)), GENERAL)
+    assert {arm.num_right for arm in report.suites[0].arms} == {1}
+
+
 def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
     earlier = replace(SKILL, name="older", role="earlier")
 

@@ -71,6 +71,20 @@ def test_likelihoods_are_measured_for_demonstrations_and_not_for_general_questio
     assert not [name for name, _ in measured.nll if name == "general"]
 
 
+def test_a_clients_questions_are_asked_of_all_arms_and_are_no_demonstrations() -> None:
+    mine = _suite("file mine.jsonl", "client", {"6*7?": "42"})
+    measured = _run(FakePolicy(_speak), SKILL, GENERAL, mine)
+    assert measured.arms(mine) == ("base", "parent", "candidate")
+    assert "file mine.jsonl" not in {name for name, _ in measured.nll}
+    assert [drift.prompts for drift in measured.drift] == ["task", "neutral"]
+
+
+def test_a_clients_texts_are_measured_by_likelihood_where_that_is_their_scorer() -> None:
+    mine = _suite("file mine.jsonl", "client", {"6*7?": "forty-two"}, scorer="nll")
+    measured = _run(FakePolicy(lambda arm, _: "forty-two" if arm == "student" else "no"), SKILL, GENERAL, mine)
+    assert (measured.nll["file mine.jsonl", "base"], measured.nll["file mine.jsonl", "candidate"]) == ([2.0], [0.1])
+
+
 def test_drift_follows_the_candidate_away_from_the_base() -> None:
     def speak(arm: Arm, conversation: str) -> str:
         return "changed" if arm == "student" and "red" in conversation else "same"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.domain.demonstrations import Demonstration, read_demonstrations
+from app.domain.questions import parse_question
 from worker.evals.scorers import SCORERS
 from worker.evals.suites import (
     Item,
@@ -17,6 +18,7 @@ from worker.evals.suites import (
     hold_out,
     neutral_prompts,
     prompt_sha256,
+    question_suite,
     render_demonstrations,
     split,
 )
@@ -82,6 +84,19 @@ def test_a_validation_file_is_cleared_of_what_the_lineage_was_taught() -> None:
     parts = hold_out(_many(30), validation, seed=0, asked=asked, taught=taught)
     assert {one.messages[0]["content"] for one in parts.heldout} == {"question 5", "newer"}
     assert len(parts.training) == 29
+
+
+def test_a_clients_questions_become_items_and_trained_ones_are_counted() -> None:
+    lines = [
+        {"prompt": "Question 3", "expected": ["a", "b" * 100], "scorer": "contains"},
+        {"prompt": "new", "expected": "7", "scorer": "numeric", "tolerance": 1, "max_tokens": 5},
+    ]
+    questions = [parse_question(json.dumps(line).encode(), number) for number, line in enumerate(lines, 1)]
+    suite = question_suite("file mine.jsonl", questions, _many(10))
+    assert (suite.role, suite.num_trained) == ("client", 1)
+    first, second = suite.items
+    assert (first.id, first.expected, first.max_new_tokens) == ("line 1", ("a", "b" * 100), 100)
+    assert (second.scorer, second.tolerance, second.max_new_tokens) == ("numeric", 1.0, 5)
 
 
 def test_held_out_demonstrations_can_be_read_back(tmp_path: Path) -> None:
