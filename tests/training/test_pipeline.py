@@ -290,7 +290,7 @@ def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: Ba
             attempt.folder,
             data,
             fixed,
-            scorer=ScorerChoice("exact", "the test asked for it"),
+            scorer=EXACT,
             longest_answer=8,
         )
         counts.append(len(suites[-1].rehearsed))
