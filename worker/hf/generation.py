@@ -3,12 +3,10 @@
 Prompts are padded on the left with explicit mask and positions; rows that are done leave the batch.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from worker.hf.cache import open_cache, slides
@@ -78,32 +76,6 @@ def decode(
             ids_BL, positions_BL, mask_BL = ids_BL[kept], positions_BL[kept], mask_BL[kept]
             cache.batch_select_indices(kept)
     return [Rollout(prompt, ids, stopped=ids[-1] in stop_ids) for prompt, ids in zip(prompts, said, strict=True)]
-
-
-class MergedCopy:
-    """A second set of linear weights with an adapter folded in. The training weights are never touched.
-
-    On a CPU, two more small products a layer cost more than one fold for each call.
-
-    Args:
-        model: A causal LM before adapters are put in; all but its linear layers is shared with it.
-    """
-
-    def __init__(self, model: Any) -> None:
-        shared = {id(tensor): tensor for tensor in model.parameters()}
-        self._model: Any = copy.deepcopy(model, memo=shared)
-
-    @torch.no_grad()
-    def fold(self, adapted: nn.Module, adapter: str) -> Any:
-        """The backbone with ``adapter``'s present weights folded in."""
-        for name, layer in adapted.named_modules():
-            if isinstance(layer, Linear):
-                weight: Any = layer.base_layer.weight
-                linear: Any = self._model.get_submodule(name)
-                if linear.weight is weight:
-                    linear.weight = nn.Parameter(torch.empty_like(weight), requires_grad=False)
-                torch.add(weight, layer.get_delta_weight(adapter), out=linear.weight)
-        return self._model.get_decoder()
 
 
 def _pad_left(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

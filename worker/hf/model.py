@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from worker.hf.base import Base
 from worker.hf.cache import PromptMemory, open_cache, slides
 from worker.hf.chat import Chat
-from worker.hf.generation import Choose, MergedCopy, decode, inverse_cdf, most_likely
+from worker.hf.folded import FoldedCopy, can_fold
+from worker.hf.generation import Choose, decode, inverse_cdf, most_likely
 from worker.sdft.align import buckets, make_batch
 from worker.sdft.loss import Head, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
@@ -58,7 +59,7 @@ class HfPolicy:
         self.parent_alpha = (parent or lora).lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
         self.user_turn = chat.user_turn
-        self._merged = MergedCopy(model) if self.device.type == "cpu" else None
+        self._folded = FoldedCopy(model) if self.device.type == "cpu" and can_fold(model) else None
         with warnings.catch_warnings():
             # What PEFT 0.21 asks transformers 5 for has been renamed there.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -159,9 +160,9 @@ class HfPolicy:
             ValueError: Whole prompts were given for weights that move.
         """
         batch = batch.to(self.device)
-        with self._weights(arm):
-            cache, prefix_mask_BP = self._open(batch.prefixes, arm)
-            hidden_BLH = self._backbone(
+        with self._weights(arm, folded=arm == "student") as backbone:
+            cache, prefix_mask_BP = self._open(backbone, batch.prefixes, arm)
+            hidden_BLH = backbone(
                 input_ids=batch.ids_BL,
                 attention_mask=torch.cat([prefix_mask_BP, batch.mask_BL], dim=-1),
                 position_ids=batch.positions_BL,
@@ -171,11 +172,11 @@ class HfPolicy:
         hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
         return hidden_TH
 
-    def _open(self, prefixes: list[list[int]], arm: Arm) -> tuple[Any, Tensor]:
+    def _open(self, backbone: Any, prefixes: list[list[int]], arm: Arm) -> tuple[Any, Tensor]:
         """A cache of what each row begins with, and its mask [B, P]."""
         shared = prefixes[0]
         if all(prefix == shared for prefix in prefixes):
-            cache = open_cache(self._backbone, shared, len(prefixes), self.device)
+            cache = open_cache(backbone, shared, len(prefixes), self.device)
             return cache, torch.ones(len(prefixes), len(shared), dtype=torch.long, device=self.device)
         if arm != "parent":
             raise ValueError("only what unchanging weights make of a prompt can be remembered")
@@ -244,13 +245,9 @@ class HfPolicy:
         lengths = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
         if max(lengths, default=0) > self.context_tokens:
             raise ValueError(f"a prompt and its answer need {max(lengths)} tokens, more than {self.context_tokens}")
-        max_tokens = SCORE_TOKENS if self._merged else DECODE_TOKENS_ON_DEVICE
+        max_tokens = SCORE_TOKENS if self.device.type == "cpu" else DECODE_TOKENS_ON_DEVICE
         answers: dict[int, Rollout] = {}
-        adapter = self._adapter(arm)
-        with self._weights(arm):
-            decoder = (
-                self._merged.fold(self._peft.get_base_model(), adapter) if self._merged and adapter else self._backbone
-            )
+        with self._weights(arm, folded=True) as decoder:
             for bucket in buckets(lengths, max_tokens, max_padding=DECODE_PADDING):
                 batch = decode(
                     decoder,
@@ -271,20 +268,25 @@ class HfPolicy:
         return arm
 
     @contextmanager
-    def _weights(self, arm: Arm) -> Iterator[None]:
-        """Answer with an arm's weights for a while; the student's are the rule."""
+    def _weights(self, arm: Arm, *, folded: bool) -> Iterator[Any]:
+        """The backbone with an arm's weights, for a while; PEFT's layers hold the student's at all other times.
+
+        Folding in takes as long as a token or two, which an arm that is asked about a few tokens a step does not earn.
+        """
         adapter = self._adapter(arm)
         if adapter is None:
             with self._peft.disable_adapter():
-                yield
-        elif adapter != "student":
+                yield self._backbone
+        elif self._folded and folded:
+            yield self._folded.backbone(self._peft.get_base_model(), adapter)
+        elif adapter == "student":
+            yield self._backbone
+        else:
             self._peft.set_adapter(adapter, inference_mode=True)
             try:
-                yield
+                yield self._backbone
             finally:
                 self._peft.set_adapter("student")
-        else:
-            yield
 
     def _adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
         infix = f".{adapter}."

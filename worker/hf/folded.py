@@ -1,0 +1,108 @@
+"""A base with an adapter folded into a second set of linear weights, for a CPU; the base's own are never touched.
+
+There, the two thin products that an adapter adds to each layer cost more than folding it in once for all that a step
+does with it: sampling, and the forward and backward pass on what was sampled. Knows nothing of what it computes.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+
+def can_fold(model: nn.Module) -> bool:
+    """Whether what PEFT would adapt are plain linear layers only: some old architectures hold theirs transposed."""
+    return not any(isinstance(module, Conv1D) for module in model.modules())
+
+
+class FoldedCopy:
+    """A causal LM with folded linear layers.
+
+    Args:
+        model: Before adapters are put in; all but its linear layers is shared with it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        shared = {id(tensor): tensor for tensor in model.parameters()}
+        self._model: Any = copy.deepcopy(model, memo=shared)
+        self._holds: tuple[str, int] | None = None
+
+    def backbone(self, adapted: nn.Module, adapter: str) -> Any:
+        """The backbone with ``adapter``'s present weights; a backward pass through it reaches their gradients.
+
+        Args:
+            adapted: The same model with PEFT's layers.
+            adapter: One of its adapters.
+        """
+        layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, Linear)}
+        factors = [factor for layer in layers.values() for factor in _factors(layer, adapter)]
+        # Every change in place counts up a tensor's version, an optimizer's step too.
+        holds = adapter, sum(factor._version for factor in factors)  # noqa: SLF001 - torch has no public name for it
+        if holds != self._holds:
+            self._fold(layers, adapter)
+            self._holds = holds
+        return self._model.get_decoder()
+
+    @torch.no_grad()
+    def _fold(self, layers: Mapping[str, Linear], adapter: str) -> None:
+        for name, layer in layers.items():
+            folded = self._model.get_submodule(name)
+            if not isinstance(folded, _FoldedLinear):
+                folded = _FoldedLinear(layer.base_layer)
+                self._model.set_submodule(name, folded)
+            folded.take(layer, adapter)
+
+
+class _FoldedLinear(nn.Module):
+    """A linear layer whose weight is the base's and an adapter's together."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self._base_OI: Tensor = base.weight
+        self._bias_O: Tensor | None = base.bias
+        self._folded_OI = torch.empty_like(base.weight)
+
+    def take(self, layer: Linear, adapter: str) -> None:
+        """Fold an adapter's weights in."""
+        self._down_RI, self._up_OR = _factors(layer, adapter)
+        self._scale: float = layer.scaling[adapter]
+        torch.addmm(self._base_OI, self._up_OR, self._down_RI, alpha=self._scale, out=self._folded_OI)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., I] to [..., O]."""
+        if not torch.is_grad_enabled():
+            return nn.functional.linear(x, self._folded_OI, self._bias_O)
+        folded: Tensor = _Product.apply(x, self._down_RI, self._up_OR, self._folded_OI, self._bias_O, self._scale)  # type: ignore[no-untyped-call]
+        return folded
+
+
+class _Product(torch.autograd.Function):
+    """y = x (W + s B A)^T + bias from the folded weight, with the gradients of x, A and B."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - torch passes arguments by position
+        ctx: Any, x: Tensor, down_RI: Tensor, up_OR: Tensor, folded_OI: Tensor, bias_O: Tensor | None, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, down_RI, up_OR, folded_OI)
+        ctx.scale = scale
+        return nn.functional.linear(x, folded_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
+        x, down_RI, up_OR, folded_OI = ctx.saved_tensors
+        grad_NO, x_NI = grad.flatten(0, -2), x.flatten(0, -2)
+        inner_NR = (grad_NO @ up_OR).mul_(ctx.scale)
+        grad_x = grad @ folded_OI if ctx.needs_input_grad[0] else None
+        return grad_x, inner_NR.T @ x_NI, grad_NO.T @ (x_NI @ down_RI.T).mul_(ctx.scale), None, None, None
+
+
+def _factors(layer: Linear, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
+    down: Any = layer.lora_A[adapter]
+    up: Any = layer.lora_B[adapter]
+    return down.weight, up.weight
