@@ -1,0 +1,61 @@
+"""An adapter folded into a copy of its layers answers and learns as PEFT's layers do."""
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.training.test_policy import CLOSE, aligned, load
+from worker.hf.folded import can_fold
+from worker.sdft.student import backward
+from worker.sdft.teacher import teacher_hidden
+
+
+def gradients(policy):
+    """Of a whole step on fixed completions."""
+    for parameter in policy.parameters().values():
+        parameter.grad = None
+    sequences = aligned(policy)
+    backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=4096), max_tokens=4096)
+    return {name: parameter.grad.clone() for name, parameter in policy.parameters().items()}
+
+
+def through_peft(policy, measure):
+    """What PEFT's own layers give."""
+    folded, policy._folded = policy._folded, None
+    found = measure(policy)
+    policy._folded = folded
+    return found
+
+
+def test_gradients_are_those_of_pefts_layers(any_base):
+    """Fault caught: a factor of the scale, or the two factors' gradients taken from the wrong side."""
+    policy = load(any_base)
+    folded, expected = gradients(policy), through_peft(policy, gradients)
+    assert any(gradient.norm() > 1e-4 for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(folded[name], gradient, **CLOSE)
+
+
+def test_the_copy_follows_every_step_and_every_arm(llama):
+    """Fault caught: an answer with the weights of the step before, or with another adapter's."""
+    policy = load(llama)
+    policy.add_teacher()
+    prompts = [one.prompt for one in aligned(policy)]
+    optimizer = torch.optim.SGD(policy.parameters().values(), lr=5.0)
+    for _ in range(3):
+        gradients(policy)
+        optimizer.step()
+        for arm in ("student", "teacher", "student", "parent"):
+            expected = through_peft(policy, lambda policy, arm=arm: policy.greedy(prompts, 6, arm=arm))
+            assert policy.greedy(prompts, 6, arm=arm) == expected
+
+
+def test_the_bases_weights_stay_as_they_were(llama):
+    policy = load(llama)
+    weights = {name: tensor.clone() for name, tensor in policy._peft.get_base_model().state_dict().items()}
+    gradients(policy)
+    for name, tensor in policy._peft.get_base_model().state_dict().items():
+        assert "lora" in name or torch.equal(tensor, weights[name])
+
+
+def test_transposed_layers_are_left_to_peft():
+    assert not can_fold(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=50)))
