@@ -216,7 +216,7 @@ class Attempt:
         return Cost(
             seconds=self.phase.seconds,
             trained_tokens=result.trained_tokens,
-            generated_tokens=result.trained_tokens,
+            generated_tokens=result.generated_tokens,
             peak_memory_bytes=memory.peak_bytes(),
         )
 

@@ -15,7 +15,7 @@ from worker.sdft.policy import Policy
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class Order:
+class ShuffledPasses:
     """Endless shuffled passes over ``num_items`` things.
 
     Args:
@@ -49,9 +49,9 @@ class TrainState:
 
     def __init__(self, policy: Policy, config: TrainingConfig, *, num_tasks: int, num_neutral: int) -> None:
         self._policy = policy
-        self.step, self.trained_tokens = 0, 0
+        self.step, self.trained_tokens, self.generated_tokens = 0, 0, 0
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.tasks, self.neutral = Order(num_tasks, self.generator), Order(num_neutral, self.generator)
+        self.tasks, self.neutral = (ShuffledPasses(count, self.generator) for count in (num_tasks, num_neutral))
         self.guards = Guards(policy.vocab_size)
         self.optimizer = torch.optim.AdamW(
             policy.parameters().values(),
@@ -75,12 +75,18 @@ class TrainState:
 
     def facts(self) -> dict[str, object]:
         """Counters and the guards' memory, as JSON."""
-        return {"step": self.step, "trained_tokens": self.trained_tokens, "guards": self.guards.history}
+        return {
+            "step": self.step,
+            "trained_tokens": self.trained_tokens,
+            "generated_tokens": self.generated_tokens,
+            "guards": self.guards.history,
+        }
 
     @torch.no_grad()
     def restore(self, saved: CheckpointState) -> None:
         """Go on where a checkpoint was written."""
-        self.step, self.trained_tokens = saved.facts["step"], saved.facts["trained_tokens"]
+        self.step = saved.facts["step"]
+        self.trained_tokens, self.generated_tokens = saved.facts["trained_tokens"], saved.facts["generated_tokens"]
         self.guards.history = saved.facts["guards"]
         self.generator.set_state(saved.tensors["generator"])
         self.tasks.ahead, self.neutral.ahead = saved.tensors["order.tasks"], saved.tensors["order.neutral"]

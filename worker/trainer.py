@@ -3,7 +3,7 @@
 Sample from the student, score the same ids under the teacher's context, step towards the teacher, report, maybe
 checkpoint.
 
-Knows no transformers and no files: a policy speaks for the first, ``Checkpoints`` for the second.
+Knows neither transformers nor file formats: a policy speaks for the first, ``Checkpoints`` for the second.
 """
 
 import time
@@ -18,7 +18,7 @@ import torch
 from app.domain.demonstrations import Demonstration
 from app.domain.distillation import ObjectiveConfig
 from app.domain.training import TrainingConfig
-from worker.examples import encode_rehearsal, encode_tasks
+from worker.examples import Task, encode_rehearsal, encode_tasks
 from worker.hf.checkpoint import Checkpoints, CheckpointState
 from worker.reporting import Reporter
 from worker.sdft.align import Aligned
@@ -43,11 +43,13 @@ class TrainResult:
     Args:
         step: Steps done since the job began.
         trained_tokens: Completion tokens with loss since then.
+        generated_tokens: Sampled from the student since then.
         finished: False if it was asked to stop; its last checkpoint then holds all of it.
     """
 
     step: int
     trained_tokens: int
+    generated_tokens: int
     finished: bool
 
 
@@ -65,7 +67,7 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
     Args:
         policy: Student and teacher.
         demonstrations: The training part of the data.
-        rehearsal: Neutral conversations without an answer, for ``config.num_rehearsal`` sequences a step.
+        rehearsal: Conversations without an answer, neutral or of earlier skills; ``config.num_rehearsal`` a step.
         config: Every number fixed, the template too.
         reporter: Told of each step and checkpoint; asked whether to stop.
         checkpoints: Where they go, and when one is due.
@@ -86,59 +88,59 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
 
     stop = False
     while state.step < config.total_steps and not stop:
-        phases = Phases(policy.device)
         chosen = [tasks[index] for index in state.tasks.take(config.batch_size)]
         chosen += [neutral[index] for index in state.neutral.take(num_rehearsal)]
-        rate = _set_rate(state, config)
-
-        if config.method == "sdft":
-            prompts = [task.prompt for task in chosen]
-            rollouts = policy.sample(prompts, config.max_completion_tokens, generator=state.generator)
-        else:
-            rollouts = [Rollout(task.prompt, task.demonstration, stopped=True) for task in chosen]
-        phases.end("rollout")
-
-        sequences = [
-            Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip, task.taught_by)
-            for task, rollout in zip(chosen, rollouts, strict=True)
-        ]
-        live = [place for place, sequence in enumerate(sequences) if sequence.num_rows]
-        scored = [sequences[place] for place in live]
-        target = teacher_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if config.method == "sdft" else None
-        parent = parent_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if config.anchor_weight else None
-        phases.end("teacher")
-
-        state.optimizer.zero_grad()
-        means = backward(
-            policy,
-            scored,
-            target,
-            max_tokens=STUDENT_TOKENS,
-            divergence=_divergence(config.objective, state.step),
-            parent=parent,
-            anchor_weight=config.anchor_weight,
-        )
-        grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters().values(), config.max_grad_norm).item()
-        phases.end("student")
-
-        metrics = {"learning_rate": rate, "grad_norm": grad_norm}
-        metrics |= _measure(policy, rollouts, dict(zip(live, means, strict=True)), config)
-        state.guards.check(metrics)
-        state.optimizer.step()
-        state.step += 1
-        if config.teacher.rate and state.step % (config.teacher.every or 1) == 0:
-            follow(policy.parameters(), policy.teacher_parameters(), rate=config.teacher.rate)
-        state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
-        phases.end("optimizer")
-
-        num_tokens = sum(len(rollout.ids) for rollout in rollouts)
-        metrics |= phases.seconds | {"tokens_per_second": num_tokens / sum(phases.seconds.values())}
+        metrics = _step(policy, chosen, state, config)
         reporter.step(state.step, config.total_steps, state.trained_tokens, metrics)
         stop = reporter.should_stop()
         if stop or checkpoints.due() or state.step == config.total_steps:
             folder = checkpoints.write(state.step, policy, state.tensors(), state.facts())
             reporter.checkpoint(state.step, folder, metrics)
-    return TrainResult(state.step, state.trained_tokens, finished=state.step == config.total_steps)
+    finished = state.step == config.total_steps
+    return TrainResult(state.step, state.trained_tokens, state.generated_tokens, finished)
+
+
+def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: TrainingConfig) -> dict[str, float]:
+    """Take one step towards the teacher on the student's own samples; what it shows."""
+    distils, phases = config.method == "sdft", Phases(policy.device)
+    if distils:
+        prompts = [task.prompt for task in chosen]
+        rollouts = policy.sample(prompts, config.max_completion_tokens, generator=state.generator)
+    else:
+        rollouts = [Rollout(task.prompt, task.demonstration, stopped=True) for task in chosen]
+    phases.end("rollout")
+
+    sequences = [
+        Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip, task.taught_by)
+        for task, rollout in zip(chosen, rollouts, strict=True)
+    ]
+    live = [place for place, sequence in enumerate(sequences) if sequence.num_rows]
+    scored = [sequences[place] for place in live]
+    target = teacher_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if distils else None
+    parent = parent_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if config.anchor_weight else None
+    phases.end("teacher")
+
+    state.optimizer.zero_grad()
+    means = backward(
+        policy, scored, target, max_tokens=STUDENT_TOKENS, divergence=_divergence(config.objective, state.step),
+        parent=parent, anchor_weight=config.anchor_weight,
+    )  # fmt: skip
+    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters().values(), config.max_grad_norm).item()
+    phases.end("student")
+
+    metrics = {"learning_rate": _set_rate(state, config), "grad_norm": grad_norm}
+    metrics |= _measure(policy, rollouts, dict(zip(live, means, strict=True)), config)
+    state.guards.check(metrics)
+    state.optimizer.step()
+    state.step += 1
+    if config.teacher.rate and state.step % (config.teacher.every or 1) == 0:
+        follow(policy.parameters(), policy.teacher_parameters(), rate=config.teacher.rate)
+    phases.end("optimizer")
+
+    num_tokens = sum(len(rollout.ids) for rollout in rollouts)
+    state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
+    state.generated_tokens += num_tokens if distils else 0
+    return metrics | phases.seconds | {"tokens_per_second": num_tokens / sum(phases.seconds.values())}
 
 
 class Phases:

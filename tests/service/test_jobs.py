@@ -127,6 +127,22 @@ def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, proj
     assert shown["progress"]["percent"] == round(100 * 4 / resolved.total_steps, 1)
 
 
+def test_a_number_that_could_not_be_had_is_not_echoed_as_if_it_had(http, session, project):
+    """A batch is no larger than the data, and a parent's LoRA rank goes on."""
+    asked = SdftHyperparameters(batch_size=256, lora_rank=64)
+    facts = DatasetFacts(
+        num_examples=50, demonstration_tokens_p50=10, demonstration_tokens_p99=20, demonstration_tokens_max=24
+    )
+    resolved = resolve(asked, method="sdft", seed=1, facts=facts, num_parameters=1000, has_earlier=True)
+    job = factories.make_job(
+        session, "running", project=project, hyperparameters=asked.model_dump(mode="json"),
+        resolved=resolved.model_dump(mode="json") | {"lora_rank": 16}, total_steps=resolved.total_steps,
+    )  # fmt: skip
+    session.commit()
+    numbers = http.get(f"{JOBS}/{job.id}").json()["hyperparameters"]
+    assert (numbers["batch_size"], numbers["lora_rank"]) == (50, 16)
+
+
 def test_a_finished_job_names_its_results(http, session, project, store):
     version = factories.make_version(session, project=project, store=store)
     job = session.get_one(factories.models.Job, version.job_id)

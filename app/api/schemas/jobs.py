@@ -177,7 +177,7 @@ class CheckpointObject(Identified):
 
 
 def _numbers(job: Job) -> dict[str, Any]:
-    """Hyperparameters under the names that clients use, each "auto" replaced by what it became."""
+    """Hyperparameters under the names that clients use; once they are fixed, what the trainer really runs with."""
     asked, resolved = job.hyperparameters, job.resolved
     if resolved is None:
         return asked
@@ -187,10 +187,9 @@ def _numbers(job: Job) -> dict[str, Any]:
         "learning_rate_multiplier": multiplier,
         "learning_rate": resolved["learning_rate"] / multiplier,
     }
-    asked = asked | {group: resolved[group] for group in ("objective", "teacher") if group in asked}
     if "rehearsal" in asked:
-        asked = asked | {"rehearsal": asked["rehearsal"] | {"share": resolved["rehearsal_share"]}}
-    return {name: became[name] if value == "auto" else value for name, value in asked.items()}
+        became["rehearsal"] = asked["rehearsal"] | {"share": resolved["rehearsal_share"]}
+    return {name: became.get(name, value) for name, value in asked.items()}
 
 
 def _gate(standing: Standing) -> GateObject | None:

@@ -223,13 +223,13 @@ def written(state):
 def whole(request):
     """A run of each kind of teacher that nothing interrupted, with a checkpoint at every step."""
     policy, checkpoints, changes = Bigrams(), Kept(every_step=True), KINDS[request.param]
-    reporter, _ = run(policy, checkpoints=checkpoints, total_steps=LONG, rehearsal_share=0.5, **changes)
-    return policy, checkpoints.states, reporter, changes
+    reporter, result = run(policy, checkpoints=checkpoints, total_steps=LONG, rehearsal_share=0.5, **changes)
+    return policy, checkpoints.states, reporter, result, changes
 
 
 @pytest.mark.parametrize("step", random.Random(5).sample(range(1, LONG), 20))
 def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(whole, step):
-    policy, states, straight, changes = whole
+    policy, states, straight, whole_result, changes = whole
     resumed_policy = Bigrams()
     resumed, result = run(
         resumed_policy, resume=written(states[step]), total_steps=LONG, rehearsal_share=0.5, **changes
@@ -240,11 +240,12 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(whole,
     for name in ("train_loss", "rehearsal_loss", "grad_norm", "learning_rate", "trained_tokens"):
         assert resumed.curve(name) == straight.curve(name)[step:]
     assert result.finished
+    assert result.generated_tokens == whole_result.generated_tokens
 
 
 def test_without_the_state_of_the_randomness_a_resumed_run_is_another(whole):
     """The control: the test above can tell."""
-    policy, states, _, changes = whole
+    policy, states, _, _, changes = whole
     saved = written(states[9])
     saved.tensors["generator"] = torch.Generator().manual_seed(7).get_state()
     resumed = Bigrams()
@@ -294,8 +295,9 @@ def test_an_example_that_does_not_fit_is_refused_by_line_and_never_cut():
 def test_a_step_without_any_loss_position_changes_nothing():
     policy = Bigrams()
     policy.base[:, END] += 50.0  # every rollout ends at once, before the skip does
-    reporter, _ = run(policy, loss_skip_tokens=2, total_steps=3)
+    reporter, result = run(policy, loss_skip_tokens=2, total_steps=3)
     assert not policy.student.any()
+    assert result.generated_tokens > 0  # said, though nothing was learnt from it
     assert "train_loss" not in reporter.steps[0]
     assert reporter.steps[-1]["trained_tokens"] == 0
 
