@@ -3,15 +3,21 @@
 Nothing is ever cut. Knows a policy and what a job trains with; no steps.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from app.domain.demonstrations import Demonstration
 from app.domain.errors import Unprocessable
 from app.domain.training import TrainingConfig
 from worker.sdft.policy import Arm, Policy
 from worker.sdft.prompts import teacher_messages
+
+MAX_REHEARSED = 512
+"""Rehearsal sequences of a job; steps that ask for more see them again."""
 
 _TAUGHT_BY: Mapping[str, Arm] = {"frozen": "parent", "ema": "teacher", "hard_sync": "teacher", "live": "student"}
 
@@ -24,14 +30,14 @@ class Task:
         prompt: The student's context.
         teacher_prompt: The teacher's: with the demonstration, or the same one for rehearsal.
         taught_by: Whose weights the teacher has.
-        demonstration: The expert's answer; none for rehearsal.
+        answer: The expert's; for rehearsal, what the starting point said.
         skip: Completion tokens at the start without loss. Rehearsal has no demonstration to give away, so none.
     """
 
     prompt: list[int]
     teacher_prompt: list[int]
     taught_by: Arm
-    demonstration: list[int]
+    answer: list[int]
     skip: int
 
 
@@ -57,16 +63,26 @@ def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config
 def encode_rehearsal(
     policy: Policy, rehearsal: Sequence[Sequence[Mapping[str, Any]]], config: TrainingConfig
 ) -> list[Task]:
-    """Neutral prompts as ids, taught by the starting point; those that do not fit the context are left out."""
-    prompts = [policy.encode_chat(messages) for messages in rehearsal]
+    """Rehearsal prompts with what the starting point says to them, which also teaches.
+
+    Its answers are sampled once, all together, and not from the student at every step: the student is to stay what its
+    start is, on what the start says. Prompts that do not fit the context are left out.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
     room = policy.context_tokens - config.max_completion_tokens
-    return [Task(prompt, prompt, "parent", [], 0) for prompt in prompts if len(prompt) <= room]
+    fitting = [ids for messages in rehearsal if len(ids := policy.encode_chat(messages)) <= room]
+    num_sequences = min(MAX_REHEARSED, config.num_rehearsal * config.total_steps)
+    passes = math.ceil(num_sequences / len(fitting)) if fitting else 0
+    shuffled = [fitting[index] for _ in range(passes) for index in torch.randperm(len(fitting), generator=generator)]
+    prompts = shuffled[:num_sequences]
+    rollouts = policy.sample(prompts, config.max_completion_tokens, generator=generator, arm="parent")
+    return [Task(rollout.prompt, rollout.prompt, "parent", rollout.ids, 0) for rollout in rollouts]
 
 
 def _refuse_long(policy: Policy, tasks: list[Task], lines: list[int], config: TrainingConfig) -> None:
     errors = []
     for task, line in zip(tasks, lines, strict=True):
-        answer = config.max_completion_tokens if config.method == "sdft" else len(task.demonstration)
+        answer = config.max_completion_tokens if config.method == "sdft" else len(task.answer)
         needed = len(task.teacher_prompt) + answer
         if needed > policy.context_tokens:
             message = f"needs {needed} tokens of context, the base has {policy.context_tokens}"

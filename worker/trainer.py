@@ -78,8 +78,8 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
         Unprocessable: An example does not fit the context.
     """
     tasks = encode_tasks(policy, demonstrations, config)
-    neutral = encode_rehearsal(policy, rehearsal, config)
-    num_rehearsal = config.num_rehearsal if config.method == "sdft" and neutral else 0
+    num_rehearsal = config.num_rehearsal if config.method == "sdft" else 0
+    neutral = encode_rehearsal(policy, rehearsal, config) if num_rehearsal else []
     if config.teacher.rate:
         policy.add_teacher()
     state = TrainState(policy, config, num_tasks=len(tasks), num_neutral=len(neutral))
@@ -89,7 +89,7 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
     stop = False
     while state.step < config.total_steps and not stop:
         chosen = [tasks[index] for index in state.tasks.take(config.batch_size)]
-        chosen += [neutral[index] for index in state.neutral.take(num_rehearsal)]
+        chosen += [neutral[index] for index in state.neutral.take(num_rehearsal if neutral else 0)]
         metrics = _step(policy, chosen, state, config)
         reporter.step(state.step, config.total_steps, state.trained_tokens, metrics)
         stop = reporter.should_stop()
@@ -103,11 +103,10 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
 def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: TrainingConfig) -> dict[str, float]:
     """Take one step towards the teacher on the student's own samples; what it shows."""
     distils, phases = config.method == "sdft", Phases(policy.device)
-    if distils:
-        prompts = [task.prompt for task in chosen]
-        rollouts = policy.sample(prompts, config.max_completion_tokens, generator=state.generator)
-    else:
-        rollouts = [Rollout(task.prompt, task.demonstration, stopped=True) for task in chosen]
+    own = chosen[: config.batch_size] if distils else []
+    generator = state.generator
+    rollouts = policy.sample([task.prompt for task in own], config.max_completion_tokens, generator=generator)
+    rollouts += [Rollout(task.prompt, task.answer, stopped=True) for task in chosen[len(own) :]]
     phases.end("rollout")
 
     sequences = [
@@ -139,7 +138,7 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
 
     num_tokens = sum(len(rollout.ids) for rollout in rollouts)
     state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
-    state.generated_tokens += num_tokens if distils else 0
+    state.generated_tokens += sum(len(rollout.ids) for rollout in rollouts[: len(own)])
     return metrics | phases.seconds | {"tokens_per_second": num_tokens / sum(phases.seconds.values())}
 
 

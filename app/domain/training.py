@@ -251,7 +251,7 @@ def resolve(
         "batch_size": batch_size,
         "total_steps": total_steps,
         "learning_rate": learning_rate * value_or(requested.learning_rate_multiplier, 1.0),
-        "warmup_steps": min(total_steps, max(5, round(total_steps * 0.1))),
+        "warmup_steps": min(total_steps, max(10, round(total_steps * 0.1))),
         "lora_rank": value_or(requested.lora_rank, 16 if small_base else 32),
         "lora_alpha": value_or(requested.lora_alpha, 32),
     }

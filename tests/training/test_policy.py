@@ -179,7 +179,8 @@ def test_a_continued_adapters_teacher_is_that_adapter(any_base, tmp_path):
     assert (policy.lora_rank, policy.lora_alpha) == (3, 8)
     batch = make_batch(prompts_of(policy), answers_of(policy), [0] * 4)
     hidden = {arm: policy.hidden(batch, arm=arm) for arm in ("base", "parent", "student")}
-    assert torch.equal(hidden["parent"], parent.hidden(batch, arm="student"))
+    # The student answers folded, the parent through PEFT: sums in another order.
+    torch.testing.assert_close(hidden["parent"], parent.hidden(batch, arm="student"), **CLOSE)
     assert torch.equal(hidden["base"], parent.hidden(batch, arm="base"))
     assert not torch.allclose(hidden["parent"], hidden["base"], atol=1e-3)
     assert not torch.allclose(hidden["parent"], hidden["student"], atol=1e-3)
@@ -199,11 +200,12 @@ def test_a_moving_teacher_begins_as_the_student_and_has_weights_of_its_own(any_b
     batch = make_batch(prompts_of(policy), answers_of(policy), [0] * 4)
     before = {arm: policy.hidden(batch, arm=arm) for arm in ("base", "parent", "student")}
     policy.add_teacher()
-    assert torch.equal(policy.hidden(batch, arm="teacher"), before["student"])
+    teacher = policy.hidden(batch, arm="teacher")
+    torch.testing.assert_close(teacher, before["student"], **CLOSE)  # folded there, through PEFT here
     with torch.no_grad():
         for parameter in policy.parameters().values():
             parameter.mul_(1.5)
-    assert torch.equal(policy.hidden(batch, arm="teacher"), before["student"])
+    assert torch.equal(policy.hidden(batch, arm="teacher"), teacher)
     assert torch.equal(policy.hidden(batch, arm="parent"), before["parent"])
     assert torch.equal(policy.hidden(batch, arm="base"), before["base"])
     assert not torch.allclose(policy.hidden(batch, arm="student"), before["student"], atol=1e-3)

@@ -182,9 +182,11 @@ class HfPolicy:
             raise ValueError("only what unchanging weights make of a prompt can be remembered")
         return self._memory.open(prefixes)
 
-    def sample(self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator) -> list[Rollout]:
-        """One rollout of the student a prompt, temperature 1, nothing cut off."""
-        return self._decode(prompts, [max_new_tokens] * len(prompts), "student", inverse_cdf(generator), None)
+    def sample(
+        self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
+    ) -> list[Rollout]:
+        """One rollout of an arm a prompt, temperature 1, nothing cut off."""
+        return self._decode(prompts, [max_new_tokens] * len(prompts), arm, inverse_cdf(generator), None)
 
     def greedy(
         self, prompts: list[list[int]], max_new_tokens: int | list[int], *, arm: Arm,

@@ -100,8 +100,10 @@ class Policy(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
 
-    def sample(self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator) -> list[Rollout]:
-        """One rollout of the student a prompt, from its undistorted distribution."""
+    def sample(
+        self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
+    ) -> list[Rollout]:
+        """One rollout a prompt, from an arm's undistorted distribution."""
 
     def greedy(self, prompts: list[list[int]], max_new_tokens: int | list[int], *, arm: Arm) -> list[Rollout]:
         """The most likely next token, again and again."""

@@ -36,11 +36,16 @@ def teacher_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: 
     """The teacher's hidden states at each sequence's loss positions, [T, H] each, in batches of its own.
 
     Hidden states are small; logits would not be. They are made before the student's graph exists. What weights that
-    never move make of a prompt, a policy may remember.
+    never move make of a demonstration, a policy may remember.
     """
     scored: list[Tensor] = [torch.empty(0)] * len(sequences)
-    for arm in dict.fromkeys(one.taught_by for one in sequences):
-        places = [place for place, one in enumerate(sequences) if one.taught_by == arm]
+    # Prompts without a demonstration are short, and read together where they begin alike: not worth a memory.
+    ways = [
+        (one.taught_by, policy.remembers_prompts and one.taught_by == "parent" and one.teacher_prompt != one.prompt)
+        for one in sequences
+    ]
+    for arm, whole_prompts in dict.fromkeys(ways):
+        places = [place for place, way in enumerate(ways) if way == (arm, whole_prompts)]
         lengths = [len(sequences[place].teacher_prompt) + len(sequences[place].completion) for place in places]
         for bucket in buckets(lengths, max_tokens):
             chosen = [sequences[places[index]] for index in bucket]
@@ -48,7 +53,7 @@ def teacher_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: 
                 [one.teacher_prompt for one in chosen],
                 [one.completion for one in chosen],
                 [one.skip for one in chosen],
-                whole_prompts=policy.remembers_prompts and arm == "parent",
+                whole_prompts=whole_prompts,
             )
             parts = policy.hidden(batch, arm=arm).split(batch.num_rows)
             for index, part_TH in zip(bucket, parts, strict=True):

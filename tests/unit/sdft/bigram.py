@@ -51,10 +51,12 @@ class Bigrams:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(LETTERS[token - 3] for token in ids if token >= 3)
 
-    def sample(self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator) -> list[Rollout]:
+    def sample(
+        self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
+    ) -> list[Rollout]:
         self.asked += prompts
         return [
-            self._speak(prompt, max_new_tokens, "student", lambda p: int(torch.multinomial(p, 1, generator=generator)))
+            self._speak(prompt, max_new_tokens, arm, lambda p: int(torch.multinomial(p, 1, generator=generator)))
             for prompt in prompts
         ]
 

@@ -14,7 +14,7 @@ from app.domain.errors import Unprocessable
 from app.domain.training import TrainingConfig
 from tests.unit.sdft.bigram import END, Bigrams
 from tests.unit.sdft.records import Kept, Remembered
-from worker.examples import encode_tasks
+from worker.examples import encode_rehearsal, encode_tasks
 from worker.hf.checkpoint import CheckpointState
 from worker.sdft.align import Aligned
 from worker.sdft.monitor import Diverged
@@ -59,7 +59,7 @@ def distance(policy):
     """Mean KL(teacher || student) along the demonstrations of questions that were never trained on."""
     heldout = [Demonstration(({"role": "user", "content": question},), "bcd", line=1) for question in ("hih", "iih")]
     tasks = encode_tasks(policy, heldout, configure())
-    sequences = [Aligned(task.prompt, task.teacher_prompt, task.demonstration) for task in tasks]
+    sequences = [Aligned(task.prompt, task.teacher_prompt, task.answer) for task in tasks]
     known = backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=999), max_tokens=999)
     return sum(one["loss"] for one in known) / len(known)
 
@@ -121,6 +121,21 @@ def test_rehearsal_keeps_the_student_where_it_began_and_is_reported_apart():
     assert max(reporter.curve("rehearsal_loss")) > 1e-4
     assert reporter.steps[0]["train_loss"] > 0.1
     assert drift(rehearsed) < drift(plain)
+
+
+def test_rehearsal_is_what_the_start_said_before_the_first_step():
+    """Fault caught: answers of the student in training, which wander off with it; a prompt that is never asked."""
+    policy = Bigrams(parent=torch.randn(12, 12, generator=torch.Generator().manual_seed(1)))
+    before = encode_rehearsal(policy, NEUTRAL, configure(rehearsal_share=0.5, total_steps=5))
+    assert len(before) == 20
+    assert {tuple(task.prompt) for task in before} == {tuple(policy.encode_chat(messages)) for messages in NEUTRAL}
+    assert len({tuple(task.answer) for task in before}) > len(NEUTRAL)  # a prompt that comes again is answered anew
+    with torch.no_grad():
+        policy.student.normal_(std=5)
+    assert encode_rehearsal(policy, NEUTRAL, configure(rehearsal_share=0.5, total_steps=5)) == before
+    policy.asked.clear()
+    run(policy, rehearsal_share=0.5, total_steps=5)
+    assert len(policy.asked) == 20 + 5 * 4
 
 
 def test_a_continued_adapter_is_taught_by_the_version_it_starts_from():
