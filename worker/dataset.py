@@ -32,6 +32,8 @@ from worker.evals.suites import (
 )
 from worker.hf.chat import Chat
 
+MIN_UNSKILLED = 128
+"""Neutral prompts beside those of the lineage: a client's few come again, so that the shares stay what they are."""
 ANSWER_MARGIN = 1.5
 """An evaluated answer may be this much longer than the longest demonstration before it is cut."""
 
@@ -78,7 +80,7 @@ def neutral(order: Order, folder: Path, own: Sequence[str] | None) -> list[Messa
 
 
 def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> list[Messages]:
-    """Neutral prompts and, as many again, prompts that the lineage was trained on, in turn until there are enough.
+    """Neutral prompts and, half as many, prompts that the lineage was trained on, in turn until there are enough.
 
     What an earlier version was measured on is never rehearsed, or its score would say nothing. A file is gone
     through in the order of its prompts' digests: as it lies there it may be sorted by kind.
@@ -89,8 +91,11 @@ def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> l
     for path in order.rehearsal:
         prompts = {prompt_sha256(one): one.messages for one in read_demonstrations(folder / path)}
         skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
+    if not any(skills):
+        return unskilled
     in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
-    return [*unskilled, *islice(in_turn, len(unskilled))]
+    num_unskilled = max(len(unskilled), MIN_UNSKILLED)
+    return [*islice(cycle(unskilled), num_unskilled), *islice(in_turn, num_unskilled // 2)]
 
 
 def _asked(order: Order, folder: Path) -> set[str]:

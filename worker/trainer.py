@@ -110,7 +110,7 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
     phases.end("rollout")
 
     sequences = [
-        Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip, task.taught_by)
+        Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip, task.taught_by, task.weight)
         for task, rollout in zip(chosen, rollouts, strict=True)
     ]
     live = [place for place, sequence in enumerate(sequences) if sequence.num_rows]

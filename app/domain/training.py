@@ -56,8 +56,8 @@ SAFE_LEARNING_RATE = 5e-4
 class RehearsalRequest(Frozen):
     """Prompts mixed into each step whose teacher is the starting point without any demonstration.
 
-    They are neutral ones; where the job goes on from a version, half are those that the version and its ancestors were
-    trained on.
+    They are neutral ones; where the job goes on from a version, a third are those that the version and its ancestors
+    were trained on.
     """
 
     share: Annotated[float, Field(ge=0, le=0.75)] | Auto = Field(

@@ -26,6 +26,7 @@ class Aligned:
         completion: Said by the student, or by the expert where training is supervised.
         skip: Completion tokens at the start that carry no loss; attention sees them.
         taught_by: Whose weights the teacher has.
+        weight: In the mean over sequences.
     """
 
     prompt: list[int]
@@ -33,6 +34,7 @@ class Aligned:
     completion: list[int]
     skip: int = 0
     taught_by: Arm = "parent"
+    weight: float = 1.0
 
     @property
     def num_rows(self) -> int:
@@ -43,11 +45,11 @@ class Aligned:
 def row_weights(sequences: Sequence[Aligned]) -> list[float]:
     """Weight of each of a sequence's loss positions.
 
-    The weighted sum of all losses is then the mean over sequences of the mean over their positions. A completion that
-    ends before the skip does not count as a sequence.
+    The weighted sum of all losses is then the weighted mean over sequences of the mean over their positions. A
+    completion that ends before the skip does not count as a sequence.
     """
-    num_live = sum(sequence.num_rows > 0 for sequence in sequences)
-    return [1 / (num_live * sequence.num_rows) if sequence.num_rows else 0.0 for sequence in sequences]
+    total = sum(sequence.weight for sequence in sequences if sequence.num_rows)
+    return [sequence.weight / (total * sequence.num_rows) if sequence.num_rows else 0.0 for sequence in sequences]
 
 
 def buckets(lengths: Sequence[int], max_tokens: int, *, max_padding: float = MAX_PADDING) -> list[list[int]]:

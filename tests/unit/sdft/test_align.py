@@ -36,6 +36,18 @@ def test_weights_make_a_mean_over_sequences_of_means_over_their_positions():
     assert total == pytest.approx((3.0 + 10.0) / 2)
 
 
+def test_a_sequence_of_twice_the_weight_counts_as_two():
+    sequences = [Aligned([1], [1], [2, 3]), Aligned([1], [1], [2], weight=2.0), Aligned([1], [1], [], weight=2.0)]
+    once, twice = (
+        sum(weight * sum(loss) for weight, loss in zip(row_weights(given), losses, strict=True))
+        for given, losses in (
+            (sequences, [[1.0, 3.0], [8.0], []]),
+            ([sequences[0], *[Aligned([1], [1], [2])] * 2], [[1.0, 3.0], [8.0], [8.0]]),
+        )
+    )
+    assert once == pytest.approx(twice) == pytest.approx(6.0)
+
+
 def test_a_completion_shorter_than_the_skip_is_no_sequence_of_the_mean():
     """Counting it as a loss of zero would halve the loss of the other."""
     sequences = [Aligned([1], [1], [2, 3, 4, 5], skip=3), Aligned([1], [1], [2, 3], skip=3)]
