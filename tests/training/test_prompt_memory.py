@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from tests.tiny_models import save_tiny
 from tests.training.test_policy import CLOSE, answers_of, load, prompts_of
-from worker.hf.cache import PromptMemory
+from worker.hf.prompt_memory import PromptMemory
 from worker.sdft.align import Aligned, make_batch
 from worker.sdft.teacher import teacher_hidden
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.hf.cache import open_cache, slides
+from worker.hf.prompt_memory import open_cache, slides
 from worker.sdft.align import shared_prefix
 from worker.sdft.loss import Head
 from worker.sdft.policy import Rollout

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worker.hf.base import Base
-from worker.hf.cache import PromptMemory, open_cache, slides
+from worker.hf.prompt_memory import PromptMemory, open_cache, slides
 from worker.hf.chat import Chat
 from worker.hf.folded import FoldedCopy, can_fold
 from worker.hf.generation import Choose, decode, inverse_cdf, most_likely

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-PROMPT_BYTES = 1 << 30
+MAX_REMEMBERED_BYTES = 1 << 30
 """What remembered prompts may take: 46 KB a token on a model of 135M parameters in fp32."""
 
 _Layers = list[tuple[Tensor, Tensor]]
@@ -44,7 +44,7 @@ class PromptMemory:
         max_bytes: Of keys and values.
     """
 
-    def __init__(self, backbone: Any, device: torch.device, *, max_bytes: int = PROMPT_BYTES) -> None:
+    def __init__(self, backbone: Any, device: torch.device, *, max_bytes: int = MAX_REMEMBERED_BYTES) -> None:
         self._backbone, self._device = backbone, device
         self._bytes_left = max_bytes
         self._known: dict[tuple[int, ...], _Layers] = {}
