@@ -4,9 +4,9 @@ Below an edge nothing imports this module: settings become one ``Resources``.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HTTP_THREADS = 40
@@ -58,6 +58,17 @@ class WorkerSettings(BaseModel):
     warm_jobs: int = Field(50, ge=1, description="Jobs after which a trainer process is replaced; 1 keeps none warm.")
     warm_idle_seconds: float = Field(600, gt=0, description="Without a job; then a trainer ends.")
     warm_memory_growth: float = Field(1.5, gt=1, description="A trainer that holds so many times more is replaced.")
+
+    @model_validator(mode="after")
+    def _lease_outlasts_trust(self) -> Self:
+        if not self.heartbeat_seconds < self.trust_seconds < self.lease_seconds:
+            msg = (
+                f"heartbeat_seconds ({self.heartbeat_seconds:g}) must be below trust_seconds ({self.trust_seconds:g}), "
+                f"and that below lease_seconds ({self.lease_seconds:g}): else a trainer ends itself while its worker "
+                "lives, or two work on one job"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class Settings(BaseSettings):

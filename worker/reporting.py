@@ -18,7 +18,6 @@ from typing import Any, BinaryIO, Literal, Protocol
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.runs import (
     KEEP_ALIVE,
-    TRUST_SECONDS,
     CheckpointWritten,
     Failed,
     Finished,
@@ -154,12 +153,14 @@ class Supervisor:
 
     Args:
         words: File descriptor that it writes to.
+        trust_seconds: Silence during an attempt after which the lease may be someone else's.
 
     Attributes:
         leave: Set by SIGTERM and never cleared: a process that was asked to stop takes no other attempt.
     """
 
-    def __init__(self, words: int) -> None:
+    def __init__(self, words: int, *, trust_seconds: float) -> None:
+        self.trust_seconds = trust_seconds
         self.leave = threading.Event()
         self._folders: SimpleQueue[Path | None] = SimpleQueue()
         self._at_work = False
@@ -195,6 +196,6 @@ class Supervisor:
 
     def _watch(self) -> None:
         # The lease may be someone else's by now; two trainers of one job must not share the device.
-        while not self._at_work or time.monotonic() - self._heard_at < TRUST_SECONDS:
-            time.sleep(min(1.0, TRUST_SECONDS / 10))
+        while not self._at_work or time.monotonic() - self._heard_at < self.trust_seconds:
+            time.sleep(min(1.0, self.trust_seconds / 10))
         os._exit(ORPHANED_EXIT_CODE)

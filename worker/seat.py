@@ -35,6 +35,7 @@ class Seat:
             max_jobs=settings.warm_jobs,
             idle_seconds=settings.warm_idle_seconds,
             memory_growth=settings.warm_memory_growth,
+            trust_seconds=settings.trust_seconds,
         )
         self._waiting: tuple[Trainer, BaseModelRef] | None = None
 

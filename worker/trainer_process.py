@@ -87,7 +87,7 @@ def run(attempt: Attempt | Evaluation) -> int | None:
 def main() -> int:
     """Serve the supervisor at the other end of standard input."""
     stay = Stay.model_validate_json(sys.argv[1])
-    supervisor = Supervisor(sys.stdin.fileno())
+    supervisor = Supervisor(sys.stdin.fileno(), trust_seconds=stay.trust_seconds)
     with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
         return serve(supervisor, pipe, stay)
 

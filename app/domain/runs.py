@@ -127,11 +127,12 @@ class Order(_Frozen):
 
 
 class Stay(_Frozen):
-    """How long a trainer process may go on to the next job; its only argument, as JSON."""
+    """How long a trainer process may live; its only argument, as JSON."""
 
     max_jobs: int = Field(ge=1)
     idle_seconds: float = Field(gt=0, description="Without a job.")
     memory_growth: float = Field(gt=1, description="Memory after a job, relative to that after its first.")
+    trust_seconds: float = Field(gt=0, description="Silence in a job after which its lease may be someone else's.")
 
 
 class EvaluationOrder(_Frozen):
@@ -235,9 +236,8 @@ MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
 
 KEEP_ALIVE = b"lease\n"
 """Supervisor to trainer, on its standard input, at each renewal of the lease; any other line is the folder of the next
-attempt. During an attempt silence for ``TRUST_SECONDS`` means that the lease may be someone else's: the trainer ends
+attempt. During an attempt silence for ``Stay.trust_seconds`` means that the lease may be someone else's: the trainer ends
 itself. End of file means that the supervisor is gone."""
-TRUST_SECONDS = 45.0
 
 
 def checkpoint_path(step: int) -> PurePosixPath:

@@ -369,7 +369,7 @@ def attempt_data(attempt: Attempt) -> tuple[Any, Any]:
     return data, Lengths.of(data, Chat.load(Path(attempt.order.base.path)))
 
 
-STAY = Stay(max_jobs=10, idle_seconds=60, memory_growth=2)
+STAY = Stay(max_jobs=10, idle_seconds=60, memory_growth=2, trust_seconds=45)
 
 
 class Process:

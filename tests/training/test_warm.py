@@ -159,7 +159,7 @@ def test_it_leaves_after_its_last_job(base: BaseModelRef, tmp_path: Path) -> Non
 
 
 def test_it_leaves_when_its_memory_grew(base: BaseModelRef, tmp_path: Path) -> None:
-    stay = Stay(max_jobs=10, idle_seconds=60, memory_growth=1.0001)
+    stay = Stay(max_jobs=10, idle_seconds=60, memory_growth=1.0001, trust_seconds=45)
     with Process(lay_out(tmp_path / "small", base), stay) as trainer:
         trainer.read_until("finished")
         asked = SdftHyperparameters.model_validate(QUICK | {"lora_rank": 64, "max_completion_tokens": 64})

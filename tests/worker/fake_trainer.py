@@ -17,7 +17,6 @@ from typing import BinaryIO
 from pydantic import BaseModel
 
 from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, Stay, checkpoint_path
-from worker import reporting
 from worker.reporting import PipeReporter, Supervisor
 
 
@@ -42,7 +41,7 @@ class Script(BaseModel):
 
 def main() -> None:
     stay = Stay.model_validate_json(sys.argv[-1])
-    supervisor = Supervisor(sys.stdin.fileno())
+    supervisor = Supervisor(sys.stdin.fileno(), trust_seconds=stay.trust_seconds)
     with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
         for _ in range(stay.max_jobs):
             folder = supervisor.next_attempt(stay.idle_seconds)
@@ -55,7 +54,7 @@ def attempt(folder: Path, pipe: BinaryIO, supervisor: Supervisor) -> bool:
     script = Script.model_validate_json((folder / "train.jsonl").read_bytes())
     order = Order.model_validate_json((folder / "order.json").read_bytes())
     reporter = PipeReporter(pipe, folder, supervisor.leave)
-    reporting.TRUST_SECONDS = script.trust_seconds
+    supervisor.trust_seconds = script.trust_seconds
     os.write(sys.stdout.fileno(), f"at work on {order.job_id}\n{script.prints}".encode())
     if script.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

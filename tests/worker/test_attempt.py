@@ -24,7 +24,7 @@ from worker.attempt import Slot, run_attempt
 from worker.launcher import Trainer
 from worker.seat import Seat
 
-STAY = Stay(max_jobs=1, idle_seconds=1, memory_growth=2)
+STAY = Stay(max_jobs=1, idle_seconds=1, memory_growth=2, trust_seconds=45)
 
 
 def test_a_finished_attempt_leaves_a_version_its_files_and_its_metrics(site: Site) -> None:

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worker.hf.base import Base
-from worker.hf.prompt_memory import PromptMemory, open_cache, slides
 from worker.hf.chat import Chat
 from worker.hf.folded import FoldedCopy, can_fold
 from worker.hf.generation import Choose, decode, inverse_cdf, most_likely
+from worker.hf.prompt_memory import PromptMemory, open_cache, slides
 from worker.sdft.align import buckets, make_batch
 from worker.sdft.loss import Head, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
