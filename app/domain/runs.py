@@ -236,8 +236,8 @@ MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
 
 KEEP_ALIVE = b"lease\n"
 """Supervisor to trainer, on its standard input, at each renewal of the lease; any other line is the folder of the next
-attempt. During an attempt silence for ``Stay.trust_seconds`` means that the lease may be someone else's: the trainer ends
-itself. End of file means that the supervisor is gone."""
+attempt. During an attempt silence for ``Stay.trust_seconds`` means that the lease may be someone else's: the trainer
+ends itself. End of file means that the supervisor is gone."""
 
 
 def checkpoint_path(step: int) -> PurePosixPath:

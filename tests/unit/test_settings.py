@@ -12,7 +12,7 @@ from app.settings import WorkerSettings
 )
 def test_a_lease_outlasts_trust_and_trust_a_heartbeat(heartbeat, trust, lease):
     """Fault caught: a trainer that ends itself while its worker lives, or two at work on one job."""
-    with pytest.raises(ValidationError, match="heartbeat_seconds .* must be below trust_seconds"):
+    with pytest.raises(ValidationError, match=r"heartbeat_seconds .* must be below trust_seconds"):
         WorkerSettings(heartbeat_seconds=heartbeat, trust_seconds=trust, lease_seconds=lease)
 
 
