@@ -1,10 +1,11 @@
 # Everything runs in a virtual environment that the first target makes and the next ones find as it was.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check migrations-check bench ci
+.PHONY: help install demo test check migrations-check bench study ci
 
 PYTHON ?= python3
 SKILLS ?= 2
 BENCH ?= --steps 10 --score-steps 40
+STUDY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -42,5 +43,8 @@ migrations-check: $(INSTALLED) ## Migrations go up, match the models, go down an
 
 bench: $(PEER) ## Time a step beside TRL's on the same work: tables and JSON in build/bench (BENCH="--steps 3": minutes)
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+study: $(INSTALLED) ## What each way to train teaches and what it forgets: table and plot in build/study (hours; may be killed and begun again)
+	$(BIN)/python -m benchmarks.forgetting $(STUDY)
 
 ci: check migrations-check test ## What has to pass before a change lands

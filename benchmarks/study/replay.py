@@ -1,0 +1,79 @@
+"""Plain fine-tuning with replay, as a training file: demonstrations, and the starting point's own answers beside them.
+
+The control of rehearsal. It has the same prompts, answered by the same weights at the same temperature, as often and
+with the same weight in a step as rehearsal has by default; what differs is what is learned from an answer (its text, or
+the starting point's whole distribution along it) and from a demonstration.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Any
+
+from app.domain.demonstrations import read_demonstrations
+from app.domain.runs import Order
+from app.domain.training import SupervisedHyperparameters, TrainingConfig
+from benchmarks.study.store import MAX_REPLAYED_TOKENS, file_sha256
+from worker.dataset import rehearsal
+from worker.examples import REHEARSAL_WEIGHT, encode_rehearsal
+from worker.hf.base import Base
+from worker.hf.model import HfPolicy
+
+Conversation = list[Mapping[str, Any]]
+
+
+def write_replay(order: Order, folder: Path, rehearsing: TrainingConfig) -> Order:
+    """Put the mixed file in the place of the demonstrations; the order to train on it in one pass.
+
+    Args:
+        order: A supervised one, its folder laid out.
+        folder: Of the attempt.
+        rehearsing: Of the job whose rehearsal this is the control of.
+
+    Raises:
+        RuntimeError: The starting point says nothing that can be replayed.
+    """
+    num_replayed = round(rehearsing.num_rehearsal * REHEARSAL_WEIGHT)
+    file = folder / "train.jsonl"
+    demonstrations = [[*one.messages, _assistant(one.completion)] for one in read_demonstrations(file)]
+    shown = islice(cycle(demonstrations), rehearsing.total_steps * rehearsing.batch_size)
+    said = list(own_answers(order, folder, rehearsing))
+    if not said:
+        raise RuntimeError(f"no answer of the starting point ends within {MAX_REPLAYED_TOKENS} tokens")
+    replayed = islice(cycle(said), rehearsing.total_steps * num_replayed)
+    lines = (json.dumps({"messages": messages}) + "\n" for messages in chain(shown, replayed))
+    file.write_text("".join(lines), encoding="utf-8")
+    asked = SupervisedHyperparameters(
+        learning_rate=order.hyperparameters.learning_rate,
+        batch_size=rehearsing.batch_size + num_replayed,
+        n_epochs=1,
+    )
+    return order.model_copy(update={"hyperparameters": asked, "training_sha256": file_sha256(file)})
+
+
+def own_answers(order: Order, folder: Path, rehearsing: TrainingConfig) -> Iterator[Conversation]:
+    """What the starting point says to the prompts that the job would rehearse, as far as a training file may hold it.
+
+    Left out: answers that do not end in time, are empty, or hold a NUL.
+    """
+    base = Base.load(Path(order.base.path), num_threads=order.num_threads)
+    policy = HfPolicy.on(
+        base,
+        lora_rank=rehearsing.lora_rank,
+        lora_alpha=rehearsing.lora_alpha,
+        parent=folder / "parent" if order.parent else None,
+        seed=order.seed,
+    )
+    prompts = rehearsal(order, folder)
+    messages = {tuple(policy.encode_chat(one)): one for one in prompts}
+    to_the_end = rehearsing.model_copy(update={"max_completion_tokens": MAX_REPLAYED_TOKENS})
+    for task in encode_rehearsal(policy, prompts, to_the_end):
+        text = policy.decode(task.answer)
+        ends = task.answer[-1] in policy.stop_ids and len(policy.encode_completion(text)) <= MAX_REPLAYED_TOKENS
+        if ends and text.strip() and "\0" not in text:
+            yield [*messages[tuple(task.prompt)], _assistant(text)]
+
+
+def _assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}

@@ -1,0 +1,91 @@
+"""The table of the study, in markdown."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from benchmarks.study.cells import ARMS, DEFAULT, SKILLS, Cell
+from benchmarks.study.figures import LOSSES, Count, Outcome, pool
+
+Outcomes = Mapping[Cell, Outcome | str]
+"""What came of each training that is done; a word where it failed."""
+
+HEAD = ("skill", "way to train", "learned", *LOSSES.values(), "KL to base", "minutes")
+EXPLANATION = """\
+The share over seeds {seeds} in percent, its 95 % interval, then their counts one by one (`-`: not done). *Learned*:
+held-out questions right. *Forgot*: of what the base (of home: the version before) had right, what is wrong now; what is
+newly right is not set off against it. An interval is Wilson's for the questions of one seed, since every seed is asked
+the same. It does not hold the spread between seeds: the counts show that."""
+
+
+def render(outcomes: Outcomes, planned: Sequence[Cell], notes: Sequence[str]) -> str:
+    """All that is known so far, and what is missing.
+
+    Args:
+        outcomes: Of cells that are done.
+        planned: All cells of the study.
+        notes: To be said below.
+    """
+    seeds = sorted({cell.seed for cell in planned})
+    skills = [skill for skill in SKILLS if any(cell.skill == skill for cell in outcomes)]
+    rows = [row for skill in skills for row in _of_skill(skill, outcomes, seeds)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (HEAD, ["---"] * len(HEAD), *rows)]
+    missing = [cell for cell in planned if cell not in outcomes]
+    return (
+        "\n\n".join(
+            [
+                "# What is learned, and what is forgotten",
+                "\n".join(lines) if rows else "No training is done yet.",
+                EXPLANATION.format(seeds=", ".join(map(str, seeds))),
+                *notes,
+                f"{len(planned) - len(missing)} of {len(planned)} trainings are done." + _named(missing),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _of_skill(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> list[list[str]]:
+    label = SKILLS[skill].label
+    defaults = [outcomes.get(Cell(DEFAULT, skill, seed)) for seed in seeds]
+    ceilings = [one.ceiling if isinstance(one, Outcome) else None for one in defaults]
+    rows = []
+    if any(ceilings):
+        rows.append([label, "*ceiling: the default's teacher*", _shares(ceilings), *[""] * (len(HEAD) - 3)])
+    for arm, way in ARMS.items():
+        some = [outcomes.get(Cell(arm, skill, seed)) for seed in seeds]
+        if any(some):
+            name = f"**{way.label}**" if arm == DEFAULT else way.label
+            rows.append([label, name, *_figures(some)])
+    return rows
+
+
+def _figures(some: Sequence[Outcome | str | None]) -> list[str]:
+    done = [one for one in some if isinstance(one, Outcome)]
+    return [
+        _shares([one.learned if isinstance(one, Outcome) else one for one in some]),
+        *(_shares([one.lost.get(name) if isinstance(one, Outcome) else None for one in some]) for name in LOSSES),
+        f"{fmean(one.drift for one in done):.3f}" if done else "",
+        f"{fmean(one.seconds for one in done) / 60:.1f}" if done else "",
+    ]
+
+
+def _shares(seeds: Sequence[Count | str | None]) -> str:
+    """``95 [84, 99] · 38/40, 38/40, -``; in the place of a count may be a word."""
+    if not any(seeds):
+        return ""
+    share = pool([one for one in seeds if isinstance(one, Count)])
+    bounds = [f"{100 * bound:.0f}" for bound in (share.value, share.low, share.high)] if share else None
+    pooled = f"{bounds[0]} [{bounds[1]}, {bounds[2]}] · " if bounds else ""
+    return pooled + ", ".join(f"{one.num}/{one.of}" if isinstance(one, Count) else one or "-" for one in seeds)
+
+
+def _named(missing: Sequence[Cell]) -> str:
+    """What is missing, a line a skill and a way."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for cell in missing:
+        seeds.setdefault((cell.skill, cell.arm), []).append(cell.seed)
+    lines = [
+        f"- {SKILLS[skill].label}, {ARMS[arm].label}: seed {', '.join(map(str, sorted(some)))}"
+        for (skill, arm), some in seeds.items()
+    ]
+    return "\n".join([" Missing:\n", *lines]) if lines else ""

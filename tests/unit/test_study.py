@@ -1,0 +1,148 @@
+"""The study's plan, figures, table, plot and tool calls; no model."""
+
+import json
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from app.demo.skills import PARTS
+from app.domain.json_rules import tool_call
+from benchmarks.study import plot, table, tool_calls
+from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_SKILLS, Cell, plan
+from benchmarks.study.figures import Count, Outcome, outcome, pool
+from worker.evals.statistics import wilson
+
+
+def kept(suite, group, had, num_kept, *, reference="base", num_kinds=1):
+    return {
+        "suite": suite, "group": group, "num_kinds": num_kinds, "num_rehearsed_kinds": 0, "reference": reference,
+        "num_had": had, "num_kept": num_kept,
+    }  # fmt: skip
+
+
+REPORT = {
+    "suites": [
+        {"name": "tool", "role": "skill", "n": 40, "arms": [
+            {"arm": "base", "num_right": 0}, {"arm": "candidate", "num_right": 30}, {"arm": "ceiling", "num_right": 36},
+        ]},
+        {"name": "home:1", "role": "earlier", "n": 40, "arms": []},
+        {"name": "general ability", "role": "general", "n": 312, "arms": []},
+    ],
+    "kept": [
+        kept("home:1", "all", 38, 35, reference="parent"),
+        kept("general ability", "all", 40, 30, num_kinds=4),
+        kept("general ability", "rehearsed kinds", 0, 0, num_kinds=0),
+        kept("general ability", "facts", 10, 9),
+        kept("general ability", "lists", 8, 8),
+        kept("general ability", "arithmetic", 12, 7),
+        kept("general ability", "copying", 10, 6),
+        kept("general ability", "copying", 5, 0, reference="parent"),
+    ],
+    "drift": [{"prompts": "task", "base_to_candidate": 2.0}, {"prompts": "neutral", "base_to_candidate": 0.25}],
+}  # fmt: skip
+
+
+def made(learned=30, lost=9, seconds=60.0):
+    return Outcome(
+        Count(learned, 40), Count(36, 40), {"rehearsed": Count(1, 18), "other": Count(lost, 22)}, 0.1, seconds
+    )
+
+
+def test_the_most_telling_trainings_come_first_and_none_before_its_parent():
+    cells = plan(list(ARMS), list(USUAL_SKILLS), SEEDS)
+    telling = ("rehearsal", "sft", "sft-replay", "sdft")
+    assert cells[:12] == [Cell(arm, skill, 0) for skill in ("home", "route", "tool") for arm in telling]
+    assert len(cells) == len(set(cells)) == len(ARMS) * 3 * 3
+    assert all(cell.parent is None or cells.index(cell.parent) < place for place, cell in enumerate(cells))
+
+
+def test_a_skill_brings_the_one_that_it_goes_on_from():
+    assert plan(["sft"], ["tool"], [2]) == [Cell("sft", "home", 2), Cell("sft", "tool", 2)]
+
+
+def test_a_kind_that_one_way_did_not_rehearse_is_counted_as_for_all_ways():
+    found = outcome(REPORT, 90.0)
+    assert found.lost == {"earlier": Count(3, 38), "rehearsed": Count(1, 18), "other": Count(9, 22)}
+    assert (found.learned, found.ceiling, found.drift) == (Count(30, 40), Count(36, 40), 0.25)
+
+
+def test_three_seeds_of_the_same_questions_are_no_more_questions():
+    alike = pool([Count(38, 40)] * 3)
+    once = wilson(38, 40)
+    assert (alike.low, alike.high) == pytest.approx((once.low, once.high))
+    apart = pool([Count(20, 40), Count(40, 40)])
+    assert apart.value == pytest.approx(0.75)
+    assert pool([]) is pool([Count(0, 0)]) is None
+
+
+def test_a_partial_table_shows_each_seed_and_says_what_is_missing():
+    planned = plan(["sft", "rehearsal"], ["home", "route"], SEEDS)
+    done = {
+        Cell("rehearsal", "home", 0): made(38),
+        Cell("rehearsal", "home", 2): made(34),
+        Cell("sft", "home", 1): "diverged",
+    }
+    page = table.render(done, planned, ["A note."])
+    assert "| home | **SDFT + rehearsal (the default)** | 90 [77, 96] · 38/40, -, 34/40 |" in page
+    assert "41 [23, 61] · 9/22, -, 9/22" in page
+    assert "| home | SFT, rate 3e-4 | -, diverged, - |" in page
+    assert "3 of 12 trainings are done" in page
+    assert "- home, SDFT + rehearsal (the default): seed 1\n" in page
+    assert "- route, SFT, rate 3e-4: seed 0, 1, 2" in page
+    assert "A note." in page
+    assert "ceiling" in page
+
+
+def test_the_plot_puts_a_way_where_its_figures_are():
+    done = {Cell("sft", "home", 0): made(20, lost=11), Cell("sft", "home", 1): made(40, lost=11)}
+    svg = ET.fromstring(plot.render(done))
+    space = "{http://www.w3.org/2000/svg}"
+    titles = [text.text for text in svg.iter(f"{space}text") if text.get("font-weight") == "600"]
+    assert titles == ["home: forgot of rehearsed kinds", "home: forgot of other kinds"]
+    other = next(group for group in svg.iter(f"{space}g") if titles[1] in "".join(group.itertext()))
+    circles = [(float(one.get("cx")), float(one.get("cy")), one.get("r")) for one in other.iter(f"{space}circle")]
+    middle = plot.LEFT + plot.WIDTH / 2
+    assert (middle, plot.TOP + plot.HEIGHT / 4, "8") in circles
+    assert {circle for circle in circles if circle[2] == "3"} == {
+        (middle, plot.TOP + plot.HEIGHT / 2, "3"),
+        (middle, plot.TOP, "3"),
+    }
+
+
+def pairs(part):
+    rows = [json.loads(line)["messages"] for line in tool_calls.data_path(part).read_text().splitlines()]
+    return [(question["content"], answer["content"]) for question, answer in rows]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_shipped_calls_are_what_the_generator_makes(part):
+    assert tool_calls.data_path(part).read_text() == tool_calls.render(part)
+    assert len({question for question, _ in pairs(part)}) == tool_calls.SIZES[part]
+
+
+def test_held_out_tools_and_values_are_never_seen_in_training():
+    training = {word for pair in pairs("training") for text in pair for word in re.findall(r"\w+", text)}
+    assert not tool_calls.TOOLS["heldout"].keys() & training
+    for kind, values in tool_calls.VALUES["heldout"].items():
+        assert not set(map(str, values)) & set(map(str, tool_calls.VALUES["training"][kind]))
+        if kind != "count":  # a digit may stand in another number's place, such as an hour's
+            assert not set(map(str, values)) & training
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_call_is_of_an_offered_tool_with_what_the_request_says(part):
+    for question, answer in pairs(part):
+        [call] = json.loads(answer)
+        request = question.partition("Request:")[2]
+        slots = tool_calls.TOOLS[part][call["name"]].slots
+        assert f"- {call['name']}({', '.join(slots)}):" in question
+        assert list(call["arguments"]) == list(slots)
+        assert all(str(value) in request for value in call["arguments"].values())
+
+
+def test_the_scorer_tells_calls_apart():
+    (_, one), (_, other) = pairs("heldout")[:2]
+    assert SKILLS["calls"].scorer == "tool_call"
+    assert tool_call(json.dumps(json.loads(one), indent=2), one)
+    assert not tool_call(other, one)
