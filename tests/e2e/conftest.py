@@ -83,6 +83,8 @@ class Deployment:
         self.sessions = make_sessions(self.postgres.url, pool_size=2)
         self.store = Store(self.folder / "store")
         self.port = _free_port()
+        self.scratch = self.folder / "tmp"
+        self.scratch.mkdir()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -94,6 +96,7 @@ class Deployment:
             "SDFT_STORAGE__ROOT": str(self.folder / "store"),
             "SDFT_STORAGE__MODELS": str(self.models),
             "SDFT_STORAGE__WORK": str(self.folder / "work"),
+            "TMPDIR": str(self.scratch),
             "OMP_WAIT_POLICY": "passive",
             "GOMP_SPINCOUNT": "0",
         }
@@ -143,9 +146,15 @@ class Deployment:
             process
             for process in psutil.process_iter(["cmdline"])
             if "worker.trainer_process" in (process.info["cmdline"] or [])
-            and str(self.folder) in process.info["cmdline"][-1]
             and is_alive(process)
+            and self._is_ours(process)
         ]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("TMPDIR") == str(self.scratch)
+        except psutil.Error:  # gone meanwhile
+            return False
 
     def _answers(self) -> bool:
         try:
