@@ -88,7 +88,7 @@ def expected_work(policy: HfPolicy, setting: Setting, config: TrainingConfig) ->
     supervised = config.method == "supervised"
     answer = config.max_completion_tokens
     if supervised:
-        answer = fmean(len(task.demonstration) for task in tasks[0][1])
+        answer = fmean(len(task.answer) for task in tasks[0][1])
     return Work(prompt, None if supervised else teacher_prompt, answer * sum(count for count, _ in tasks))
 
 

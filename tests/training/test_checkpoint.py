@@ -137,8 +137,9 @@ def test_stock_peft_reads_the_adapter_in_a_process_of_its_own(any_base, tmp_path
         input=json.dumps({"prompt": prompt, "completion": answer}),
         capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert json.loads(loaded.stdout)["nll"] == pytest.approx(policy.nll([prompt], [answer], arm="student")[0], rel=1e-4)
-    assert policy.nll([prompt], [answer], arm="base")[0] != pytest.approx(json.loads(loaded.stdout)["nll"], rel=1e-3)
+    read_back = pytest.approx(json.loads(loaded.stdout)["nll"], rel=1e-4)
+    assert policy.nll([prompt], [answer], arm="student")[0] == read_back
+    assert policy.nll([prompt], [answer], arm="base")[0] != read_back
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("tiny/base", "abc")
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.0)
