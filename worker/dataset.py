@@ -17,6 +17,7 @@ from app.domain.evaluation import unusable
 from app.domain.questions import stream_questions
 from app.domain.runs import Order
 from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingConfig
+from worker.evals.schema import Bounds, LineageScore
 from worker.evals.scorers import ScorerChoice, infer_scorer
 from worker.evals.suites import (
     Messages,
@@ -178,3 +179,11 @@ def make_suites(
     ]
     rehearsed = config.num_rehearsal > 0 and config.rehearsal_prompts == "builtin"
     return [*([skill] if data.heldout else []), *earlier, general_suite(rehearsed=rehearsed), *clients]
+
+
+def past_scores(order: Order) -> list[LineageScore]:
+    """What earlier reports have on the lineage, as this one shows it."""
+    return [
+        LineageScore(version=one.version, suite=one.skill, score=Bounds(value=one.value, low=one.low, high=one.high))
+        for one in order.past
+    ]

@@ -9,7 +9,7 @@ from worker import memory
 from worker.answers import answer_memory
 from worker.evals.page import render_html
 from worker.evals.report import build_report
-from worker.evals.run import Measured, evaluate
+from worker.evals.run import ArmName, Measured, evaluate
 from worker.evals.schema import Cost, Report
 from worker.evals.scorers import NLL, ScorerChoice
 from worker.evals.suites import Split, Suite, demonstration_suite, general_suite
@@ -90,6 +90,11 @@ class Evaluation:
             return ScorerChoice(NLL, "no skill was asked about")
         return ScorerChoice(self.order.skills[0].scorer, "each skill is judged as when it was taught")
 
+    def names(self) -> dict[ArmName, str]:
+        """What the arms are called as versions."""
+        named: dict[ArmName, str] = {"candidate": self.order.version.label}
+        return named | {"parent": self.order.against.label} if self.order.against else named
+
     def report(self, measured: Measured, heldout: list[Demonstration], circumstances: dict[str, Any]) -> Report:
         """Judge what was measured, as after training, but without what only training knows."""
         order = self.order
@@ -111,6 +116,7 @@ class Evaluation:
                 "against": order.against.model_dump() if order.against else None,
                 **circumstances,
             },
+            names=self.names(),
         )
 
     def export(self, report: Report) -> None:

@@ -10,7 +10,7 @@ from app.domain.runs import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
 from worker.answers import answer_memory
-from worker.dataset import Lengths, choose_scorer, make_suites, part, rehearsal
+from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores, rehearsal
 from worker.evals.report import build_report
 from worker.evals.run import evaluate
 from worker.evals.schema import Cost
@@ -96,6 +96,8 @@ class Attempt:
                 template=config.template if config.method == "sdft" else None,
                 cost=self.cost(result),
                 provenance=provenance(self.order, config, data, policy),
+                names={"parent": self.order.parent.label} if self.order.parent else {},
+                past=past_scores(self.order),
             )
             export(self.order, self.folder, policy, config=config, data=data, report=report)
         with self.phase("load_check"):

@@ -27,7 +27,7 @@ from app.domain.runs import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
-from app.services.lineage import ancestors
+from app.services.lineage import ancestors, past_scores
 from app.services.publishing import model_id
 from app.services.runs import Claim, held, latest_checkpoint
 from app.storage.store import CorruptBlob, StoredBlob
@@ -145,6 +145,7 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
             "validation_sha256": _data(session, job.validation_file_id, VALIDATION_NAME, plan),
             "parent": _version(session, parent_id, PARENT_FOLDER, plan) if parent_id else None,
             "earlier": _earlier(session, lineage, plan),
+            "past": past_scores(session, lineage[::-1]),
             "scorer": measured.scorer,
             "tolerance": measured.tolerance,
             "suites": _suites(session, measured.suites, plan),

@@ -83,6 +83,16 @@ class EarlierSkill(_Frozen):
     max_completion_tokens: int
 
 
+class PastScore(_Frozen):
+    """What an earlier report says that a version of the lineage, or the base, scored on one of its skills."""
+
+    version: str = Field(description="name:version, or base.")
+    skill: str = Field(description="name:version that was taught it.")
+    value: float
+    low: float
+    high: float
+
+
 class SuiteFile(_Frozen):
     """Questions that a client wants every arm to be asked."""
 
@@ -96,6 +106,11 @@ class ParentRef(_Frozen):
     adapter: str
     version: int
     model_id: str
+
+    @property
+    def label(self) -> str:
+        """What clients and reports call it."""
+        return f"{self.adapter}:{self.version}"
 
 
 class Order(_Frozen):
@@ -115,6 +130,7 @@ class Order(_Frozen):
     validation_sha256: str | None = None
     parent: ParentRef | None = None
     earlier: list[EarlierSkill] = []
+    past: list[PastScore] = Field([], description="Of the lineage, oldest version first.")
     rehearsal: list[str] = Field([], description="Training files of the lineage, relative to the attempt's folder.")
     scorer: ScorerName | None = Field(None, description="Of the skill, as the client asked.")
     tolerance: float | None = None

@@ -4,7 +4,7 @@ Read from stored reports alone: a version's own report has it on its skill and o
 point on the same questions; evaluations asked for later fill what is missing. What no report has is null.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from app.db.models import Adapter, AdapterVersion, Evaluation
 from app.domain.lineage import Figures, compute_figures
+from app.domain.runs import PastScore
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ def of_adapter(session: Session, adapter: Adapter) -> Lineage:
     """The lineage of one line."""
     members = _family(session, AdapterVersion.adapter_id == adapter.id)
     versions = sorted(members.values(), key=lambda version: (version.created_at, version.version))
-    reported = (Evaluation.version_id.in_(members), Evaluation.report.is_not(None))
-    query = select(Evaluation).where(*reported).order_by(Evaluation.created_at)
-    table = _Table(versions, session.scalars(query).all())
+    table = _Table(versions, _reports(session, members))
     line = [version for version in versions if version.adapter_id == adapter.id and version.deleted_at is None]
     judged = max(line, key=lambda version: version.version, default=None)
     measure, figures = table.figures(_path(members, judged.id if judged else None)[::-1])
@@ -84,6 +83,28 @@ def of_adapter(session: Session, adapter: Adapter) -> Lineage:
         measure=measure,
         figures=figures,
     )
+
+
+def past_scores(session: Session, versions: Sequence[AdapterVersion]) -> list[PastScore]:
+    """What reports say that the base and these ``ancestors``, in their order, scored on each other's skills."""
+    table = _Table(versions, _reports(session, [version.id for version in versions]))
+    arms = [("base", None), *((_label(version), version.id) for version in versions)]
+    return [
+        PastScore(version=name, skill=_label(suite.version), value=cell.score, low=cell.low, high=cell.high)
+        for name, version_id in arms
+        for suite, cell in zip(table.suites, table.row(version_id), strict=True)
+        if cell
+    ]
+
+
+def _reports(session: Session, version_ids: Collection[str]) -> Sequence[Evaluation]:
+    """Evaluations of versions that have a report, oldest first."""
+    reported = (Evaluation.version_id.in_(version_ids), Evaluation.report.is_not(None))
+    return session.scalars(select(Evaluation).where(*reported).order_by(Evaluation.created_at)).all()
+
+
+def _label(version: AdapterVersion) -> str:
+    return f"{version.adapter.name}:{version.version}"
 
 
 def _family(session: Session, chosen: ColumnElement[bool]) -> dict[str, AdapterVersion]:
@@ -108,7 +129,7 @@ class _Table:
 
     def __init__(self, versions: Sequence[AdapterVersion], evaluations: Sequence[Evaluation]) -> None:
         self._versions = {version.id: version for version in versions}
-        self._labels = {f"{version.adapter.name}:{version.version}": version.id for version in versions}
+        self._labels = {_label(version): version.id for version in versions}
         self._cells: dict[tuple[str | None, str], Cell] = {}
         self.evaluation_ids = {one.version_id: one.id for one in evaluations if self._is_own(one)}
         skills = {}

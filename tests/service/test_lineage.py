@@ -3,6 +3,7 @@
 import pytest
 
 from app.db.clock import NOW
+from app.services.lineage import ancestors, past_scores
 from tests import factories
 from tests.service.conftest import error_of
 
@@ -162,6 +163,21 @@ def test_a_poller_that_has_the_lineage_is_not_sent_it_again(http, line):
     line(suite("home", "skill", candidate=0.9))
     tag = http.get("/v1/adapters/home/lineage").headers["etag"]
     assert http.get("/v1/adapters/home/lineage", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_a_job_that_goes_on_is_told_what_the_lineage_scored(line, session):
+    _, second, _ = three_skills(line)
+    told = past_scores(session, ancestors(session, second.id)[::-1])
+    # Of the third version and of its skill nothing: neither was there when the job began.
+    assert [(one.version, one.skill, one.value) for one in told] == [
+        ("base", "home:1", 0.0),
+        ("base", "home:2", 0.1),
+        ("home:1", "home:1", 0.9),
+        ("home:1", "home:2", 0.2),
+        ("home:2", "home:1", 0.7),
+        ("home:2", "home:2", 0.8),
+    ]
+    assert (told[2].low, told[2].high) == (0.8, 1.0)
 
 
 def test_an_adapter_that_is_not_there_has_no_lineage(http):

@@ -81,6 +81,7 @@ def test_both_versions_score_what_their_own_reports_say(versions: list[Path], tm
     assert asked["candidate"] != asked["base"]
     assert arms(report, "fan:1")["parent"] == arms(fan, "fan")["candidate"]
     assert {one["role"] for one in report["suites"]} == {"skill", "earlier", "general"}
+    assert list(dict.fromkeys(one["version"] for one in report["lineage"])) == ["base", "fan:1", "lamp:1"]
     assert report["provenance"]["against"]["adapter"] == "fan"
     assert "path" not in report["provenance"]["base"]
     assert report["cost"]["trained_tokens"] == 0

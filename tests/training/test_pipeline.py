@@ -28,6 +28,7 @@ from app.domain.runs import (
     EarlierSkill,
     Order,
     ParentRef,
+    PastScore,
     Stay,
     checkpoint_path,
 )
@@ -170,7 +171,9 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
         adapter="lamp", version=1, path="earlier/0.jsonl", scorer="normalized", max_completion_tokens=12
     )
     answers = str(before.parent / "answers")
-    folder = lay_out(tmp_path / "second", base, word="fan", parent=parent, earlier=[earlier], answers=answers)
+    past = PastScore(version="lamp:1", skill="lamp:1", value=0.5, low=0.25, high=0.75)
+    asked = {"parent": parent, "earlier": [earlier], "past": [past], "answers": answers}
+    folder = lay_out(tmp_path / "second", base, word="fan", **asked)
     shutil.copytree(before / "out" / "adapter", folder / "parent")
     (folder / "earlier").mkdir()
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier" / "0.jsonl")
@@ -179,6 +182,13 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
     suites = {suite["name"]: {arm["arm"] for arm in suite["arms"]} for suite in report["suites"]}
     assert suites["fan"] == {"base", "parent", "candidate", "ceiling"}
     assert {"parent", "candidate"} <= suites["lamp:1"]
+    assert [(one["version"], one["suite"]) for one in report["lineage"]] == [
+        ("base", "fan"),
+        ("lamp:1", "lamp:1"),
+        ("lamp:1", "fan"),
+        ("candidate", "lamp:1"),
+        ("candidate", "fan"),
+    ]
     assert report["method"]["answers_reused"] == {"general ability": ["base", "parent"]}
     first = json.loads((before / "out" / "report.json").read_text())
     assert first["method"]["answers_reused"] == {}

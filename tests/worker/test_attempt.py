@@ -269,7 +269,11 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
             )
             for content in (b"trained one", b"trained two")
         ]
-        first = factories.make_version(session, project=project, job=jobs[0], store=site.store, heldout=b"one\n")
+        score = {"arm": "candidate", "score": {"value": 0.5, "low": 0.25, "high": 0.75}}
+        skill = {"name": "x", "role": "skill", "measure": "share_right", "n": 8, "arms": [score]}
+        first = factories.make_version(
+            session, project=project, job=jobs[0], store=site.store, heldout=b"one\n", report={"suites": [skill]}
+        )
         line = session.get_one(models.Adapter, first.adapter_id)
         second = factories.make_version(
             session,
@@ -304,6 +308,8 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
         (2, "two\n"),
         (1, "one\n"),
     ]
+    named = {"version": f"{line.name}:1", "skill": f"{line.name}:1"}
+    assert order["past"] == [named | {"value": 0.5, "low": 0.25, "high": 0.75}]
     assert [(seen / path).read_text() for path in order["rehearsal"]] == ["trained two", "trained one"]
     assert [skill["tolerance"] for skill in order["earlier"]] == [0.25, None]
     assert (order["scorer"], order["tolerance"]) == ("numeric", 0.5)

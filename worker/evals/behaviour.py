@@ -31,6 +31,7 @@ def describe(suite: str, arm: ArmName, answers: Sequence[Answer], demonstrations
         suite=suite,
         arm=arm,
         mean_tokens=fmean(len(one.ids) for one in answers),
+        lengths=sorted(len(one.ids) for one in answers),
         truncated=fmean(not one.stopped for one in answers),
         distinct_4=distinct_4([one.ids for one in answers]),
         artefacts=artefact_rate([one.text for one in answers]),

@@ -3,12 +3,14 @@
 Knows neither models nor pages. Everything random is seeded, so a report can be computed again to the last digit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any, Final
 
 from worker.evals.behaviour import describe
+from worker.evals.differences import SEED, bounds, difference, list_changes
 from worker.evals.marks import Marks, mark
+from worker.evals.matrix import retention_matrix
 from worker.evals.run import ArmName, Measured
 from worker.evals.schema import (
     ArmScore,
@@ -18,18 +20,18 @@ from worker.evals.schema import (
     DriftReport,
     Flip,
     Kept,
+    LineageScore,
     Method,
     Report,
     SuiteReport,
 )
 from worker.evals.scorers import NLL, NLL_VERSION, SCORERS, ScorerChoice
-from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_difference, paired_shift, wilson
+from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, wilson
 from worker.evals.suites import Item, Split
 from worker.evals.summary import caveats, summarize
 
 MARGIN: Final = 0.1
 """Ten points, or for free text a tenth of a nat per token: smaller changes are called the same."""
-SEED: Final = 0
 MAX_FLIPS: Final = 100
 MAX_CHARACTERS: Final = 2000
 """Of a prompt or an answer that the report shows."""
@@ -44,6 +46,8 @@ def build_report(
     template: str | None,
     cost: Cost,
     provenance: dict[str, Any],
+    names: Mapping[ArmName, str] | None = None,
+    past: Sequence[LineageScore] = (),
 ) -> Report:
     """Judge what was measured.
 
@@ -55,6 +59,8 @@ def build_report(
         template: How the teacher was shown demonstrations.
         cost: Of the job so far; the evaluation's own is added.
         provenance: Whatever identifies what was run; shown as it is.
+        names: What arms are called as versions of a lineage, where they have a name.
+        past: What earlier reports have on the lineage, oldest version first.
     """
     marked = [mark(measured, suite) for suite in measured.suites if suite.items]
     comparisons = _compare(marked)
@@ -65,6 +71,7 @@ def build_report(
         title=title,
         summary=summarize(marked, suites, kept, margin=MARGIN),
         suites=suites,
+        lineage=retention_matrix(suites, past, names or {}),
         kept=kept,
         drift=[DriftReport(**vars(drift)) for drift in measured.drift],
         behaviour=[
@@ -105,6 +112,7 @@ def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:
         n=len(marks.items),
         arms=[_arm_score(marks, arm) for arm in marks.scores],
         comparisons=comparisons,
+        changes=list(list_changes(marks)),
         flips=list(_flips(marks))[:MAX_FLIPS] if marks.suite.judged else [],
     )
 
@@ -139,12 +147,11 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
 
 
 def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison:
-    difference = paired_difference if marks.suite.judged else paired_shift
-    estimate = difference(marks.scores["candidate"], marks.scores[arm], seed=SEED)
+    estimate = difference(marks, "candidate", arm)
     lost, gained = _changes(marks, arm) if marks.suite.judged else (None, None)
     return Comparison(
         against=arm,
-        difference=Bounds(value=estimate.value, low=estimate.interval.low, high=estimate.interval.high),
+        difference=bounds(estimate),
         num_lost=lost,
         num_gained=gained,
         p_value=p_value,

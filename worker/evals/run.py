@@ -16,9 +16,9 @@ from worker.evals.suites import Item, Suite
 from worker.sdft.policy import Arm, Rollout
 from worker.sdft.prompts import teacher_messages
 
-ArmName = Literal["base", "parent", "candidate", "ceiling"]
-"""Who answers. ``candidate`` is the new version; ``ceiling`` is what the candidate was distilled from: the starting
-point with that very item's demonstration in its context."""
+ArmName = Literal["base", "parent", "candidate", "supervised", "ceiling"]
+"""Who answers. ``candidate`` is the new version; ``supervised`` is its twin, where one was trained; ``ceiling`` is what
+the candidate was distilled from: the starting point with that very item's demonstration in its context."""
 
 Prompts = list[list[int]]
 

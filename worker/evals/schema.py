@@ -46,6 +46,14 @@ class Comparison(_Frozen):
     verdict: Verdict
 
 
+class Change(_Frozen):
+    """A trained arm's score less that of an arm that was there before, on the same items."""
+
+    arm: ArmName
+    against: ArmName
+    difference: Bounds
+
+
 class Flip(_Frozen):
     """An item that the candidate and its starting point judge differently."""
 
@@ -67,6 +75,7 @@ class SuiteReport(_Frozen):
     n: int
     arms: list[ArmScore]
     comparisons: list[Comparison]
+    changes: list[Change] = Field(description="Of every arm that the job trained; against the starting point last.")
     flips: list[Flip]
 
 
@@ -85,6 +94,14 @@ class Kept(_Frozen):
     share: Bounds | None = Field(description="None where the reference got nothing right.")
 
 
+class LineageScore(_Frozen):
+    """What a version scored on a skill that the lineage was taught: a cell of the retention matrix."""
+
+    version: str = Field(description="name:version, or an arm where it has no such name yet.")
+    suite: str
+    score: Bounds
+
+
 class DriftReport(_Frozen):
     """KL divergence in nats per token along the base's own answers."""
 
@@ -100,6 +117,7 @@ class Behaviour(_Frozen):
     suite: str
     arm: ArmName
     mean_tokens: float
+    lengths: list[int] = Field(description="Tokens of every answer, shortest first.")
     truncated: float = Field(description="Share of answers that the limit ended.")
     distinct_4: float = Field(description="Share of token 4-grams that are new in their answer; low is repetition.")
     artefacts: float = Field(description="Share of answers that speak of a demonstration.")
@@ -168,10 +186,13 @@ class Cost(_Frozen):
 class Report(_Frozen):
     """Everything that a job measured."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     title: str
     summary: Summary
     suites: list[SuiteReport]
+    lineage: list[LineageScore] = Field(
+        description="Versions and skills in the order in which they came, the base first; empty without earlier skills."
+    )
     kept: list[Kept]
     drift: list[DriftReport]
     behaviour: list[Behaviour]

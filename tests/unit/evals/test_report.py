@@ -95,6 +95,28 @@ def test_flips_show_what_each_arm_said() -> None:
     assert (comparison.num_lost, comparison.num_gained, comparison.p_value) == (2, 0, 0.5)
 
 
+def test_what_changed_is_told_against_the_base_and_the_starting_point() -> None:
+    def speak(arm: Arm, conversation: str) -> str:
+        known = {"base": 0, "parent": 20, "student": 30}[arm]
+        question = conversation.splitlines()[-1]
+        return RIGHT[question] if question in list(RIGHT)[:known] else "I am sorry."
+
+    skill = _build(speak, SKILL, has_parent=True, template=None).suites[0]
+    changes = {(one.arm, one.against): one.difference for one in skill.changes}
+    assert {pair: one.value for pair, one in changes.items()} == {
+        ("candidate", "base"): 0.75,
+        ("candidate", "parent"): 0.25,
+    }
+    assert changes["candidate", "parent"] == skill.comparisons[-1].difference
+
+
+def test_lengths_of_answers_are_listed_shortest_first() -> None:
+    rows = {(row.suite, row.arm): row for row in _build(_speaker(learnt=39), SKILL).behaviour}
+    candidate = rows["codes", "candidate"]
+    assert candidate.lengths == sorted(candidate.lengths)
+    assert (len(candidate.lengths), sum(candidate.lengths)) == (40, pytest.approx(40 * candidate.mean_tokens))
+
+
 def test_an_earlier_skill_that_the_candidate_lost_stops_it() -> None:
     earlier = replace(SKILL, name="older", role="earlier")
 

@@ -1,0 +1,167 @@
+"""Reports of every shape, made by hand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from worker.evals.schema import Report
+
+Row = dict[str, Any]
+
+
+def bounds(value: float, low: float | None = None, high: float | None = None) -> Row:
+    return {
+        "value": value,
+        "low": value - 0.05 if low is None else low,
+        "high": value + 0.05 if high is None else high,
+    }
+
+
+def suite(
+    role: str, *arms: str, name: str | None = None, measure: str = "share_right", text: str = "plain", n: int = 40
+) -> Row:
+    """A suite; each arm scores a tenth more than the one before it."""
+    judged = measure == "share_right"
+    start = 0.1 if judged else -3.0
+    scores = {arm: start + 0.1 * index for index, arm in enumerate(arms)}
+    before = [arm for arm in arms if arm in {"base", "parent"}]
+    trained = [arm for arm in arms if arm in {"candidate", "supervised"}]
+    answers = dict.fromkeys(arms, text)
+    flip = {"kind": "k", "prompt": text, "expected": [text], "answers": answers}
+    return {
+        "name": name or role,
+        "role": role,
+        "measure": measure,
+        "scorers": {"normalized": 1},
+        "n": n,
+        "arms": [
+            {
+                "arm": arm,
+                "num_right": round(n * score) if judged else None,
+                "score": bounds(score),
+                "nll": None,
+                "field_f1": None,
+            }
+            for arm, score in scores.items()
+        ],
+        "comparisons": [
+            {
+                "against": arm,
+                "difference": bounds(scores["candidate"] - scores[arm]),
+                "num_lost": 1 if judged else None,
+                "num_gained": 2 if judged else None,
+                "p_value": 0.01 if judged else None,
+                "verdict": "same",
+            }
+            for arm in arms
+            if arm not in {"candidate", "ceiling"}
+        ],
+        "changes": [
+            {"arm": arm, "against": old, "difference": bounds(scores[arm] - scores[old])}
+            for arm in trained
+            for old in before
+        ],
+        "flips": [flip | {"item": change, "change": change} for change in ("lost", "gained")] if judged else [],
+    }
+
+
+def kept(name: str, group: str = "all", *, had: int = 20, reference: str = "base") -> Row:
+    return {
+        "suite": name,
+        "group": group,
+        "num_kinds": 1,
+        "num_rehearsed_kinds": 1,
+        "reference": reference,
+        "n": 30,
+        "num_had": had,
+        "num_kept": had // 2,
+        "num_gained": 3,
+        "share": bounds(0.5) if had else None,
+    }
+
+
+def report(*suites: Row, text: str = "plain", lineage: Sequence[Row] = (), **values: Any) -> Report:
+    """A report on these suites; ``text`` wherever data may say anything."""
+    judged = [one for one in suites if one["role"] != "skill" and one["measure"] == "share_right"]
+    looks = {"truncated": 0.25, "distinct_4": 1.0, "artefacts": 0.0, "copied": 0.5}
+    plain = {
+        "title": text,
+        "summary": {
+            "recommendation": "do_not_ship",
+            "headline": "Do not ship it: the skill did not arrive.",
+            "skill": {"verdict": "same", "sentence": text},
+            "retention": {"verdict": "same", "sentence": text},
+            "ceiling": {"share": None, "sentence": text},
+        },
+        "suites": suites,
+        "lineage": lineage,
+        "kept": [kept(one["name"], group) for one in judged for group in ("all", "rehearsed kinds", "facts")],
+        "drift": [{"prompts": "task", "n": 16, "base_to_candidate": 0.5, "candidate_to_base": 0.25}],
+        "behaviour": [
+            {"suite": one["name"], "arm": arm["arm"], "mean_tokens": 4.0, "lengths": [0, 3, 3, 10]} | looks
+            for one in suites
+            for arm in one["arms"]
+        ],
+        "method": {
+            "scorer": "normalized",
+            "scorer_reason": text,
+            "split": text,
+            "heldout_sha256": "ab" * 32,
+            "template": None,
+            "answers_reused": {text: ["base", "parent"]},
+            "margin": 0.1,
+            "resamples": 10_000,
+            "seed": 0,
+        },
+        "caveats": [text],
+        "errors": [{"suite": text, "item": "1", "arm": "base", "scorer": "json", "message": text}],
+        "cost": {
+            "seconds": {"loading": 25.0, "evaluating": 75.0, "evaluation_answers": 60.0},
+            "trained_tokens": 1,
+            "generated_tokens": 2,
+            "peak_memory_bytes": 3,
+        },
+        "provenance": {"config": {"note": text, "teacher": {"kind": text}}, "seed": 1, "seeds": [1], "parent": None},
+    }
+    return Report.model_validate(plain | values)
+
+
+def lineage(name: str = "home:1") -> list[Row]:
+    """Two skills, of which the second was never asked of the base."""
+    rows = [("base", name, 0.0), ("home:1", name, 1.0), ("home:1", "skill", 0.2), ("candidate", name, 0.6)]
+    rows.append(("candidate", "skill", 0.9))
+    return [{"version": version, "suite": skill, "score": bounds(score)} for version, skill, score in rows]
+
+
+SHAPES: dict[str, Report] = {
+    "a first version": report(suite("skill", "base", "candidate", "ceiling"), suite("general", "base", "candidate")),
+    "a later version": report(
+        suite("skill", "base", "parent", "candidate", "ceiling"),
+        suite("earlier", "parent", "candidate", name="home:1"),
+        suite("general", "base", "parent", "candidate"),
+        lineage=lineage(),
+    ),
+    "no ceiling": report(suite("skill", "base", "candidate"), suite("general", "base", "candidate")),
+    "free text": report(
+        suite("skill", "base", "parent", "candidate", "ceiling", measure="negative_nll"),
+        suite("earlier", "parent", "candidate", name="home:1", measure="negative_nll"),
+        suite("general", "base", "parent", "candidate"),
+        lineage=lineage(),
+    ),
+    "nothing held out": report(suite("general", "base", "candidate")),
+    "nothing but the skill": report(suite("skill", "base", "candidate"), kept=[], drift=[]),
+    "nothing asked": report(kept=[], drift=[], cost={
+        "seconds": {}, "trained_tokens": 0, "generated_tokens": 0, "peak_memory_bytes": None,
+    }),
+    "an extra arm": report(
+        suite("skill", "base", "candidate", "supervised", "ceiling"),
+        suite("general", "base", "candidate", "supervised"),
+    ),
+    "a client's questions": report(
+        suite("skill", "base", "candidate"),
+        suite("general", "base", "candidate"),
+        suite("client", "base", "candidate", name="file mine.jsonl"),
+        suite("client", "base", "candidate", name="file long.jsonl", measure="negative_nll"),
+    ),
+    "nothing was known": report(suite("skill", "base", "candidate"), suite("general", "base", "candidate"),
+                                kept=[kept("general", had=0)]),
+}  # fmt: skip
