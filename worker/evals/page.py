@@ -1,19 +1,22 @@
 """The report as one self-contained page: no script, no network, readable on a telephone and in the dark."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from worker.evals.schema import Bounds, Report, SuiteReport
+from worker.evals.charts import heat_map, lengths, phases
+from worker.evals.schema import Bounds, Measure, Report, SuiteReport
+from worker.evals.trade_off import trade_off
 
-VERDICTS: Final = {
-    "better": "better",
-    "worse": "worse",
-    "same": "same",
-    "insufficient_evidence": "not enough evidence",
+SMALLEST_P: Final = 0.001
+GLOSSARY: Final = {
+    "base": "the foundation model",
+    "parent": "the version that this one was trained from",
+    "candidate": "this version",
+    "ceiling": "the teacher, with each question's own demonstration in its context",
+    "supervised": "plain fine-tuning on the same data",
 }
-RECOMMENDATIONS: Final = {"ship": "Ship", "look_closer": "Look closer", "do_not_ship": "Do not ship"}
 
 
 def render_html(report: Report) -> str:
@@ -27,39 +30,87 @@ def render_html(report: Report) -> str:
     )
     environment.filters |= {
         "percent": _percent,
-        "interval": _interval,
+        "score": _score,
+        "span": _span,
         "signed": _signed,
+        "signed_span": _signed_span,
+        "points": _points,
+        "scaled": _scaled,
+        "p_value": _p_value,
         "duration": _duration,
-        "position": _position,
         "words": lambda name: name.replace("_", " "),
     }
-    page = environment.get_template("report.html.jinja")
-    return page.render(report=report, verdicts=VERDICTS, recommendations=RECOMMENDATIONS)
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        glossary={arm: GLOSSARY[arm] for arm in _arms(report) if arm in GLOSSARY},
+        trade_off=trade_off(report),
+        heat_map=heat_map(report),
+        lengths=list(lengths(report)),
+        phases=phases(report.cost.seconds),
+        provenance=_provenance(report.provenance),
+    )
+
+
+def _arms(report: Report) -> dict[str, None]:
+    """All that were asked, in the order in which they come."""
+    return dict.fromkeys(score.arm for suite in report.suites for score in suite.arms)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f}\u00a0%"
 
 
-def _interval(bounds: Bounds, suite: SuiteReport | None = None) -> str:
-    """Low to high; of shares in per cent, of likelihoods in nats."""
-    if suite is not None and suite.measure == "negative_nll":
-        return f"{bounds.low:.2f} to {bounds.high:.2f}"
-    return f"{100 * bounds.low:.0f} to {100 * bounds.high:.0f}\u00a0%"
+def _score(value: float, measure: Measure) -> str:
+    """Of shares in per cent, of likelihoods in nats."""
+    return _percent(value) if measure == "share_right" else _minus(f"{value:.2f}")
 
 
-def _signed(value: float, suite: SuiteReport) -> str:
-    return f"{value:+.2f}" if suite.measure == "negative_nll" else f"{100 * value:+.0f}"
+def _span(bounds: Bounds, measure: Measure) -> str:
+    if measure == "share_right":
+        return _minus(f"{100 * bounds.low:.0f} to {100 * bounds.high:.0f}")
+    return _minus(f"{bounds.low:.2f} to {bounds.high:.2f}")
+
+
+def _signed(value: float, measure: Measure) -> str:
+    """A difference: of shares in points."""
+    return _minus(f"{100 * value:+.0f}" if measure == "share_right" else f"{value:+.2f}")
+
+
+def _signed_span(bounds: Bounds, measure: Measure) -> str:
+    return f"{_signed(bounds.low, measure)} to {_signed(bounds.high, measure)}"
+
+
+def _points(tick: float, measure: Measure) -> str:
+    """A number on an axis."""
+    return _minus(f"{100 * tick:.0f}" if measure == "share_right" else f"{tick:.3g}")
+
+
+def _minus(number: str) -> str:
+    """With a minus as wide as a plus, and none before zero."""
+    return " to ".join(
+        part.lstrip("+-") if float(part) == 0 else part.replace("-", "\u2212") for part in number.split(" to ")
+    )
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= SMALLEST_P else f"<\u00a0{SMALLEST_P}"
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+    return f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s" if minutes else f"{seconds:.1f}\u00a0s"
 
 
-def _position(value: float, suite: SuiteReport) -> str:
-    """Where a score lies on its suite's axis, 0 to 100."""
+def _scaled(bounds: Bounds, suite: SuiteReport) -> tuple[float, float, float]:
+    """Where a score and its interval lie on their suite's axis, 0 to 100: low, value, high."""
     low, high = 0.0, 1.0
     if suite.measure == "negative_nll":
         low, high = min(arm.score.low for arm in suite.arms), 0.0
-    return f"{100 * (value - low) / (high - low or 1.0):.2f}"
+    at = [100 * (value - low) / (high - low or 1.0) for value in (bounds.low, bounds.value, bounds.high)]
+    return at[0], at[1], at[2]
+
+
+def _provenance(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is shown at once, and what is shown by group."""
+    grouped = {name: value for name, value in facts.items() if isinstance(value, dict)}
+    return {"plain": {name: value for name, value in facts.items() if name not in grouped}, "grouped": grouped}
