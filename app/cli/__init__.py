@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from app.cli import adapters, demo, evaluate, files, jobs, keys, models, up
+from app.cli import adapters, demo, evaluate, files, jobs, keys, models, report, up
 from app.cli.output import explain
 
 USAGE_EXIT_CODE = 64
@@ -25,7 +25,7 @@ cli.command("demo")(demo.demo)
 cli.command("upload")(files.upload)
 cli.command("validate")(files.validate)
 cli.command("evaluate")(evaluate.evaluate)
-cli.command("report")(adapters.report)
+cli.command("report")(report.report)
 cli.add_typer(jobs.cli, name="jobs")
 cli.add_typer(adapters.cli, name="adapters")
 cli.add_typer(models.cli, name="models")

@@ -1,4 +1,4 @@
-"""``sdft adapters`` and ``sdft report``: what jobs left behind."""
+"""``sdft adapters``: what jobs left behind."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import CliError, Json, insist_on_pass, print_json, print_table, show_time
+from app.cli.output import CliError, Json, print_json, print_table, show_time
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -103,46 +103,6 @@ def lineage(
     from app.cli.output import console
 
     show_lineage(found, console())
-
-
-def report(
-    job: Annotated[str, typer.Argument(help="Id of a job (ftjob-...) or of an evaluation (eval-...).")],
-    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
-    home: HomeOption = DEFAULT_HOME,
-    url: Url = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """Show what a job's version learned and what it kept. Exit code 2 if it did not pass its gate."""
-    client = connect(Home(home), url, key)
-    evaluation_id = _evaluation_id(client, job)
-    evaluation = _get(client, f"/evaluations/{evaluation_id}")
-    if evaluation["report"] is None:
-        raise CliError(
-            f"{evaluation_id} is {evaluation['status']} and has no report; it has one once it has succeeded."
-        )
-    if html:
-        accept_html: Any = {"headers": {"Accept": "text/html"}}
-        html.write_text(client.get(f"/evaluations/{evaluation_id}", cast_to=str, options=accept_html))
-    if json:
-        print_json(evaluation)
-    else:
-        from rich.console import Console
-
-        from app.cli.report_view import show_report
-
-        show_report(evaluation["report"], evaluation["gate"], Console())
-    insist_on_pass(evaluation["gate"])
-
-
-def _evaluation_id(client: "OpenAI", named: str) -> str:
-    if named.startswith("eval-"):
-        return named
-    job = client.fine_tuning.jobs.retrieve(named)
-    evaluation_id: str | None = getattr(job, "evaluation_id", None)
-    if evaluation_id is None:
-        raise CliError(f"{named} is {job.status} and has no report; a job has one once it has succeeded.")
-    return evaluation_id
 
 
 def _get(client: "OpenAI", path: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def _matrix(lineage: dict[str, Any]) -> Table:
         (_name(version), version["parent"] or "base", scores)
         for version, scores in zip(lineage["versions"], lineage["scores"], strict=True)
     ]
-    shades = [_Shades(suite["measure"], [scores[index] for *_, scores in rows]) for index, suite in enumerate(suites)]
+    shades = [Shades(suite["measure"], [scores[index] for *_, scores in rows]) for index, suite in enumerate(suites)]
     for name, parent, scores in rows:
         cells = [shade.cell(score) for shade, score in zip(shades, scores, strict=True)]
         table.add_row(escape(name), *cells, escape(parent))
@@ -60,7 +60,7 @@ def _figures(figures: dict[str, Any]) -> list[Text]:
     return [Text(f"Up to {figures['of']}", style="bold"), *map(Text, lines)]
 
 
-class _Shades:
+class Shades:
     """Colours for one suite's scores, from the worst possible (red) to the best (green).
 
     Args:

@@ -1,5 +1,6 @@
-"""An evaluation report as a person reads it at a terminal. Shows what was measured; computes nothing."""
+"""An evaluation report as a person reads it at a terminal: what the page says, in its order. Computes no score."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -7,66 +8,121 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-ARMS = ("base", "parent", "candidate", "ceiling")
+from app.cli.lineage_view import Shades
+from app.cli.report_evidence import GROUPS, caveats, evidence
+from app.cli.tables import columns, titled, words
+
 QUESTIONS = ("skill", "retention", "ceiling")
-VERDICT_STYLES = {"pass": "green", "insufficient_evidence": "yellow", "fail": "red"}
+GATE_STYLES = {"pass": "green", "insufficient_evidence": "yellow", "fail": "red"}
 STYLES = {"ship": "green", "look_closer": "yellow", "do_not_ship": "red"}
+VERDICT_STYLES = {"better": "green", "same": "green", "worse": "red", "insufficient_evidence": "yellow"}
 
 
 def show_report(report: dict[str, Any], gate: dict[str, Any] | None, console: Console) -> None:
-    """Print the summary, what the gate says, every suite by arm, and what was kept of what was known."""
-    console.print(render(report, gate))
+    """Print all of it."""
+    console.print(Group(*_findings(report, gate), *evidence(report)))
 
 
-def render(report: dict[str, Any], gate: dict[str, Any] | None) -> RenderableType:
-    """The report as something that rich can print."""
+def show_findings(report: dict[str, Any], gate: dict[str, Any] | None, console: Console) -> None:
+    """Print what was found, without the evidence behind it."""
+    console.print(Group(*_findings(report, gate), *caveats(report)))
+
+
+def _findings(report: dict[str, Any], gate: dict[str, Any] | None) -> Iterator[RenderableType]:
     summary = report["summary"]
-    parts: list[RenderableType] = [
-        Text(report["title"], style="bold"),
-        Text(summary["headline"], style=STYLES[summary["recommendation"]]),
-        *(Text(f"  {line}") for key in QUESTIONS for line in summary[key]["sentence"].splitlines()),
-        *(_gate(gate) if gate else ()),
-        Text(),
-        _scores(report["suites"]),
-    ]
-    if (kept := _kept(report["kept"])).row_count:
-        parts += [Text(), kept]
-    parts += [Text(f"! {caveat}", style="yellow") for caveat in report["caveats"]]
-    return Group(*parts)
+    yield Text(report["title"], style="bold")
+    yield Text(summary["headline"], style=f"bold {STYLES[summary['recommendation']]}")
+    yield from (Text(f"  {line}") for key in QUESTIONS for line in summary[key]["sentence"].splitlines())
+    yield from _gate(gate) if gate else ()
+    yield from titled("Gain against forgetting, with 95 % intervals", _trade_off(report["suites"]))
+    yield from titled("Scores, with 95 % intervals", _scores(report["suites"]))
+    yield from titled("The lineage: score on each skill, with 95 % interval", _lineage(report))
+    yield from titled("What was kept", _kept(report["kept"]))
 
 
 def _gate(gate: dict[str, Any]) -> list[Text]:
-    head = Text(f"Gate: {_words(gate['verdict'])}", style=VERDICT_STYLES[gate["verdict"]])
-    return [head, *(Text(f"  {_words(one['verdict'])}: {one['sentence']}") for one in gate["criteria"])]
+    head = Text(f"Gate: {words(gate['verdict'])}", style=GATE_STYLES[gate["verdict"]])
+    return [head, *(Text(f"  {words(one['verdict'])}: {one['sentence']}") for one in gate["criteria"])]
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _trade_off(suites: list[dict[str, Any]]) -> Table:
+    """What each trained arm gained over the starting point, and what it lost since each arm before it."""
+    table = columns("arm", "", ">", "")
+    arms = dict.fromkeys(change["arm"] for suite in suites for change in suite["changes"])
+    for arm in arms:
+        for suite in suites:
+            of_arm = [change for change in suite["changes"] if change["arm"] == arm]
+            for change in of_arm[-1:] if suite["role"] == "skill" else of_arm:
+                table.add_row(arm, *_change(suite, change))
+    return table
+
+
+def _change(suite: dict[str, Any], change: dict[str, Any]) -> tuple[str, str, str]:
+    bounds, name = change["difference"], escape(suite["name"])
+    if suite["role"] == "skill":
+        return f"gained on {name} over {change['against']}", *_difference(suite["measure"], bounds)
+    lost = {"value": -bounds["value"], "low": -bounds["high"], "high": -bounds["low"]}
+    return f"lost on {name} since {change['against']}", *_difference(suite["measure"], lost, sign="")
 
 
 def _scores(suites: list[dict[str, Any]]) -> Table:
-    shown = [arm for arm in ARMS if any(arm == score["arm"] for suite in suites for score in suite["arms"])]
-    table = Table("suite", "n", *shown, title="Scores, with 95 % intervals", title_justify="left", box=None)
+    table = columns("suite", ">n", "arm", ">score", "", ">candidate less arm", "", "")
     for suite in suites:
-        by_arm = {score["arm"]: score for score in suite["arms"]}
-        cells = (_score(suite["measure"], by_arm[arm]["score"]) if arm in by_arm else "" for arm in shown)
-        table.add_row(escape(suite["name"]), str(suite["n"]), *cells)
+        compared = {one["against"]: one for one in suite["comparisons"]}
+        for index, arm in enumerate(suite["arms"]):
+            named = ("", "") if index else (escape(suite["name"]), str(suite["n"]))
+            table.add_row(*named, arm["arm"], *_score(suite["measure"], arm["score"]), *_compared(suite, compared, arm))
     return table
+
+
+def _compared(suite: dict[str, Any], compared: dict[str, Any], arm: dict[str, Any]) -> tuple[str, ...]:
+    one = compared.get(arm["arm"])
+    if one is None:
+        return ("", "", "")
+    style = "red" if (one["verdict"], suite["role"]) == ("same", "skill") else VERDICT_STYLES[one["verdict"]]
+    return (*_difference(suite["measure"], one["difference"]), f"[{style}]{words(one['verdict'])}[/]")
+
+
+def _lineage(report: dict[str, Any]) -> Table:
+    """Rows and columns in the order of the cells, which is that of time."""
+    measures = {suite["name"]: suite["measure"] for suite in report["suites"]}
+    cells = {(one["version"], one["suite"]): one["score"] for one in report["lineage"]}
+    skills = [suite["name"] for suite in reversed(report["suites"]) if suite["role"] == "earlier"]
+    skills += [suite["name"] for suite in report["suites"] if suite["role"] == "skill"]
+    table = Table("after", *map(escape, skills), box=None, pad_edge=False, header_style="dim")
+    versions = list(dict.fromkeys(version for version, _ in cells))
+    scores = [[_cell(cells.get((version, skill))) for version in versions] for skill in skills]
+    shades = [Shades(measures[skill], column) for skill, column in zip(skills, scores, strict=True)]
+    for version, *row in zip(versions, *scores, strict=True):
+        table.add_row(escape(version), *(shade.cell(cell) for shade, cell in zip(shades, row, strict=True)))
+    return table
+
+
+def _cell(bounds: dict[str, float] | None) -> dict[str, float] | None:
+    return bounds and {"score": bounds["value"], "low": bounds["low"], "high": bounds["high"]}
 
 
 def _kept(rows: list[dict[str, Any]]) -> Table:
-    columns = ("suite", "of what", "had", "kept", "share")
-    table = Table(*columns, title="What was kept", title_justify="left", box=None)
+    table = columns("suite", "right for", "kinds", ">kept", ">share", "")
     for row in rows:
-        if row["share"] is not None and row["group"] in {"all", "rehearsed kinds", "other kinds"}:
-            of_what = f"{row['reference']}, {row['group']}"
+        if row["group"] in GROUPS and row["share"] is not None:
+            kept = f"{row['num_kept']}/{row['num_had']}"
             share = _score("share_right", row["share"])
-            table.add_row(escape(row["suite"]), of_what, str(row["num_had"]), str(row["num_kept"]), share)
+            table.add_row(escape(row["suite"]), row["reference"], row["group"], kept, *share)
     return table
 
 
-def _score(measure: str, bounds: dict[str, float]) -> str:
+def _score(measure: str, bounds: dict[str, float]) -> tuple[str, str]:
+    """A value, and its interval."""
     value, low, high = (bounds[name] for name in ("value", "low", "high"))
     if measure == "share_right":
-        return f"{value:.0%} [dim]({low:.0%} to {high:.0%})[/]"
-    return f"{value:.2f} [dim]({low:.2f} to {high:.2f})[/]"
+        return f"{value:.0%}", f"[dim]{100 * low:.0f} to {100 * high:.0f}[/]"
+    return f"{value:.2f}", f"[dim]{low:.2f} to {high:.2f}[/]"
+
+
+def _difference(measure: str, bounds: dict[str, float], *, sign: str = "+") -> tuple[str, str]:
+    """In points, or in nats."""
+    factor, digits = (100, 0) if measure == "share_right" else (1, 2)
+    # Adding zero makes a negative one positive, which would be shown as -0.
+    value, low, high = (round(factor * bounds[name], digits) + 0.0 for name in ("value", "low", "high"))
+    return f"{value:{sign}.{digits}f}", f"[dim]{low:{sign}.{digits}f} to {high:{sign}.{digits}f}[/]"

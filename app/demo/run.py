@@ -27,7 +27,7 @@ from app.cli.connection import connect
 from app.cli.download import pull_adapter
 from app.cli.home import Home
 from app.cli.output import JOB_FAILED_EXIT_CODE
-from app.cli.report_view import show_report
+from app.cli.report_view import show_findings
 from app.cli.watch import watch
 from app.demo.skills import DATA
 from app.embedded.processes import tail
@@ -169,7 +169,7 @@ def show_evaluation(client: OpenAI, job: FineTuningJob) -> None:
     """What the new version learned and what it kept."""
     evaluation: Any = client.get(f"/evaluations/{getattr(job, 'evaluation_id', None)}", cast_to=object)
     console.print()
-    show_report(evaluation["report"], evaluation["gate"], console)
+    show_findings(evaluation["report"], evaluation["gate"], console)
 
 
 def pull(client: OpenAI, job: FineTuningJob, home: Home) -> Path:
@@ -218,7 +218,7 @@ def say_how_to_go_on(home: Home, job: FineTuningJob, *, runs_on: bool) -> None:
         f"  export SDFT_HOME={home.root} PATH={sdft.parent}:$PATH\n"
         f"  sdft up                               # the service, in a terminal of its own\n"
         f"  sdft adapters list                    # versions and where each started\n"
-        f"  sdft report {job.id} --html report.html\n"
+        f"  sdft report {job.id} --open            # the whole report, as a page\n"
         f"  sdft jobs create --watch --model {MODEL} --training-file yours.jsonl --parent {version_of(job)}",
         soft_wrap=True,
     )

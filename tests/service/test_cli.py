@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -33,16 +34,23 @@ SUITE = {
     "measure": "share_right",
     "n": 40,
     "arms": [{"arm": "candidate", "score": {"value": 0.9, "low": 0.8, "high": 0.95}}],
+    "comparisons": [],
+    "changes": [],
+    "flips": [],
 }
-REPORT = {"title": "home:1", "summary": SUMMARY, "suites": [SUITE], "kept": [], "caveats": []}
+REPORT = {
+    "title": "home:1", "summary": SUMMARY, "suites": [SUITE], "lineage": [], "kept": [], "behaviour": [], "drift": [],
+    "errors": [], "caveats": [], "cost": {"seconds": {}, "trained_tokens": 0, "generated_tokens": 0},
+    "method": {"scorer": "exact", "scorer_reason": "asked for", "split": "Half was held out."},
+}  # fmt: skip
 
 
 @pytest.fixture
 def sdft(live):
     address, secret = live
 
-    def run(*arguments):
-        named = {name: value for name, value in os.environ.items() if not name.startswith("SDFT_")}
+    def run(*arguments, **environment):
+        named = {name: value for name, value in os.environ.items() if not name.startswith("SDFT_")} | environment
         command = [sys.executable, "-m", "app.cli", *arguments, "--url", address, "--key", secret]
         return subprocess.run(command, check=False, capture_output=True, text=True, env=named)
 
@@ -50,7 +58,7 @@ def sdft(live):
 
 
 @pytest.fixture
-def line(live, committed_sessions):
+def line(live, committed_sessions, store):
     """Version 1 passed its gate, version 2 did not; their jobs."""
     jobs = []
     with committed_sessions.begin() as session:
@@ -64,6 +72,7 @@ def line(live, committed_sessions):
                 job=job,
                 version=len(jobs) + 1,
                 report=REPORT,
+                store=store,
                 gate={"rule": RULE, "verdict": verdict, "criteria": [CRITERION | {"verdict": verdict}]},
             )
             factories.make_event(session, job)
@@ -107,6 +116,23 @@ def test_watch_and_report_leave_with_what_the_gate_says(sdft, line):
     assert "Gate: pass\n  pass: home: gain +0.500." in shown.stdout
     assert sdft("report", failed).returncode == 2
     assert sdft("report", failed, "--json").returncode == 2
+
+
+def test_a_report_is_written_as_a_page_and_opened_in_a_browser(sdft, line, tmp_path):
+    shown = sdft("report", line[0], "--open", BROWSER="echo opened %s", TMPDIR=str(tmp_path))
+    assert shown.returncode == 0
+    address = shown.stdout.partition("opened ")[2].strip()
+    assert address.startswith(f"file://{tmp_path}/")
+    assert Path(address.removeprefix("file://")).read_text() == "<!doctype html>"
+    page = tmp_path / "mine.html"
+    assert sdft("report", line[1], "--html", page, "--json").returncode == 2  # the page is written all the same
+    assert page.read_text() == "<!doctype html>"
+
+
+def test_without_a_browser_one_is_told_where_the_page_lies(sdft, line, tmp_path):
+    failed = sdft("report", line[0], "--open", "--html", tmp_path / "mine.html", BROWSER="no-such-browser %s")
+    assert failed.returncode == 1
+    assert f"the page lies in {tmp_path / 'mine.html'}" in failed.stderr
 
 
 def test_lineage_is_a_table_for_people_and_json_for_programs(sdft, line):

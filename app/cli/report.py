@@ -1,0 +1,68 @@
+"""``sdft report``: what an evaluation measured, at the terminal, as a page, or as JSON."""
+
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.connection import Key, Url, connect
+from app.cli.home import DEFAULT_HOME, Home, HomeOption
+from app.cli.output import CliError, Json, insist_on_pass, print_json
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+
+def report(
+    job: Annotated[str, typer.Argument(help="Id of a job (ftjob-...) or of an evaluation (eval-...).")],
+    open_: Annotated[bool, typer.Option("--open", help="Also open the report's page in a browser.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report's page.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Show what a job's version learned and what it kept. Exit code 2 if it did not pass its gate."""
+    client = connect(Home(home), url, key)
+    evaluation_id = _evaluation_id(client, job)
+    evaluation: Any = client.get(f"/evaluations/{evaluation_id}", cast_to=object)
+    if evaluation["report"] is None:
+        raise CliError(
+            f"{evaluation_id} is {evaluation['status']} and has no report; it has one once it has succeeded."
+        )
+    if json:
+        print_json(evaluation)
+    else:
+        from rich.console import Console
+
+        from app.cli.report_view import show_report
+
+        show_report(evaluation["report"], evaluation["gate"], Console())
+    if open_ or html:
+        path = html or Path(tempfile.mkdtemp(prefix="sdft-")) / "report.html"
+        path.write_text(_page(client, evaluation_id), encoding="utf-8")
+        if open_:
+            _open(path)
+    insist_on_pass(evaluation["gate"])
+
+
+def _evaluation_id(client: "OpenAI", named: str) -> str:
+    if named.startswith("eval-"):
+        return named
+    job = client.fine_tuning.jobs.retrieve(named)
+    evaluation_id: str | None = getattr(job, "evaluation_id", None)
+    if evaluation_id is None:
+        raise CliError(f"{named} is {job.status} and has no report; a job has one once it has succeeded.")
+    return evaluation_id
+
+
+def _page(client: "OpenAI", evaluation_id: str) -> str:
+    accept_html: Any = {"headers": {"Accept": "text/html"}}
+    return client.get(f"/evaluations/{evaluation_id}", cast_to=str, options=accept_html)
+
+
+def _open(page: Path) -> None:
+    if not webbrowser.open(page.resolve().as_uri()):
+        raise CliError(f"No browser could be started here; the page lies in {page}.")

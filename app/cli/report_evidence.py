@@ -1,0 +1,127 @@
+"""What the findings of a report rest on, at a terminal: kinds, lengths, answers, behaviour, drift, cost, method."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.tables import columns, titled, words
+
+GROUPS = ("all", "rehearsed kinds", "other kinds")
+"""Of what was kept; the rest are single kinds."""
+BLOCKS = " ▁▂▃▄▅▆▇█"
+NUM_BLOCKS = 24
+NUM_FLIPS = 3
+"""Changed answers shown of a suite, lost ones if there are any; the page has all."""
+
+
+def evidence(report: dict[str, Any]) -> Iterator[RenderableType]:
+    """What follows the findings."""
+    yield from _by_kind(report["kept"])
+    yield from titled("Length of answers, in tokens", _lengths(report["behaviour"]))
+    yield from _flips(report["suites"])
+    yield from (
+        Text(f"! {error['suite']} {error['item']} could not be judged: {error['message']}", style="yellow")
+        for error in report["errors"]
+    )
+    yield from titled("Behaviour", _behaviour(report["behaviour"]))
+    yield from titled("Drift along the base's answers, nats per token", _drift(report["drift"]))
+    yield from _cost(report["cost"])
+    yield from caveats(report)
+    yield from _method(report["method"])
+
+
+def caveats(report: dict[str, Any]) -> Iterator[Text]:
+    """What not to conclude."""
+    yield Text()
+    yield from (Text(f"! {caveat}", style="yellow") for caveat in report["caveats"])
+
+
+def _by_kind(rows: list[dict[str, Any]]) -> Iterator[Text]:
+    """A paragraph for each suite and reference; rehearsed kinds have a star."""
+    paragraphs: dict[str, list[str]] = {}
+    for row in rows:
+        if row["group"] not in GROUPS:
+            kind = f"{words(row['group'])}{'*' if row['num_rehearsed_kinds'] else ''}"
+            paragraph = paragraphs.setdefault(f"{row['suite']}, right for the {row['reference']}", [])
+            paragraph.append(f"{kind} {row['num_kept']}/{row['num_had']}")
+    yield from (Text(f"{name}: {', '.join(kinds)}; * rehearsed", style="dim") for name, kinds in paragraphs.items())
+
+
+def _lengths(rows: list[dict[str, Any]]) -> Table:
+    """Histograms of a suite on one scale."""
+    table = columns("suite", "arm", "from 0", ">median", ">longest")
+    for suite, arms in _by_suite(rows).items():
+        longest = max(row["lengths"][-1] for row in arms)
+        for index, row in enumerate(arms):
+            median = row["lengths"][len(row["lengths"]) // 2]
+            bars = _histogram(row["lengths"], longest)
+            table.add_row("" if index else escape(suite), row["arm"], bars, str(median), str(row["lengths"][-1]))
+    return table
+
+
+def _histogram(lengths: list[int], longest: int) -> str:
+    width = longest // NUM_BLOCKS + 1
+    counts = [0] * (longest // width + 1)
+    for length in lengths:
+        counts[length // width] += 1
+    return "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // max(counts))] for count in counts)
+
+
+def _flips(suites: list[dict[str, Any]]) -> Iterator[RenderableType]:
+    for suite in suites:
+        lost, gained = ([one for one in suite["flips"] if one["change"] == change] for change in ("lost", "gained"))
+        if suite["flips"]:
+            yield Text()
+            yield Text(f"Answers that changed in {suite['name']}: {len(lost)} lost, {len(gained)} gained", style="bold")
+        for flip in islice(lost or gained, NUM_FLIPS):
+            yield Text(f"  {flip['change']}: {_line(flip['prompt'])}")
+            yield Text(f"    expected {_line(flip['expected'][0])}", style="dim")
+            yield from (Text(f"    {arm} {_line(answer)}", style="dim") for arm, answer in flip["answers"].items())
+
+
+def _behaviour(rows: list[dict[str, Any]]) -> Table:
+    table = columns("suite", "arm", ">mean tokens", ">cut off", ">distinct", ">talk of an example", ">copied")
+    for suite, arms in _by_suite(rows).items():
+        for index, row in enumerate(arms):
+            shares = (f"{row[name]:.0%}" for name in ("artefacts", "copied"))
+            looks = (f"{row['mean_tokens']:.1f}", f"{row['truncated']:.0%}", f"{row['distinct_4']:.2f}", *shares)
+            table.add_row("" if index else escape(suite), row["arm"], *looks)
+    return table
+
+
+def _drift(rows: list[dict[str, Any]]) -> Table:
+    table = columns("prompts", ">n", ">KL(base || candidate)", ">KL(candidate || base)")
+    for row in rows:
+        table.add_row(
+            row["prompts"], str(row["n"]), f"{row['base_to_candidate']:.3f}", f"{row['candidate_to_base']:.3f}"
+        )
+    return table
+
+
+def _cost(cost: dict[str, Any]) -> Iterator[Text]:
+    phases = ", ".join(f"{words(name)} {seconds:.1f} s" for name, seconds in cost["seconds"].items())
+    yield Text()
+    yield Text("Cost", style="bold")
+    yield Text(f"{phases}; {cost['trained_tokens']} tokens trained on, {cost['generated_tokens']} generated.")
+
+
+def _method(method: dict[str, Any]) -> Iterator[Text]:
+    yield Text(f"Scorer {method['scorer']}: {method['scorer_reason']}. {method['split']}", style="dim")
+    yield Text("All answers that changed, and the provenance: --open, --html FILE or --json.", style="dim")
+
+
+def _by_suite(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["suite"], []).append(row)
+    return found
+
+
+def _line(text: str, longest: int = 90) -> str:
+    text = " ".join(text.split()) or "(nothing)"
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -1,0 +1,28 @@
+"""What tables of a report look like at a terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def titled(title: str, table: Table) -> Iterator[RenderableType]:
+    """A table and a line before it; nothing of one without rows."""
+    if table.row_count:
+        table.title, table.title_justify, table.title_style = title, "left", "bold"
+        yield Text()
+        yield table
+
+
+def columns(*names: str) -> Table:
+    """Names left; what begins with ``>`` is a number."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    return table
+
+
+def words(name: str) -> str:
+    """A name of code as people write it."""
+    return name.replace("_", " ")

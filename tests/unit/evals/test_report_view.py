@@ -1,0 +1,91 @@
+"""The terminal says what the page says, in its order, of every shape of report."""
+
+import pytest
+from rich.console import Console
+
+from app.cli.report_view import show_findings, show_report
+from tests.unit.evals.reports import SHAPES, report, suite
+
+
+def said(name: str, *, width: int = 120, brief: bool = False) -> str:
+    """What a shape looks like, with the ends of lines trimmed."""
+    console = Console(width=width, no_color=True)
+    show = show_findings if brief else show_report
+    with console.capture() as capture:
+        show(SHAPES[name].model_dump(mode="json"), None, console)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_shown_with_the_verdict_first(shape: str) -> None:
+    assert said(shape).splitlines()[1] == "Do not ship it: the skill did not arrive."
+
+
+def test_sections_come_in_the_order_of_the_page() -> None:
+    text = said("a later version")
+    headings = (
+        "Gain against forgetting",
+        "Scores",
+        "The lineage",
+        "What was kept",
+        "Length of answers",
+        "Answers that changed in skill",
+        "Behaviour",
+        "Drift",
+        "Cost",
+        "Scorer normalized: plain.",
+    )
+    places = [text.index(f"\n{heading}") for heading in headings]
+    assert places == sorted(places)
+
+
+def test_gains_and_losses_stand_with_their_intervals() -> None:
+    rows = [" ".join(line.split()) for line in said("an extra arm").splitlines()]
+    assert "candidate gained on skill over base +10 +5 to +15" in rows
+    assert "supervised gained on skill over base +20 +15 to +25" in rows
+    assert "supervised lost on general since base -20 -25 to -15" in rows
+
+
+def test_scores_stand_beside_the_difference_from_their_arm() -> None:
+    rows = [" ".join(line.split()) for line in said("a later version").splitlines()]
+    assert "skill 40 base 10% 5 to 15 +20 +15 to +25 same" in rows
+    assert "ceiling 40% 35 to 45" in rows
+
+
+def test_the_lineage_is_a_row_a_version() -> None:
+    text = said("a later version")
+    table = text[text.index("The lineage") :].splitlines()[1:5]
+    assert [line.split()[:2] for line in table] == [
+        ["after", "home:1"],
+        ["base", "0%"],
+        ["home:1", "100%"],
+        ["candidate", "60%"],
+    ]
+    assert "·" in table[1]
+
+
+def test_lengths_are_drawn_on_one_scale() -> None:
+    [line] = {line.strip() for line in said("no ceiling").splitlines() if "█" in line and "skill" in line}
+    assert line == "skill    base       ▄  █      ▄       3       10"
+
+
+def test_answers_that_were_lost_are_shown_with_what_each_arm_said() -> None:
+    text = said("an extra arm")
+    assert (
+        "Answers that changed in general: 1 lost, 1 gained\n  lost: plain\n    expected plain\n    base plain\n" in text
+    )
+    assert "    supervised plain\n" in text
+
+
+def test_findings_leave_the_evidence_out_and_keep_the_caveats() -> None:
+    text = said("a first version", brief=True)
+    assert "What was kept" in text
+    assert "! plain" in text
+    assert "Length of answers" not in text
+
+
+def test_what_comes_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "[red]x[/nothing]"
+    made = report(suite("skill", "base", "candidate", name=hostile, text=hostile), text=hostile)
+    show_report(made.model_dump(mode="json"), None, Console(width=160))
+    assert capsys.readouterr().out.count(hostile) > 5
