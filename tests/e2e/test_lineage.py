@@ -50,6 +50,11 @@ def test_three_skills_in_a_row_and_what_each_version_knows_of_them(deployment: D
     measured = [[score is not None for score in row] for row in scores]
     # Full up to the diagonal; beside it what a version made of the next skill untaught; no report has the corner.
     assert measured == [[True, True, False], [True, True, True], [True, True, True]]
+    told = get(client, f"/evaluations/{third.evaluation_id}")["report"]["lineage"]
+    assert {(one["version"], one["suite"]): one["score"]["value"] for one in told if one["version"] == "house:1"} == {
+        ("house:1", "house:1"): scores[0][0],
+        ("house:1", "house:2"): scores[0][1],
+    }
     for index, base in enumerate(lineage["base"]):
         assert scores[index][index] > base["score"] + 1  # nats per token
     figures = lineage["figures"]
