@@ -20,16 +20,17 @@ def answer_memory(order: AnyOrder, policy: HfPolicy) -> AnswerMemory | None:
     if order.answers is None:
         return None
     base = order.base.weights_sha256
-    parent, student = (
+    parent, student, twin = (
         f"{base} {alpha} {factors_sha256(factors)}" if factors else base
         for alpha, factors in (
             (policy.parent_alpha, policy.parent_parameters()),
             (policy.lora_alpha, policy.parameters()),
+            (policy.lora_alpha, policy.twin_parameters()),
         )
     )
     return AnswerMemory(
         Path(order.answers),
-        weights={"base": base, "parent": parent, "student": student},
+        weights={"base": base, "parent": parent, "student": student, "twin": twin},
         settings={
             "decoding": "greedy",
             "device": policy.device.type,

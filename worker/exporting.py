@@ -126,4 +126,5 @@ def check_loading(order: Order, folder: Path, policy: HfPolicy, data: Split) -> 
 
 def _findings(report: Report) -> list[str]:
     summary = report.summary
-    return [summary.skill.sentence, summary.retention.sentence, summary.ceiling.sentence, *report.caveats]
+    beside = [report.supervised.sentence] if report.supervised else []
+    return [summary.skill.sentence, summary.retention.sentence, summary.ceiling.sentence, *beside, *report.caveats]

@@ -21,12 +21,15 @@ from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, CheckpointState, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.reporting import Drained, PhaseClock, PipeReporter
+from worker.sdft.monitor import Diverged
 from worker.sdft.own_prompts import own_prompts
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
+from worker.twin import Twin, train_twin
 
 PAPER_BASE = 3_000_000_000
 """Parameters below which replications of the paper found that plain fine-tuning acquires more."""
+NOT_COMPARED = "Plain fine-tuning on the same data diverged, so this report has nothing to compare with."
 
 
 class RunFailed(Exception):
@@ -76,6 +79,12 @@ class Attempt:
             self.reporter.resolved(config)
         with self.phase("training"):
             result = self.train(policy, data, config)
+        twin = None
+        if self.order.compare:
+            num_parameters = self.order.base.num_parameters
+            with self.phase("comparing"):
+                plain = self.order.compare.config(config, facts=lengths.facts, num_parameters=num_parameters)
+                twin = self.compare(base, policy, data, plain)
         with self.phase("evaluating"):
             longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
             suites = make_suites(self.order, self.folder, data, config, scorer=scorer, longest_answer=longest_answer)
@@ -83,6 +92,7 @@ class Attempt:
                 policy,
                 suites,
                 has_parent=self.order.parent is not None,
+                has_twin=twin is not None,
                 template=config.template if config.method == "sdft" else None,
                 memory=answer_memory(self.order, policy),
                 on_progress=self.reporter.progress,
@@ -98,6 +108,8 @@ class Attempt:
                 provenance=provenance(self.order, config, data, policy),
                 names={"parent": self.order.parent.label} if self.order.parent else {},
                 past=past_scores(self.order),
+                twin=twin.run(beside=result) if twin else None,
+                notes=[NOT_COMPARED] if self.order.compare and twin is None else [],
             )
             export(self.order, self.folder, policy, config=config, data=data, report=report)
         with self.phase("load_check"):
@@ -212,6 +224,26 @@ class Attempt:
         example = f", such as {prompts[0][:80]!r}" if prompts else ""
         self.reporter.event("info", f"The starting point made up {len(prompts)} prompts to rehearse{example}.")
         return prompts
+
+    def compare(self, base: Base, policy: HfPolicy, data: Split, config: TrainingConfig) -> Twin | None:
+        """Train the supervised twin and put it beside the candidate; nothing where it diverged.
+
+        Args:
+            base: Of both.
+            policy: The candidate's, which gives up its memory meanwhile.
+            data: Of both.
+            config: Of the twin.
+        """
+        policy.rest()
+        steps = f"{config.total_steps} steps of {config.batch_size} examples, learning rate {config.learning_rate:g}"
+        self.reporter.event("info", f"Plain fine-tuning on the same data, to compare with: {steps}.")
+        try:
+            twin = train_twin(self.start(base, config), data, config, self.reporter)
+        except Diverged as error:
+            self.reporter.event("warn", f"{NOT_COMPARED} {error}")
+            return None
+        policy.add_twin(twin.factors)
+        return twin
 
     def cost(self, result: TrainResult) -> Cost:
         """What the job took so far; a resumed attempt knows its own seconds only."""

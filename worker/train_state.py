@@ -49,7 +49,7 @@ class TrainState:
 
     def __init__(self, policy: Policy, config: TrainingConfig, *, num_tasks: int, num_neutral: int) -> None:
         self._policy = policy
-        self.step, self.trained_tokens, self.generated_tokens = 0, 0, 0
+        self.step, self.trained_tokens, self.generated_tokens, self.seconds = 0, 0, 0, 0.0
         self.generator = torch.Generator().manual_seed(config.seed)
         self.tasks, self.neutral = (ShuffledPasses(count, self.generator) for count in (num_tasks, num_neutral))
         self.guards = Guards(policy.vocab_size)
@@ -79,13 +79,14 @@ class TrainState:
             "step": self.step,
             "trained_tokens": self.trained_tokens,
             "generated_tokens": self.generated_tokens,
+            "seconds": self.seconds,
             "guards": self.guards.history,
         }
 
     @torch.no_grad()
     def restore(self, saved: CheckpointState) -> None:
         """Go on where a checkpoint was written."""
-        self.step = saved.facts["step"]
+        self.step, self.seconds = saved.facts["step"], saved.facts["seconds"]
         self.trained_tokens, self.generated_tokens = saved.facts["trained_tokens"], saved.facts["generated_tokens"]
         self.guards.history = saved.facts["guards"]
         self.generator.set_state(saved.tensors["generator"])

@@ -44,12 +44,14 @@ class TrainResult:
         step: Steps done since the job began.
         trained_tokens: Completion tokens with loss since then.
         generated_tokens: Sampled from the student since then.
+        seconds: That its steps took since then, with what the first attempt made ready for them.
         finished: False if it was asked to stop; its last checkpoint then holds all of it.
     """
 
     step: int
     trained_tokens: int
     generated_tokens: int
+    seconds: float
     finished: bool
 
 
@@ -59,7 +61,7 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
     rehearsal: Sequence[Sequence[Mapping[str, Any]]],
     config: TrainingConfig,
     reporter: Reporter,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     resume: CheckpointState | None = None,
 ) -> TrainResult:
     """Train the policy's student.
@@ -70,21 +72,24 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
         rehearsal: Conversations without an answer, neutral or of earlier skills; ``config.num_rehearsal`` a step.
         config: Every number fixed, the template too.
         reporter: Told of each step and checkpoint; asked whether to stop.
-        checkpoints: Where they go, and when one is due.
+        checkpoints: Where they go, and when one is due; none of a run that begins anew rather than goes on.
         resume: The last checkpoint of an earlier attempt.
 
     Raises:
         Diverged: A guard ended the run; the last good checkpoint is as it was.
         Unprocessable: An example does not fit the context.
     """
+    began, is_over = time.perf_counter(), resume is not None and resume.facts["step"] == config.total_steps
     tasks = encode_tasks(policy, demonstrations, config)
-    num_rehearsal = config.num_rehearsal if config.method == "sdft" else 0
+    num_rehearsal = config.num_rehearsal if config.method == "sdft" and not is_over else 0
     neutral = encode_rehearsal(policy, rehearsal, config) if num_rehearsal else []
     if config.teacher.rate:
         policy.add_teacher()
     state = TrainState(policy, config, num_tasks=len(tasks), num_neutral=len(neutral))
     if resume:
         state.restore(resume)
+    else:
+        state.seconds = time.perf_counter() - began
 
     stop = False
     while state.step < config.total_steps and not stop:
@@ -93,11 +98,11 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
         metrics = _step(policy, chosen, state, config)
         reporter.step(state.step, config.total_steps, state.trained_tokens, metrics)
         stop = reporter.should_stop()
-        if stop or checkpoints.due() or state.step == config.total_steps:
+        if checkpoints and (stop or checkpoints.due() or state.step == config.total_steps):
             folder = checkpoints.write(state.step, policy, state.tensors(), state.facts())
             reporter.checkpoint(state.step, folder, metrics)
     finished = state.step == config.total_steps
-    return TrainResult(state.step, state.trained_tokens, state.generated_tokens, finished)
+    return TrainResult(state.step, state.trained_tokens, state.generated_tokens, state.seconds, finished)
 
 
 def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: TrainingConfig) -> dict[str, float]:
@@ -136,10 +141,11 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
         follow(policy.parameters(), policy.teacher_parameters(), rate=config.teacher.rate)
     phases.end("optimizer")
 
-    num_tokens = sum(len(rollout.ids) for rollout in rollouts)
+    num_tokens, seconds = sum(len(rollout.ids) for rollout in rollouts), sum(phases.seconds.values())
+    state.seconds += seconds
     state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
     state.generated_tokens += sum(len(rollout.ids) for rollout in rollouts[: len(own)])
-    return metrics | phases.seconds | {"tokens_per_second": num_tokens / sum(phases.seconds.values())}
+    return metrics | phases.seconds | {"tokens_per_second": num_tokens / seconds}
 
 
 class Phases:

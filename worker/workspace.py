@@ -149,6 +149,7 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
             "scorer": measured.scorer,
             "tolerance": measured.tolerance,
             "suites": _suites(session, measured.suites, plan),
+            "compare": job.compare,
             "rehearsal": _rehearsal(session, lineage, plan),
             "rehearsal_file": REHEARSAL_NAME if _data(session, rehearsal_file, REHEARSAL_NAME, plan) else None,
             "resume_step": checkpoint.step if checkpoint else None,

@@ -14,9 +14,11 @@ def demo(
     home: HomeOption = DEFAULT_HOME,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service running at the end.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the jobs.")] = 0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Train each skill by plain fine-tuning too, and show both in the report.")
+    ] = False,
 ) -> None:
     """Train two small skills on a small real model, on a CPU, and see what was learned and what was kept."""
     command = [sys.executable, "-m", "app.demo.run", f"--skills={skills}", f"--home={home}", f"--seed={seed}"]
-    if keep:
-        command.append("--keep")
+    command += ["--keep"] * keep + ["--compare"] * compare
     os.execv(command[0], command)  # noqa: S606 - ours; signals reach the demo itself

@@ -46,6 +46,13 @@ def create(
     ] = [],  # noqa: B006 - typer copies it
     scorer: Annotated[str | None, typer.Option(help="Of the skill's held-out answers; see docs/evaluation.md.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of the scorer numeric.")] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="supervised[=LEARNING_RATE]",
+            help="Train plain fine-tuning on the same data too, for the report only.",
+        ),
+    ] = None,
     metadata: Pairs = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the job would take.")] = False,
@@ -75,6 +82,7 @@ def create(
         "parent_adapter": parent,
         "gate": {name: _value(text) for name, text in _pairs(gate).items()},
         "evaluation": {name: value for name, value in measured.items() if value is not None},
+        "compare": [_comparison(compare)] if compare else None,
     }
     request = {name: value for name, value in request.items() if value is not None}
     ours = {name: value for name, value in ours.items() if value}
@@ -167,6 +175,12 @@ def _ending(job: "FineTuningJob") -> str:
     if job.error and job.error.code:
         return f"The job failed ({job.error.code}): {job.error.message}"
     return f"The job was {job.status}."
+
+
+def _comparison(text: str) -> str | dict[str, Any]:
+    """What to compare with: a name, or a name with the learning rate that it is to have."""
+    method, equals, rate = text.partition("=")
+    return {"method": method, "learning_rate": _value(rate)} if equals else method
 
 
 def _file_id(client: "OpenAI", named: str, *, purpose: Literal["fine-tune", "evals"] = "fine-tune") -> str:

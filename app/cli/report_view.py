@@ -33,6 +33,8 @@ def _findings(report: dict[str, Any], gate: dict[str, Any] | None) -> Iterator[R
     yield Text(report["title"], style="bold")
     yield Text(summary["headline"], style=f"bold {STYLES[summary['recommendation']]}")
     yield from (Text(f"  {line}") for key in QUESTIONS for line in summary[key]["sentence"].splitlines())
+    if report.get("supervised"):
+        yield Text(f"  {report['supervised']['sentence']}")
     yield from _gate(gate) if gate else ()
     yield from titled("Gain against forgetting, with 95 % intervals", _trade_off(report["suites"]))
     yield from titled("Scores, with 95 % intervals", _scores(report["suites"]))

@@ -109,6 +109,8 @@ class _Live(_Plain):
     def state(self, job: "FineTuningJob") -> None:
         progress: dict[str, Any] = getattr(job, "progress", None) or {}
         done, total = progress.get("step"), progress.get("total_steps")
+        if progress.get("phase_total"):
+            done, total = progress["phase_done"], progress["phase_total"]
         count = f"{done}/{total}" if total else ""
         if (position := progress.get("queue_position")) is not None:
             count = f"place {position} in the queue"

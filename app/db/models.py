@@ -182,6 +182,7 @@ class Job(Base):
     max_seconds: Mapped[int | None]
     gate: Mapped[dict[str, Any] | None] = mapped_column(doc="GateRule that its version has to pass")
     evaluation: Mapped[dict[str, Any] | None] = mapped_column(doc="EvaluationOptions: scorer and suites it came with")
+    compare: Mapped[dict[str, Any] | None] = mapped_column(doc="SupervisedTwin to train beside its version")
     created_at: CreatedAt = _created_at()
 
     status: Mapped[str]

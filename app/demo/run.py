@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="leave the service running")
+    parser.add_argument("--compare", action="store_true", help="train each skill by plain fine-tuning too")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end the service on the way out
     home, began = Home(arguments.home), time.monotonic()
@@ -64,7 +65,7 @@ def main() -> int:
         version: str | None = None
         taught: list[str] = []
         for skill in list(SKILLS)[: arguments.skills]:
-            job = train(client, skill, parent=version, seed=arguments.seed)
+            job = train(client, skill, parent=version, seed=arguments.seed, compare=arguments.compare)
             if job.status != "succeeded":
                 return JOB_FAILED_EXIT_CODE
             version = version_of(job)
@@ -135,7 +136,7 @@ def add_base_model(home: Home) -> Path:
     return home.folder("models") / str(facts["path"])
 
 
-def train(client: OpenAI, skill: str, *, parent: str | None, seed: int) -> FineTuningJob:
+def train(client: OpenAI, skill: str, *, parent: str | None, seed: int, compare: bool) -> FineTuningJob:
     """Upload a skill's demonstrations and train on them until the end."""
     step(f"{'The next skill' if parent else 'A skill'}: {SKILLS[skill]}")
     if parent:
@@ -148,7 +149,7 @@ def train(client: OpenAI, skill: str, *, parent: str | None, seed: int) -> FineT
         suffix=ADAPTER,
         seed=seed,
         method=SDFT,
-        extra_body={"parent_adapter": parent} if parent else None,
+        extra_body={"parent_adapter": parent, "compare": ["supervised"] if compare else None},
     )
     console.print(f"client.fine_tuning.jobs.create(...) -> {job.id}", style="dim")
     job = watch(client, job.id, console)

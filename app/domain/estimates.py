@@ -33,10 +33,12 @@ class Work:
     Args:
         tokens: That training reads and writes.
         answers: That the evaluation has to ask for, all arms together.
+        twin_tokens: That the training of a supervised twin reads and writes; 0 without one.
     """
 
     tokens: float
     answers: int
+    twin_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Finished:
         work: That it had.
         seconds_training: Of its own.
         seconds_answering: Of its evaluation.
-        seconds_other: All else, which grows with neither: loading, checking, likelihoods, export.
+        seconds_comparing: Of the training of its supervised twin, if it had one.
+        seconds_other: All else, which grows with none: loading, checking, likelihoods, export.
         peak_memory_bytes: Of its trainer.
         answer_share: The student's answers, relative to the demonstrations' length.
         trained_share: Tokens with loss, relative to what ``count_trained`` expects.
@@ -56,6 +59,7 @@ class Finished:
     work: Work
     seconds_training: float
     seconds_answering: float
+    seconds_comparing: float
     seconds_other: float
     peak_memory_bytes: int | None
     answer_share: float
@@ -65,7 +69,13 @@ class Finished:
         """How long other work takes at this job's pace."""
         training = self.seconds_training * work.tokens / self.work.tokens
         answering = self.seconds_answering * work.answers / self.work.answers
-        return training + answering + self.seconds_other
+        return training + answering + work.twin_tokens * self._twin_pace() + self.seconds_other
+
+    def _twin_pace(self) -> float:
+        """Seconds a token of a twin; without one the job's own, which are more: it samples too."""
+        if self.work.twin_tokens:
+            return self.seconds_comparing / self.work.twin_tokens
+        return self.seconds_training / self.work.tokens
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,9 @@ def count_trained(config: TrainingConfig, lengths: Lengths) -> float:
     return config.total_steps * (config.batch_size * task + config.num_rehearsal * config.max_completion_tokens)
 
 
-def count_answers(*, general: int, skill: int, earlier: int, has_parent: bool, has_ceiling: bool) -> int:
+def count_answers(
+    *, general: int, skill: int, earlier: int, has_parent: bool, has_ceiling: bool, has_twin: bool
+) -> int:
     """Answers that the evaluation has to ask for: items of each sort of suite times the arms that are asked.
 
     Args:
@@ -113,6 +125,7 @@ def count_answers(*, general: int, skill: int, earlier: int, has_parent: bool, h
         earlier: Items of the lineage's skills: of candidate and parent.
         has_parent: Whether the job starts from a version.
         has_ceiling: Whether a teacher is shown the demonstrations.
+        has_twin: Whether a supervised twin is asked all that the candidate is.
     """
-    arms = 2 + has_parent
-    return general + skill * (arms + has_ceiling) + earlier * (arms - 1)
+    arms = 2 + has_parent + has_twin
+    return general * (1 + has_twin) + skill * (arms + has_ceiling) + earlier * (arms - 1)

@@ -6,8 +6,8 @@ Status = Literal["validating_files", "queued", "running", "succeeded", "failed",
 """OpenAI's six and never a seventh; what happens inside is ``Phase``."""
 
 Phase = Literal[
-    "waiting", "retry_wait", "claimed", "loading", "checking", "training", "evaluating", "exporting",
-    "load_check", "cancelling", "done",
+    "waiting", "retry_wait", "claimed", "loading", "checking", "training", "comparing", "evaluating",
+    "exporting", "load_check", "cancelling", "done",
 ]  # fmt: skip
 
 FailureCode = Literal[

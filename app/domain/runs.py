@@ -27,8 +27,9 @@ import math
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 
+from app.domain.comparison import SupervisedTwin
 from app.domain.evaluation import ScorerName
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.training import Method, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
@@ -135,11 +136,21 @@ class Order(_Frozen):
     scorer: ScorerName | None = Field(None, description="Of the skill, as the client asked.")
     tolerance: float | None = None
     suites: list[SuiteFile] = []
+    compare: SupervisedTwin | None = Field(None, description="What to train beside the version, for its report only.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
     rehearsal_file: str | None = Field(None, description="The client's own prompts, relative to the attempt's folder.")
     resume_step: int | None = None
     checkpoint_seconds: float = 60.0
     num_threads: int | None = None
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _of_its_method(cls, value: Any, info: ValidationInfo) -> Any:
+        """As JSON, a supervised job's would pass for those of the other method with nothing else asked for."""
+        if not isinstance(value, dict):
+            return value
+        kind = SupervisedHyperparameters if info.data.get("method") == "supervised" else SdftHyperparameters
+        return kind.model_validate(value)
 
 
 class Stay(_Frozen):

@@ -94,7 +94,11 @@ def estimate(session: Session, store: Store, project_id: str, asked: JobRequest)
     past = _Past.of(session, store, counter, checked.row, config)
     answer_share = _median([one.answer_share for one in past.finished], default=1.0)
     lengths = replace(training.means, answer=min(config.max_completion_tokens, training.means.answer * answer_share))
-    work = Work(estimates.count_tokens(config, lengths), past.answers(session, checked, num_heldout))
+    work = Work(
+        estimates.count_tokens(config, lengths),
+        past.answers(session, checked, num_heldout),
+        _twin_tokens(checked.row, config, lengths),
+    )
     trained_share = _median([one.trained_share for one in past.finished], default=1.0)
     return Estimate(
         base_model=checked.base.name,
@@ -227,6 +231,7 @@ class _Past:
             earlier=_num_earlier(session, checked.row.parent_version_id),
             has_parent=checked.parent is not None,
             has_ceiling=checked.row.method == "sdft",
+            has_twin=checked.row.compare is not None,
         )
 
 
@@ -244,15 +249,26 @@ def _finished(session: Session, job: Job, means: Lengths, report: _Report) -> Fi
     answer = session.scalar(select(func.avg(said)).where(JobMetric.job_id == job.id)) or means.answer
     lengths = replace(means, answer=answer)
     total = (job.finished_at - job.started_at).total_seconds()
+    counted = seconds["training"], seconds["evaluation_answers"], seconds.get("comparing", 0.0)
     return Finished(
-        work=Work(estimates.count_tokens(config, lengths), max(1, report.num_answers)),
-        seconds_training=seconds["training"],
-        seconds_answering=seconds["evaluation_answers"],
-        seconds_other=max(0.0, total - seconds["training"] - seconds["evaluation_answers"]),
+        work=Work(
+            estimates.count_tokens(config, lengths), max(1, report.num_answers), _twin_tokens(job, config, lengths)
+        ),
+        seconds_training=counted[0],
+        seconds_answering=counted[1],
+        seconds_comparing=counted[2],
+        seconds_other=max(0.0, total - sum(counted)),
         peak_memory_bytes=report.cost.peak_memory_bytes,
         answer_share=answer / means.answer,
         trained_share=report.cost.trained_tokens / max(1.0, estimates.count_trained(config, lengths)),
     )
+
+
+def _twin_tokens(job: Job, config: TrainingConfig, lengths: Lengths) -> float:
+    """Of the supervised twin that a job asks for: as many steps of as many examples, nothing sampled or rehearsed."""
+    if job.compare is None:
+        return 0.0
+    return estimates.count_tokens(config.model_copy(update={"method": "supervised"}), lengths)
 
 
 def _num_earlier(session: Session, parent_version_id: str | None) -> int:

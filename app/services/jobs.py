@@ -19,6 +19,7 @@ from app.db.models import (
 )
 from app.db.session import after_commit
 from app.dispatch import Broker
+from app.domain.comparison import SupervisedTwin
 from app.domain.errors import Invalid, NotFound
 from app.domain.evaluation import EvaluationOptions
 from app.domain.gate import GateRule
@@ -45,6 +46,7 @@ class JobRequest:
     max_seconds: int | None = None
     gate: GateRule | None = None
     evaluation: EvaluationOptions | None = None
+    compare: SupervisedTwin | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -183,6 +185,7 @@ def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVer
         max_seconds=asked.max_seconds,
         gate=asked.gate.model_dump(mode="json") if asked.gate else None,
         evaluation=asked.evaluation.model_dump(mode="json") if asked.evaluation else None,
+        compare=asked.compare.fixed(num_parameters=base.num_parameters).model_dump() if asked.compare else None,
         status="queued",
         phase="waiting",
     )

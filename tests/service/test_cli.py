@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.db.models import Adapter, Job, Project
+from app.db.models import Adapter, Evaluation, Job, Project
 from app.services import publishing, runs
 from app.services.publishing import EvaluationResults
 from app.storage.store import StoredBlob
@@ -196,3 +196,35 @@ def test_create_takes_a_gate_by_pairs(sdft, tmp_path):
         "min_gain": 0.2, "max_forgetting": 0.1, "confidence": 0.95, "on_pass": "production", "verdict": None,
         "criteria": [],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "rate"), [(["supervised"], 5e-4), (["supervised=1e-4"], 1e-4)], ids=["by name", "with a learning rate"]
+)
+def test_create_takes_a_comparison(sdft, tmp_path, asked, rate):
+    (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
+    create = ("jobs", "create", "--model", "org/tiny", "--training-file", str(tmp_path / "train.jsonl"), "--json")
+    job = sdft(*create, "--compare", *asked)
+    assert json.loads(job.stdout)["compare"] == [{"method": "supervised", "learning_rate": rate}]
+
+
+def test_a_comparison_that_does_not_exist_is_refused_with_the_nearest(sdft, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
+    refused = sdft(
+        "jobs", "create", "--model", "org/tiny", "--training-file", str(tmp_path / "train.jsonl"),
+        "--compare", "supervize",
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert 'did you mean "supervised"?' in refused.stderr
+
+
+def test_a_report_shows_the_twin_beside_the_version(sdft, line, committed_sessions):
+    twin = {"arm": "supervised", "score": {"value": 0.6, "low": 0.5, "high": 0.7}}
+    beside = {"sentence": "Plain fine-tuning on the same data: learned 24 of 40."}
+    with committed_sessions.begin() as session:
+        evaluation = session.query(Evaluation).filter_by(job_id=line[0]).one()
+        suite = SUITE | {"arms": [*SUITE["arms"], twin]}
+        evaluation.report = REPORT | {"suites": [suite], "supervised": beside}
+    shown = sdft("report", line[0]).stdout
+    assert beside["sentence"] in shown
+    assert "60% (50% to 70%)" in shown

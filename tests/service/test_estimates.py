@@ -48,17 +48,18 @@ def sdft(**numbers):
     return {"method": {"type": "sdft", "sdft": {"hyperparameters": numbers}}}
 
 
-def seconds_of(config, *, prompt: int, answer: int, said: float, answers: int) -> dict[str, float]:
+def seconds_of(config, *, prompt: int, answer: int, said: float, answers: int, compared: bool) -> dict[str, float]:
     """How long things take on a machine of these tests: not as the service counts, but not unlike."""
     step = 0.3 + 0.001 * config["batch_size"] * (prompt + 1.6 * answer + 2.5 * said)
     rehearsed = round(config["batch_size"] * config["rehearsal_share"] / (1 - config["rehearsal_share"]))
     step += 0.0015 * rehearsed * (prompt + 1.2 * config["max_completion_tokens"])
+    twin = config["total_steps"] * (0.1 + 0.0007 * config["batch_size"] * (prompt + 1.6 * answer))
     return {
         "loading": 2,
         "checking": 3,
         "training": config["total_steps"] * step,
         "evaluation_answers": 4 + 0.06 * answers,
-    }
+    } | ({"comparing": twin} if compared else {})
 
 
 @pytest.fixture
@@ -66,8 +67,9 @@ def finish(session, project, store):
     """Put a finished job into the database, as this machine would have run it."""
 
     def make(
-        http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, settings=None, **values
-    ):
+        http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, settings=None,
+        compare=None, **values,
+    ):  # fmt: skip
         file_id = upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
         estimate = told(http, file_id, **({"parent_adapter": parent.model_id} if parent else {}))
         config = {
@@ -77,20 +79,23 @@ def finish(session, project, store):
             "template": "multi_turn",
             **(settings or {}),
         }
-        arms = ["base", "candidate"] + ["parent"] * bool(parent)
+        arms = ["base", "candidate"] + ["parent"] * bool(parent) + ["supervised"] * bool(compare)
         reused = {"general ability": ["base", "parent"]} if parent else {}
         suites = [
             {"name": "general ability", "role": "general", "n": 312, "arms": arms},
             {"name": "own", "role": "skill", "n": estimate["examples"]["held_out"], "arms": [*arms, "ceiling"]},
-        ] + [{"name": "old", "role": "earlier", "n": 8, "arms": ["parent", "candidate"]}] * bool(parent)
+        ] + [{"name": "old", "role": "earlier", "n": 8, "arms": arms[1:]}] * bool(parent)
         answers = sum(suite["n"] * (len(suite["arms"]) - len(reused.get(suite["name"], []))) for suite in suites)
-        seconds = seconds_of(config, prompt=prompt + 8, answer=answer + 1, said=said, answers=answers)
+        seconds = seconds_of(
+            config, prompt=prompt + 8, answer=answer + 1, said=said, answers=answers, compared=bool(compare)
+        )
         seconds = {phase: pace * value for phase, value in seconds.items()}
         total = sum(seconds.values()) + 12
         ended = datetime.now(UTC)
         fixed = {
             "project": project, "resolved": config, "fence": 1, "trained_tokens": 4000, "finished_at": ended,
             "started_at": ended - timedelta(seconds=total), "parent_version_id": parent and parent.id,
+            "compare": compare,
         }  # fmt: skip
         row = factories.make_job(
             session, "succeeded", training_file=session.get_one(factories.models.File, file_id), **fixed | values
@@ -122,6 +127,22 @@ def test_one_finished_job_predicts_the_next_within_a_quarter(http, base, finish)
     assert estimate["seconds"]["p50"] == pytest.approx(took, rel=0.25)
     assert took > 1.4 * took_first  # the first job's own time would not do
     assert estimate["seconds"]["p90"] == pytest.approx(1.25 * estimate["seconds"]["p50"], abs=0.2)
+
+
+def test_a_twin_is_part_of_what_a_job_will_take(http, base, finish):
+    compare = {"method": "supervised", "learning_rate": 2e-4}
+    first, took_alone = finish(http)
+    same = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    alone = told(http, same, parent_adapter=first.model_id)["seconds"]["p50"]
+    guessed = told(http, same, parent_adapter=first.model_id, compare=["supervised"])["seconds"]["p50"]
+    assert guessed > alone + 312 * 0.06  # it answers general questions, and trains
+    second, took = finish(http, parent=first, compare=compare)
+    assert took > took_alone
+    estimate = told(http, same, parent_adapter=second.model_id, compare=["supervised"])
+    assert estimate["calibrated_on"] == 2
+    assert estimate["seconds"]["p50"] == pytest.approx(took, rel=0.25)
+    without = told(http, same, parent_adapter=second.model_id)["seconds"]["p50"]
+    assert without == pytest.approx(alone, rel=0.15)
 
 
 def test_answers_that_were_remembered_took_no_time(http, base, finish):

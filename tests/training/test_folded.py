@@ -4,7 +4,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.training.test_policy import CLOSE, aligned, load
-from worker.hf.folded import can_fold
+from worker.hf.folded import _FoldedLinear, can_fold
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
 
@@ -47,6 +47,21 @@ def test_the_copy_follows_every_step_and_every_arm(llama):
         for arm in ("student", "teacher", "student", "parent"):
             expected = through_peft(policy, lambda policy, arm=arm: policy.greedy(prompts, 6, arm=arm))
             assert policy.greedy(prompts, 6, arm=arm) == expected
+
+
+def test_what_a_policy_gave_back_is_made_again_to_the_same_bits(llama):
+    policy = load(llama)
+    scored = teacher_hidden(policy, aligned(policy), max_tokens=4096)
+    before, layers = gradients(policy), [m for m in policy._folded._model.modules() if isinstance(m, _FoldedLinear)]
+    assert layers
+    policy.rest()
+    assert sum(layer._folded_OI.numel() for layer in layers) == 0
+    assert not policy._memory._known
+    for name, gradient in gradients(policy).items():
+        assert torch.equal(gradient, before[name])
+    for again_TH, scored_TH in zip(teacher_hidden(policy, aligned(policy), max_tokens=4096), scored, strict=True):
+        assert torch.equal(again_TH, scored_TH)
+    assert policy._memory._known
 
 
 def test_the_bases_weights_stay_as_they_were(llama):

@@ -338,6 +338,10 @@ def test_supervised_jobs_run_through_the_same_stages(base: BaseModelRef, tmp_pat
     losses = [message.metrics["train_loss"] for message in messages if message.kind == "step"]
     assert losses[-1] < losses[0]
     assert messages[-1].kind == "finished"
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert report["provenance"]["config"]["rehearsal_share"] == 0
+    assert report["provenance"]["requested"] == hyperparameters.model_dump()
+    assert {row["num_rehearsed_kinds"] for row in report["kept"]} == {0}
 
 
 def test_a_teacher_that_is_no_better_fails_the_job_only_when_asked_to(base: BaseModelRef, tmp_path: Path) -> None:

@@ -15,11 +15,15 @@ LENGTHS = Lengths(prompt=40, demonstration=16, answer=12)
 
 
 def finished(work: Work, *, pace: float = 1.0) -> Finished:
-    """A job on a machine whose evaluation and training take time of their own, and some of it whatever the work."""
+    """A job on a machine whose evaluation and training take time of their own, and some of it whatever the work.
+
+    A token takes a twin, which samples nothing, half the time.
+    """
     return Finished(
         work=work,
         seconds_training=pace * (8.0 + 0.006 * work.tokens),
         seconds_answering=pace * (3.0 + 0.09 * work.answers),
+        seconds_comparing=pace * 0.003 * work.twin_tokens,
         seconds_other=20.0,
         peak_memory_bytes=1 << 30,
         answer_share=0.75,
@@ -27,19 +31,21 @@ def finished(work: Work, *, pace: float = 1.0) -> Finished:
     )
 
 
-def work(config: TrainingConfig, lengths: Lengths, answers: int) -> Work:
-    return Work(count_tokens(config, lengths), answers)
+def work(config: TrainingConfig, lengths: Lengths, answers: int, twin_tokens: float = 0.0) -> Work:
+    return Work(count_tokens(config, lengths), answers, twin_tokens)
 
 
 def test_one_job_predicts_another_with_more_rehearsal_longer_texts_and_a_parent() -> None:
     first = work(
-        CONFIG, LENGTHS, answers=count_answers(general=312, skill=8, earlier=0, has_parent=False, has_ceiling=True)
+        CONFIG,
+        LENGTHS,
+        answers=count_answers(general=312, skill=8, earlier=0, has_parent=False, has_ceiling=True, has_twin=False),
     )
     other = CONFIG.model_copy(update={"rehearsal_share": 1 / 2, "total_steps": 60})
     second = work(
         other,
         Lengths(prompt=55, demonstration=20, answer=15),
-        answers=count_answers(general=312, skill=8, earlier=8, has_parent=True, has_ceiling=True),
+        answers=count_answers(general=312, skill=8, earlier=8, has_parent=True, has_ceiling=True, has_twin=False),
     )
     truth = finished(second)
     actual = truth.seconds_training + truth.seconds_answering + truth.seconds_other
@@ -54,6 +60,14 @@ def test_one_job_predicts_another_with_more_rehearsal_longer_texts_and_a_parent(
 def test_the_work_of_a_finished_job_at_its_own_pace_is_what_it_took() -> None:
     done = finished(work(CONFIG, LENGTHS, 500))
     assert done.seconds_for(done.work) == pytest.approx(8 + 0.006 * done.work.tokens + 3 + 45 + 20)
+
+
+def test_a_twin_takes_its_own_pace_where_it_is_known_and_else_at_most_the_jobs() -> None:
+    without, compared = work(CONFIG, LENGTHS, 500), work(CONFIG, LENGTHS, 500, twin_tokens=20_000.0)
+    took = 0.003 * 20_000
+    known, unknown = finished(compared), finished(without)
+    assert known.seconds_for(compared) - known.seconds_for(without) == pytest.approx(took)
+    assert took < unknown.seconds_for(compared) - unknown.seconds_for(without) < 3 * took
 
 
 def test_the_spread_is_that_of_the_paces() -> None:
@@ -83,12 +97,21 @@ def test_answers_shorter_than_the_skip_train_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_parent", "has_ceiling", "arms"),
-    [(False, False, (2, 1)), (False, True, (3, 1)), (True, True, (4, 2))],
+    ("has_parent", "has_ceiling", "has_twin", "arms"),
+    [
+        (False, False, False, (1, 2, 1)),
+        (False, True, False, (1, 3, 1)),
+        (True, True, False, (1, 4, 2)),
+        (True, True, True, (2, 5, 3)),
+    ],
 )
-def test_each_suite_asks_its_own_arms(has_parent: bool, has_ceiling: bool, arms: tuple[int, int]) -> None:
-    asked = count_answers(general=100, skill=10, earlier=1, has_parent=has_parent, has_ceiling=has_ceiling)
-    assert asked == 100 + 10 * arms[0] + 1 * arms[1]
+def test_each_suite_asks_its_own_arms(
+    has_parent: bool, has_ceiling: bool, has_twin: bool, arms: tuple[int, int, int]
+) -> None:
+    asked = count_answers(
+        general=100, skill=10, earlier=1, has_parent=has_parent, has_ceiling=has_ceiling, has_twin=has_twin
+    )
+    assert asked == 100 * arms[0] + 10 * arms[1] + 1 * arms[2]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class Script(BaseModel):
     hang_at: int | None = None
     fail: str | None = None
     say: str | None = None  # a raw line for the pipe
+    compare_seconds: float = 0.0  # where the order asks for a comparison
     evaluate_seconds: float = 0.0
     trust_seconds: float = 45.0
     prints: str = ""
@@ -65,6 +66,8 @@ def attempt(folder: Path, pipe: BinaryIO, supervisor: Supervisor) -> bool:
     if script.fail:
         reporter.failed(script.fail, "As scripted.")
         return False
+    if order.compare:
+        compare(script, reporter)
     reporter.phase("evaluating")
     time.sleep(script.evaluate_seconds)
     export(folder, state)
@@ -97,6 +100,17 @@ def train(script: Script, order: Order, folder: Path, reporter: PipeReporter) ->
         if reporter.should_stop():
             sys.exit(DRAINED_EXIT_CODE)
     return state
+
+
+def compare(script: Script, reporter: PipeReporter) -> None:
+    """A twin's steps; no checkpoint is written between them."""
+    reporter.phase("comparing")
+    for step in range(1, 101):
+        time.sleep(script.compare_seconds / 100)
+        try:
+            reporter.progress(step, 100)
+        except reporting.Drained:
+            sys.exit(DRAINED_EXIT_CODE)
 
 
 def save(folder: Path, step: int, state: bytes, reporter: PipeReporter) -> None:

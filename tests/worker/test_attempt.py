@@ -189,6 +189,37 @@ def test_cancel_during_the_evaluation_is_heeded(site: Site) -> None:
     assert (site.job(job_id).status, site.versions(job_id)) == ("cancelled", [])
 
 
+TWIN = {"method": "supervised", "learning_rate": 5e-4}
+
+
+def test_cancel_while_the_twin_is_trained_is_heeded(site: Site) -> None:
+    job_id = site.post(job={"compare": TWIN}, compare_seconds=60)
+    runner = threading.Thread(target=site.run_one, args=[site.slot()])
+    runner.start()
+    wait_until(lambda: (site.job(job_id).phase_done or 0) > 1)
+    assert (site.job(job_id).phase, site.job(job_id).phase_total) == ("comparing", 100)
+    site.cancel(job_id)
+    runner.join(timeout=TIMES.heartbeat_seconds + TIMES.kill_grace_seconds + 5)
+    assert (site.job(job_id).status, site.versions(job_id)) == ("cancelled", [])
+    assert not site.trainers()
+
+
+def test_a_worker_that_leaves_while_the_twin_is_trained_loses_no_step_of_the_job(site: Site) -> None:
+    plain, compared = site.post(), site.post(job={"compare": TWIN}, compare_seconds=3)
+    slot = site.slot()
+    site.run_one(slot)
+    runner = threading.Thread(target=site.run_one, args=[slot])
+    runner.start()
+    wait_until(lambda: site.job(compared).phase == "comparing")
+    slot.home.drain()
+    runner.join(timeout=10)
+    job, (attempt,) = site.job(compared), site.attempts(compared)
+    assert (job.status, job.failed_attempts, attempt.outcome) == ("queued", 0, "preempted")
+    site.run_one(site.slot())
+    assert [(one.outcome, one.first_step) for one in site.attempts(compared)][-1] == ("succeeded", 3)
+    assert site.weights(compared) == site.weights(plain)
+
+
 def test_a_stuck_trainer_is_killed_and_the_job_tried_again(site: Site, no_waiting: None) -> None:
     job_id = site.post(hang_at=2, ignore_term=True)
     site.run_one(site.slot(TIMES.model_copy(update={"stall_seconds": 1.0})))

@@ -3,12 +3,13 @@
 Knows neither models nor pages. Everything random is seeded, so a report can be computed again to the last digit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any, Final
 
 from worker.evals.behaviour import describe
 from worker.evals.differences import SEED, bounds, difference, list_changes
+from worker.evals.kept import count_kept, list_flips
 from worker.evals.marks import Marks, mark
 from worker.evals.matrix import retention_matrix
 from worker.evals.run import ArmName, Measured
@@ -18,23 +19,20 @@ from worker.evals.schema import (
     Comparison,
     Cost,
     DriftReport,
-    Flip,
-    Kept,
     LineageScore,
     Method,
     Report,
     SuiteReport,
+    TwinRun,
 )
 from worker.evals.scorers import NLL, NLL_VERSION, SCORERS, ScorerChoice
 from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, wilson
-from worker.evals.suites import Item, Split
+from worker.evals.suites import Split
 from worker.evals.summary import caveats, summarize
+from worker.evals.supervised import beside_supervised
 
 MARGIN: Final = 0.1
 """Ten points, or for free text a tenth of a nat per token: smaller changes are called the same."""
-MAX_FLIPS: Final = 100
-MAX_CHARACTERS: Final = 2000
-"""Of a prompt or an answer that the report shows."""
 
 
 def build_report(
@@ -48,6 +46,8 @@ def build_report(
     provenance: dict[str, Any],
     names: Mapping[ArmName, str] | None = None,
     past: Sequence[LineageScore] = (),
+    twin: TwinRun | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Judge what was measured.
 
@@ -61,11 +61,13 @@ def build_report(
         provenance: Whatever identifies what was run; shown as it is.
         names: What arms are called as versions of a lineage, where they have a name.
         past: What earlier reports have on the lineage, oldest version first.
+        twin: What the supervised twin took, where ``measured`` has one.
+        notes: What else a reader should not conclude.
     """
     marked = [mark(measured, suite) for suite in measured.suites if suite.items]
     comparisons = _compare(marked)
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
-    kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in _kept(marks)]
+    kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
     demonstrations = [one.completion for one in split.training]
     return Report(
         title=title,
@@ -90,12 +92,16 @@ def build_report(
             resamples=RESAMPLES,
             seed=SEED,
         ),
-        caveats=caveats(
-            suites,
-            kept,
-            num_trained={suite.name: suite.num_trained for suite in measured.suites},
-            num_dropped=measured.num_dropped,
-        ),
+        supervised=beside_supervised(marked, suites, twin) if twin else None,
+        caveats=[
+            *caveats(
+                suites,
+                kept,
+                num_trained={suite.name: suite.num_trained for suite in measured.suites},
+                num_dropped=measured.num_dropped,
+            ),
+            *notes,
+        ],
         errors=[error for marks in marked for error in marks.errors],
         cost=_with_evaluation(cost, measured),
         provenance=provenance,
@@ -113,7 +119,7 @@ def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:
         arms=[_arm_score(marks, arm) for arm in marks.scores],
         comparisons=comparisons,
         changes=list(list_changes(marks)),
-        flips=list(_flips(marks))[:MAX_FLIPS] if marks.suite.judged else [],
+        flips=list_flips(marks),
     )
 
 
@@ -133,13 +139,23 @@ def _arm_score(marks: Marks, arm: ArmName) -> ArmScore:
 
 
 def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
-    """The candidate against base and parent on every suite. P-values that test for loss are one family."""
+    """The candidate against base, parent and twin on every suite.
+
+    P-values that test for loss are one family, and those against the twin another: a version is judged alike, compared
+    or not.
+    """
     pairs = [
         (marks, arm) for marks in marked if marks.items for arm in marks.scores if arm not in {"candidate", "ceiling"}
     ]
     raw = [mcnemar(*_changes(marks, arm)) if marks.suite.judged else None for marks, arm in pairs]
-    family = [index for index, (marks, _) in enumerate(pairs) if marks.suite.role != "skill" and raw[index] is not None]
-    adjusted = dict(zip(family, holm([value for index in family if (value := raw[index]) is not None]), strict=True))
+    adjusted: dict[int, float] = {}
+    for of_twin in (False, True):
+        tested = {
+            index: value
+            for index, ((marks, arm), value) in enumerate(zip(pairs, raw, strict=True))
+            if value is not None and marks.suite.role != "skill" and (arm == "supervised") is of_twin
+        }
+        adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
     found: dict[str, list[Comparison]] = {marks.suite.name: [] for marks in marked}
     for index, (marks, arm) in enumerate(pairs):
         found[marks.suite.name].append(_comparison(marks, arm, adjusted.get(index, raw[index])))
@@ -163,63 +179,6 @@ def _changes(marks: Marks, arm: ArmName) -> tuple[int, int]:
     """How many items the candidate lost and gained against an arm."""
     pairs = list(zip(marks.right(arm), marks.right("candidate"), strict=True))
     return pairs.count((True, False)), pairs.count((False, True))
-
-
-def _kept(marks: Marks) -> Iterator[Kept]:
-    """What is left of what a reference had right: in all, by rehearsed or not, by kind."""
-    kinds, rehearsed = list(dict.fromkeys(item.kind for item in marks.items)), marks.suite.rehearsed
-    groups = {"all": kinds}
-    if len(kinds) > 1:
-        groups["rehearsed kinds"] = [kind for kind in kinds if kind in rehearsed]
-        groups["other kinds"] = [kind for kind in kinds if kind not in rehearsed]
-        groups |= {kind: [kind] for kind in kinds}
-    for reference in (arm for arm in marks.scores if arm not in {"candidate", "ceiling"}):
-        for group, members in groups.items():
-            yield _kept_of(marks, reference, group, members)
-
-
-def _kept_of(marks: Marks, reference: ArmName, group: str, kinds: Sequence[str]) -> Kept:
-    marked = zip(marks.items, marks.right(reference), marks.right("candidate"), strict=True)
-    pairs = [(before, after) for item, before, after in marked if item.kind in kinds]
-    num_kept = pairs.count((True, True))
-    num_had = num_kept + pairs.count((True, False))
-    interval = wilson(num_kept, num_had)
-    return Kept(
-        suite=marks.suite.name,
-        group=group,
-        num_rehearsed_kinds=len(marks.suite.rehearsed.intersection(kinds)),
-        num_kinds=len(kinds),
-        reference=reference,
-        n=len(pairs),
-        num_had=num_had,
-        num_kept=num_kept,
-        num_gained=pairs.count((False, True)),
-        share=Bounds(value=num_kept / num_had, low=interval.low, high=interval.high) if num_had else None,
-    )
-
-
-def _flips(marks: Marks) -> Iterator[Flip]:
-    """Items that changed, lost ones first."""
-    position = {item.id: index for index, item in enumerate(marks.suite.items)}
-    rows = list(zip(marks.items, marks.right(marks.reference), marks.right("candidate"), strict=True))
-    for item, before, after in sorted(rows, key=lambda row: row[2]):
-        if before == after:
-            continue
-        yield Flip(
-            item=item.id,
-            kind=item.kind,
-            change="gained" if after else "lost",
-            prompt=_question(item)[:MAX_CHARACTERS],
-            expected=[text[:MAX_CHARACTERS] for text in item.expected],
-            answers={arm: said[position[item.id]].text[:MAX_CHARACTERS] for arm, said in marks.answers.items()},
-        )
-
-
-def _question(item: Item) -> str:
-    """The conversation, bare where it is a single turn."""
-    if len(item.messages) == 1:
-        return str(item.messages[0]["content"])
-    return "\n".join(f"{message['role']}: {message['content']}" for message in item.messages)
 
 
 def _reused(measured: Measured) -> dict[str, list[ArmName]]:

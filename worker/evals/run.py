@@ -71,6 +71,8 @@ class Drift:
     n: int
     base_to_candidate: float
     candidate_to_base: float
+    base_to_supervised: float | None = None
+    supervised_to_base: float | None = None
 
 
 @dataclass
@@ -104,6 +106,7 @@ def evaluate(
     suites: Sequence[Suite],
     *,
     has_parent: bool,
+    has_twin: bool = False,
     template: str | None,
     memory: AnswerMemory | None,
     on_progress: Callable[[int, int], None],
@@ -114,11 +117,12 @@ def evaluate(
         policy: Base, starting point and candidate in one.
         suites: Of all roles, with different names.
         has_parent: Whether the starting point is another than the base.
+        has_twin: Whether the policy has a supervised twin of the candidate.
         template: How the teacher is shown a demonstration; ``None`` leaves the ceiling out.
         memory: Of answers to the suite that ships. What a client asks or expects is never left on a worker.
         on_progress: Told how many of how many questions are done.
     """
-    run = _Run(policy, has_parent, template, memory)
+    run = _Run(policy, has_parent, has_twin, template, memory)
     fitting = tuple(run.fitting(suite) for suite in suites)
     measured = Measured(fitting, num_dropped=_num_items(suites) - _num_items(fitting))
     plan = [(suite, arm) for suite in fitting for arm in run.arms(suite)]
@@ -166,17 +170,19 @@ class _Run:
 
     policy: Answering
     has_parent: bool
+    has_twin: bool
     template: str | None
     memory: AnswerMemory | None
 
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
         """The base never learnt an earlier skill, so it is not asked for those where there is a parent to ask."""
         parent: tuple[ArmName, ...] = ("parent",) if self.has_parent else ()
+        trained: tuple[ArmName, ...] = ("candidate", "supervised") if self.has_twin else ("candidate",)
         if suite.role == "earlier":
-            return (*(parent or ("base",)), "candidate")
+            return (*(parent or ("base",)), *trained)
         if suite.role == "skill" and self.template is not None:
-            return ("base", *parent, "candidate", "ceiling")
-        return ("base", *parent, "candidate")
+            return ("base", *parent, *trained, "ceiling")
+        return ("base", *parent, *trained)
 
     def fitting(self, suite: Suite) -> Suite:
         """The suite less the items that would not fit the context of one of its arms."""
@@ -206,17 +212,17 @@ class _Run:
         )
 
     def drift(self, suite: Suite, answers: Sequence[Answer]) -> Drift:
-        """How far the candidate's predictions have moved along the base's answers."""
+        """How far the predictions of what was trained have moved along the base's answers."""
         spread = range(0, len(answers), max(1, len(answers) // DRIFT_ITEMS))[:DRIFT_ITEMS]
         prompts = [self._prompt(suite.items[index], "base") for index in spread]
         said = [list(answers[index].ids) for index in spread]
-        there, back = zip(*self.policy.divergence(prompts, said, p="base", q="student"), strict=True)
-        return Drift(
-            "neutral" if suite.role == "general" else "task",
-            n=len(spread),
-            base_to_candidate=mean(there),
-            candidate_to_base=mean(back),
-        )
+
+        def moved(arm: Arm) -> tuple[float, float]:
+            there, back = zip(*self.policy.divergence(prompts, said, p="base", q=arm), strict=True)
+            return mean(there), mean(back)
+
+        sort: Literal["neutral", "task"] = "neutral" if suite.role == "general" else "task"
+        return Drift(sort, len(spread), *moved("student"), *(moved("twin") if self.has_twin else ()))
 
     def _questions(self, suite: Suite, arm: ArmName) -> tuple[Prompts, list[int]]:
         items = _asked(suite)
@@ -236,8 +242,8 @@ class _Run:
         return self.policy.encode_chat(item.messages)
 
     def _weights(self, arm: ArmName) -> Arm:
-        if arm == "candidate":
-            return "student"
+        if arm in {"candidate", "supervised"}:
+            return "student" if arm == "candidate" else "twin"
         return "parent" if arm == "parent" or (arm == "ceiling" and self.has_parent) else "base"
 
 

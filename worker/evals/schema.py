@@ -55,7 +55,7 @@ class Change(_Frozen):
 
 
 class Flip(_Frozen):
-    """An item that the candidate and its starting point judge differently."""
+    """An item that a trained arm, the candidate unless said otherwise, and its starting point judge differently."""
 
     item: str
     kind: str
@@ -109,6 +109,8 @@ class DriftReport(_Frozen):
     n: int
     base_to_candidate: float
     candidate_to_base: float
+    base_to_supervised: float | None = Field(None, description="None where no supervised twin was trained.")
+    supervised_to_base: float | None = None
 
 
 class Behaviour(_Frozen):
@@ -183,6 +185,26 @@ class Cost(_Frozen):
     peak_memory_bytes: int | None
 
 
+class TwinRun(_Frozen):
+    """What the supervised twin trained with, and what that took."""
+
+    config: dict[str, Any]
+    trained_tokens: int
+    seconds: float = Field(description="Of its steps.")
+    cost_ratio: float = Field(description="How many times as long the version's own training took.")
+
+
+class Supervised(_Frozen):
+    """Plain fine-tuning on the same data, split, seed, steps and batch, beside the version."""
+
+    sentence: str
+    kept: list[Kept] = Field(description="Of the items that a reference got right, those that the twin still gets.")
+    flips: dict[str, list[Flip]] = Field(
+        description="By suite, items that the twin and the starting point judge differently."
+    )
+    run: TwinRun
+
+
 class Report(_Frozen):
     """Everything that a job measured."""
 
@@ -196,6 +218,7 @@ class Report(_Frozen):
     kept: list[Kept]
     drift: list[DriftReport]
     behaviour: list[Behaviour]
+    supervised: Supervised | None = Field(None, description="None where no comparison was asked for.")
     method: Method
     caveats: list[str]
     errors: list[ScorerError]

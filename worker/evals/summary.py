@@ -98,7 +98,8 @@ def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
         comparison.verdict
         for suite in suites
         for comparison in suite.comparisons
-        if suite.role in {"general", "client"} or (suite.role, comparison.against) == ("earlier", "parent")
+        if comparison.against != "supervised"
+        and (suite.role in {"general", "client"} or (suite.role, comparison.against) == ("earlier", "parent"))
     ]
     sentences = [
         f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept"
@@ -138,7 +139,7 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
 
 def _starting_point(comparisons: Sequence[Comparison]) -> Comparison:
     """The comparison with what the job started from; arms come with the base first."""
-    return comparisons[-1]
+    return [comparison for comparison in comparisons if comparison.against != "supervised"][-1]
 
 
 def _recommend(arrived: Verdict, left: Verdict) -> Recommendation:

@@ -48,6 +48,13 @@ class FoldedCopy:
             self._holds = holds
         return self._model.get_decoder()
 
+    def forget(self) -> None:
+        """Give back the memory of the folded weights until they are needed again."""
+        self._holds = None
+        for module in self._model.modules():
+            if isinstance(module, _FoldedLinear):
+                module.forget()
+
     @torch.no_grad()
     def _fold(self, layers: Mapping[str, Linear], adapter: str) -> None:
         for name, layer in layers.items():
@@ -65,7 +72,11 @@ class _FoldedLinear(nn.Module):
         super().__init__()
         self._base_OI: Tensor = base.weight
         self._bias_O: Tensor | None = base.bias
-        self._folded_OI = torch.empty_like(base.weight)
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold no folded weight; ``take`` makes room for one again."""
+        self._folded_OI = self._base_OI.new_empty(0)
 
     def take(self, layer: Linear, adapter: str) -> None:
         """Fold an adapter's weights in."""

@@ -123,14 +123,25 @@ class HfPolicy:
 
     def add_teacher(self) -> None:
         """An adapter for a teacher that moves, at first the student's."""
-        with torch.random.fork_rng():
-            self._peft.add_adapter("teacher", self._peft.peft_config["student"])
-        self._peft.eval()
-        freeze(self.parameters(), self.teacher_parameters())
+        self._add("teacher", self.parameters())
 
     def teacher_parameters(self) -> dict[str, nn.Parameter]:
         """The factors, fp32, of a teacher that moves; empty where it does not."""
         return self._adapter_parameters("teacher")
+
+    def add_twin(self, factors: Mapping[str, Tensor]) -> None:
+        """An adapter of the student's shape to be asked beside it: the arm ``twin``."""
+        self._add("twin", factors)
+
+    def twin_parameters(self) -> dict[str, nn.Parameter]:
+        """Its factors; empty before."""
+        return self._adapter_parameters("twin")
+
+    def rest(self) -> None:
+        """Give back what can be made again: remembered prompts and folded weights."""
+        self._memory.forget()
+        if self._folded:
+            self._folded.forget()
 
     def load_student(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over an adapter's factors.
@@ -160,7 +171,7 @@ class HfPolicy:
             ValueError: Whole prompts were given for weights that move.
         """
         batch = batch.to(self.device)
-        with self._weights(arm, folded=arm == "student") as backbone:
+        with self._weights(arm, folded=arm in {"student", "twin"}) as backbone:
             cache, prefix_mask_BP = self._open(backbone, batch.prefixes, arm)
             hidden_BLH = backbone(
                 input_ids=batch.ids_BL,
@@ -263,6 +274,12 @@ class HfPolicy:
                 if on_batch:
                     on_batch(len(answers))
         return [answers[index] for index in range(len(prompts))]
+
+    def _add(self, adapter: str, factors: Mapping[str, Tensor]) -> None:
+        with torch.random.fork_rng():
+            self._peft.add_adapter(adapter, self._peft.peft_config["student"])
+        self._peft.eval()
+        freeze(factors, self._adapter_parameters(adapter))
 
     def _adapter(self, arm: Arm) -> str | None:
         if arm == "base" or (arm == "parent" and "parent" not in self._peft.peft_config):

@@ -46,8 +46,13 @@ class PromptMemory:
 
     def __init__(self, backbone: Any, device: torch.device, *, max_bytes: int = MAX_REMEMBERED_BYTES) -> None:
         self._backbone, self._device = backbone, device
-        self._bytes_left = max_bytes
+        self._max_bytes = self._bytes_left = max_bytes
         self._known: dict[tuple[int, ...], _Layers] = {}
+
+    def forget(self) -> None:
+        """Hold nothing: what comes is read anew."""
+        self._bytes_left = self._max_bytes
+        self._known.clear()
 
     @torch.no_grad()
     def open(self, prompts: Sequence[list[int]]) -> tuple[DynamicCache, Tensor]:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from worker.sdft.loss import Head
 
-Arm = Literal["base", "parent", "teacher", "student"]
-"""Which weights answer: the frozen base, the point the job starts from, a teacher that moves, or the adapter in
-training. A job that continues nothing starts from the base: its ``parent`` is the base."""
+Arm = Literal["base", "parent", "teacher", "student", "twin"]
+"""Which weights answer: the frozen base, the point the job starts from, a teacher that moves, the adapter in training,
+or another one that was trained beside it. A job that continues nothing starts from the base: its ``parent`` is the
+base."""
 
 
 @dataclass(frozen=True)

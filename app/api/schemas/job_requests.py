@@ -1,11 +1,13 @@
 """What a client may ask of a job: OpenAI's fields and ours, nothing unknown."""
 
-from typing import Annotated, Any, Final
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from app.api.schemas.common import Strict
+from app.domain.comparison import SupervisedTwin
 from app.domain.errors import Invalid
 from app.domain.evaluation import EvaluationOptions
 from app.domain.gate import GateRule
@@ -27,6 +29,21 @@ def _known_method(value: Any) -> Any:
     if value not in ("sdft", "supervised"):
         raise PydanticCustomError("unsupported_method", 'method.type must be "sdft" or "supervised".')
     return value
+
+
+def _twin(value: Any) -> Any:
+    """A twin by its name alone is one with nothing else asked for."""
+    if not isinstance(value, str):
+        return value
+    if value != "supervised":
+        hint = 'did you mean "supervised"?' if get_close_matches(value, ["supervised"]) else 'there is "supervised".'
+        raise PydanticCustomError("unsupported_method", f"Nothing of that name can be compared with; {hint}")
+    return {"method": value}
+
+
+Comparison = Annotated[
+    SupervisedTwin, BeforeValidator(_twin, json_schema_input_type=Literal["supervised"] | SupervisedTwin)
+]
 
 
 class SdftBlock(Strict):
@@ -80,14 +97,22 @@ class CreateJob(Strict):
     limits: LimitsRequest | None = None
     gate: GateRule | None = Field(None, description="What the version has to show; decided from its report.")
     evaluation: EvaluationOptions | None = Field(None, description="How the version is measured beyond the usual.")
+    compare: list[Comparison] | None = Field(
+        None,
+        max_length=1,
+        description='["supervised"]: train plain fine-tuning on the same data too and measure it in the same report.',
+    )
 
     def understood(self, default_method: Method) -> JobRequest:
         """The request with its method settled.
 
         Raises:
-            Invalid: It says two things about the method.
+            Invalid: It says two things about the method, or compares what only distillation is compared with.
         """
         method = self.method.type if self.method else default_method
+        if self.compare and method != "sdft":
+            message = 'This job is supervised itself; remove compare, or set method.type to "sdft".'
+            raise Invalid("invalid_value", message, param="compare")
         return JobRequest(
             model=self.model,
             training_file=self.training_file,
@@ -101,6 +126,7 @@ class CreateJob(Strict):
             max_seconds=self.limits.max_seconds if self.limits else None,
             gate=self.gate,
             evaluation=self.evaluation,
+            compare=self.compare[0] if self.compare else None,
             metadata=self.metadata or {},
         )
 

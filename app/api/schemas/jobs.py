@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from app.api.schemas.common import Identified, unix, unix_or_none
 from app.db.models import Checkpoint, Job, JobEvent
+from app.domain.comparison import SupervisedTwin
 from app.domain.evaluation import EvaluationOptions
 from app.domain.gate import Criterion, GateRule, GateVerdict
 from app.domain.lifecycle import RETRYABLE
@@ -89,6 +90,7 @@ class JobObject(Identified):
     evaluation_id: str | None
     gate: GateObject | None
     evaluation: EvaluationOptions | None
+    compare: list[SupervisedTwin] | None
 
     @classmethod
     def of(cls, standing: Standing) -> Self:
@@ -123,6 +125,7 @@ class JobObject(Identified):
             evaluation_id=standing.evaluation_id,
             gate=_gate(standing),
             evaluation=EvaluationOptions.model_validate(job.evaluation) if job.evaluation else None,
+            compare=[SupervisedTwin.model_validate(job.compare)] if job.compare else None,
         )
 
 

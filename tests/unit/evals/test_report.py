@@ -10,7 +10,7 @@ from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.report import build_report
 from worker.evals.run import Answer, evaluate
-from worker.evals.schema import Cost, Report
+from worker.evals.schema import Cost, Report, TwinRun
 from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import Item, Split, Suite, demonstration_suite, general_suite
 from worker.sdft.policy import Arm
@@ -27,11 +27,24 @@ RIGHT = {item.messages[0]["content"]: item.completion for suite in (SKILL, GENER
 """Every question with its right answer."""
 
 
+TWIN = TwinRun(config={"method": "supervised"}, trained_tokens=90, seconds=20.0, cost_ratio=2.55)
+
+
 def _build(
-    speak: Callable[[Arm, str], str], *suites: Suite, has_parent: bool = False, template: str | None = "multi_turn"
+    speak: Callable[[Arm, str], str],
+    *suites: Suite,
+    has_parent: bool = False,
+    template: str | None = "multi_turn",
+    twin: TwinRun | None = None,
 ) -> Report:
     measured = evaluate(
-        FakePolicy(speak), suites, has_parent=has_parent, template=template, memory=None, on_progress=lambda *_: None
+        FakePolicy(speak),
+        suites,
+        has_parent=has_parent,
+        has_twin=twin is not None,
+        template=template,
+        memory=None,
+        on_progress=lambda *_: None,
     )
     return build_report(
         measured,
@@ -41,6 +54,7 @@ def _build(
         template=template,
         cost=Cost(seconds={"training": 100.0}, trained_tokens=500, generated_tokens=20, peak_memory_bytes=None),
         provenance={"seed": 1},
+        twin=twin,
     )
 
 
@@ -158,6 +172,68 @@ def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
 
     report = _build(speak, earlier, GENERAL, has_parent=True)
     assert report.suites[0].comparisons[0].p_value == pytest.approx(3 * 0.25)
+
+
+def _forgetful_twin(arm: Arm, conversation: str) -> str:
+    """A candidate that learnt all and lost 2 general answers, and a twin that learnt 35 and lost 150."""
+    of_twin = arm == "twin"
+    return _speaker(learnt=35 if of_twin else 40, lost=150 if of_twin else 2)(
+        "student" if of_twin else arm, conversation
+    )
+
+
+def test_what_plain_fine_tuning_learned_and_kept_is_said_in_one_sentence() -> None:
+    report = _build(_forgetful_twin, SKILL, GENERAL, twin=TWIN)
+    assert report.supervised is not None
+    num_general = len(GENERAL.items)
+    assert report.supervised.sentence == (
+        "Plain fine-tuning on the same data: learned 35 of 40 (this version 40: too few questions to tell); "
+        f"kept {num_general - 150} of {num_general} in general ability (this version {num_general - 2}: better). "
+        "Its training took 20 s, this version's 2.5 times as long."
+    )
+
+
+def test_the_twin_is_compared_item_by_item_and_what_it_lost_is_shown() -> None:
+    report = _build(_forgetful_twin, SKILL, GENERAL, twin=TWIN)
+    general = report.suites[1]
+    assert [score.arm for score in general.arms] == ["base", "candidate", "supervised"]
+    [beside] = [one for one in general.comparisons if one.against == "supervised"]
+    assert (beside.num_lost, beside.num_gained) == (0, 148)
+    assert beside.difference.value == pytest.approx(148 / len(GENERAL.items))
+    assert report.supervised is not None
+    assert {name: len(flips) for name, flips in report.supervised.flips.items()} == {
+        "codes": 35,
+        "general ability": 100,
+    }
+    lost = report.supervised.flips["general ability"][2]
+    assert (lost.change, lost.answers["supervised"], lost.answers["candidate"]) == (
+        "lost",
+        "code-1",
+        RIGHT[lost.prompt],
+    )
+    by_group = {row.group: row for row in report.supervised.kept}
+    assert (by_group["all"].num_had, by_group["all"].num_kept) == (len(GENERAL.items), len(GENERAL.items) - 150)
+
+
+def test_a_version_is_judged_alike_compared_or_not() -> None:
+    earlier = replace(SKILL, name="older", role="earlier")
+    suites = (SKILL, earlier, GENERAL)
+    speak = _speaker(learnt=30, lost=9)
+    compared = _build(
+        lambda arm, text: "gone" if arm == "twin" else speak(arm, text), *suites, has_parent=True, twin=TWIN
+    )
+    alone = _build(speak, *suites, has_parent=True)
+    assert (compared.summary, compared.kept, compared.caveats) == (alone.summary, alone.kept, alone.caveats)
+    for suite, expected in zip(compared.suites, alone.suites, strict=True):
+        assert [one for one in suite.comparisons if one.against != "supervised"] == expected.comparisons
+
+
+def test_free_text_is_compared_with_the_twins_by_likelihood() -> None:
+    essays = demonstration_suite("codes", "skill", SPLIT.heldout, scorer="nll", max_new_tokens=30)
+    report = _build(_forgetful_twin, essays, GENERAL, twin=TWIN)
+    assert report.supervised is not None
+    assert "log-likelihood of the demonstrations -0.34 (this version -0.10: better)" in report.supervised.sentence
+    assert "codes" not in report.supervised.flips
 
 
 def test_an_item_that_cannot_be_judged_is_an_error_and_counts_for_no_arm() -> None:

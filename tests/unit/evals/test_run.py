@@ -25,8 +25,22 @@ def _speak(arm: Arm, conversation: str) -> str:
     return f"{arm}:{len(conversation.splitlines())}"
 
 
-def _run(policy: FakePolicy, *suites: Suite, has_parent: bool = True, template: str | None = "multi_turn") -> Measured:
-    return evaluate(policy, suites, has_parent=has_parent, template=template, memory=None, on_progress=lambda *_: None)
+def _run(
+    policy: FakePolicy,
+    *suites: Suite,
+    has_parent: bool = True,
+    has_twin: bool = False,
+    template: str | None = "multi_turn",
+) -> Measured:
+    return evaluate(
+        policy,
+        suites,
+        has_parent=has_parent,
+        has_twin=has_twin,
+        template=template,
+        memory=None,
+        on_progress=lambda *_: None,
+    )
 
 
 def test_the_ceiling_is_the_parent_with_the_demonstration_in_its_context() -> None:
@@ -64,6 +78,21 @@ def test_an_earlier_skill_is_asked_of_parent_and_candidate() -> None:
     assert _run(FakePolicy(_speak), SKILL, EARLIER, GENERAL).arms(EARLIER) == ("parent", "candidate")
 
 
+def test_a_twin_is_asked_all_that_the_candidate_is() -> None:
+    policy, mine = FakePolicy(_speak), _suite("file mine.jsonl", "client", {"6*7?": "42"})
+    suites = (SKILL, EARLIER, GENERAL, mine)
+    measured = _run(policy, *suites, has_twin=True)
+    assert [measured.arms(suite) for suite in suites] == [
+        ("base", "parent", "candidate", "supervised", "ceiling"),
+        ("parent", "candidate", "supervised"),
+        ("base", "parent", "candidate", "supervised"),
+        ("base", "parent", "candidate", "supervised"),
+    ]
+    asked = [[prompt for who, prompt in policy.asked if who == arm] for arm in ("student", "twin")]
+    assert asked[0] == asked[1]
+    assert {name for name, arm in measured.nll if arm == "supervised"} == {"colors", "sounds"}
+
+
 def test_likelihoods_are_measured_for_demonstrations_and_not_for_general_questions() -> None:
     measured = _run(FakePolicy(lambda arm, _: "#f00" if arm == "student" else "no"), SKILL, GENERAL)
     assert measured.nll["colors", "candidate"] == [0.1, 2.0]
@@ -92,6 +121,17 @@ def test_drift_follows_the_candidate_away_from_the_base() -> None:
     measured = _run(FakePolicy(speak), SKILL, EARLIER, GENERAL)
     drifts = {drift.prompts: (drift.base_to_candidate, drift.candidate_to_base) for drift in measured.drift}
     assert drifts == {"task": (0.5, 1.0), "neutral": (0.0, 0.0)}
+    assert {drift.base_to_supervised for drift in measured.drift} == {None}
+
+
+def test_drift_follows_the_twin_apart_from_the_candidate() -> None:
+    def speak(arm: Arm, conversation: str) -> str:
+        return "changed" if arm == "twin" and "red" in conversation else "same"
+
+    measured = _run(FakePolicy(speak), SKILL, EARLIER, GENERAL, has_twin=True)
+    drifts = {drift.prompts: (drift.base_to_supervised, drift.supervised_to_base) for drift in measured.drift}
+    assert drifts == {"task": (0.5, 1.0), "neutral": (0.0, 0.0)}
+    assert {drift.base_to_candidate for drift in measured.drift} == {0.0}
 
 
 def test_the_limit_is_each_items_own_and_cut_answers_say_so() -> None:

@@ -273,10 +273,30 @@ def test_a_run_that_had_ended_has_nothing_left_to_do():
     policy = Bigrams()
     run(policy, checkpoints=checkpoints, total_steps=6)
     again = Bigrams()
-    reporter, result = run(again, resume=checkpoints.states[6], total_steps=6)
-    assert reporter.steps == []
+    reporter, result = run(again, resume=checkpoints.states[6], total_steps=6, rehearsal_share=0.5)
+    assert reporter.steps == again.asked == []
     assert result.finished
     assert torch.equal(again.student, policy.student)
+
+
+def test_a_run_without_checkpoints_is_the_same_run():
+    plain, kept = Bigrams(), Bigrams()
+    reporter = Remembered(stop_after=3)
+    result = train(plain, DEMONSTRATIONS, NEUTRAL, configure(total_steps=6), reporter, None)
+    run(kept, total_steps=6, reporter=Remembered(stop_after=3))
+    assert (result.step, reporter.checkpoints) == (3, [])
+    assert torch.equal(plain.student, kept.student)
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_attempts():
+    checkpoints = Kept(every_step=True)
+    reporter, whole_result = run(Bigrams(), checkpoints=checkpoints, total_steps=6)
+    phases = [sum(value for name, value in one.items() if name.startswith("seconds_")) for one in reporter.steps]
+    assert whole_result.seconds > sum(phases)  # what was made ready counts too
+    until_fourth = checkpoints.states[4].facts["seconds"]
+    resumed, result = run(Bigrams(), resume=written(checkpoints.states[4]), total_steps=6)
+    phases = [sum(value for name, value in one.items() if name.startswith("seconds_")) for one in resumed.steps]
+    assert result.seconds == pytest.approx(until_fourth + sum(phases))
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_at_the_next_step():
