@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +31,13 @@ TWIN = SupervisedTwin(method="supervised", learning_rate=RATE)
 
 @dataclass
 class Watched:
-    """A job with a twin: its folder, what it said, the twin, and what the candidate held while that was trained."""
+    """A job with a twin: its folder, what it said, the twin, and what was held in memory for which of the two."""
 
     folder: Path
     messages: list[Any] = field(default_factory=list)
     twin: Twin | None = None
     remembered: int = -1
+    twins_policy_is_gone: bool = False
 
     @property
     def report(self) -> Any:
@@ -54,10 +56,12 @@ def made(report: Any) -> Any:
 
 def watch(folder: Path) -> Watched:
     """Run a job and keep what only its process sees."""
-    watched, train_twin, rest, resting = Watched(folder), pipeline.train_twin, HfPolicy.rest, []
+    watched, resting, training = Watched(folder), [], []
+    train_twin, rest, add_twin = pipeline.train_twin, HfPolicy.rest, HfPolicy.add_twin
 
     def trains(*given: Any) -> Twin:
         watched.remembered = len(resting[0]._memory._known)
+        training.append(weakref.ref(given[0]))
         watched.twin = train_twin(*given)
         return watched.twin
 
@@ -66,9 +70,14 @@ def watch(folder: Path) -> Watched:
         resting.append(policy)
         rest(policy)
 
+    def adds(policy: HfPolicy, factors: Any) -> None:
+        watched.twins_policy_is_gone = training[0]() is None
+        add_twin(policy, factors)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "train_twin", trains)
         patch.setattr(HfPolicy, "rest", rests)
+        patch.setattr(HfPolicy, "add_twin", adds)
         watched.messages = run(folder)
     return watched
 
@@ -190,8 +199,9 @@ def test_nothing_of_it_is_published(first: Watched) -> None:
     assert "supervised" not in (first.folder / "out" / "adapter" / "adapter_config.json").read_text()
 
 
-def test_the_candidate_holds_nothing_for_itself_meanwhile(first: Watched) -> None:
+def test_neither_holds_memory_while_the_other_needs_it(first: Watched) -> None:
     assert first.remembered == 0
+    assert first.twins_policy_is_gone
 
 
 class Leaving(PipeReporter):
