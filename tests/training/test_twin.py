@@ -104,7 +104,8 @@ def on_top_of(before: Path, folder: Path, base: BaseModelRef, **order: Any) -> P
 
 @pytest.fixture(scope="module")
 def first(base: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    return watch(lay_out(tmp_path_factory.mktemp("twin") / "first", base, compare=TWIN))
+    place = tmp_path_factory.mktemp("twin")
+    return watch(lay_out(place / "first", base, compare=TWIN, answers=str(place / "answers")))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,8 @@ def test_the_twin_is_what_a_supervised_job_makes_to_the_same_bits(
     scores = {suite["name"]: arm for suite in watched.report["suites"] for arm in suite["arms"] if is_twin(arm)}
     alone = {suite["name"]: arm for suite in report_of(plain)["suites"] for arm in suite["arms"] if is_candidate(arm)}
     assert scores == {name: arm | {"arm": "supervised"} for name, arm in alone.items()}
+    looks = [row for row in watched.report["behaviour"] if is_twin(row)]
+    assert looks == [row | {"arm": "supervised"} for row in report_of(plain)["behaviour"] if is_candidate(row)]
     moved = [(one["base_to_supervised"], one["supervised_to_base"]) for one in watched.report["drift"]]
     assert moved == [(one["base_to_candidate"], one["candidate_to_base"]) for one in report_of(plain)["drift"]]
 
@@ -222,12 +225,14 @@ def test_an_attempt_that_goes_on_trains_the_twin_anew_and_reports_the_same(
     assert not (cut / "out").exists()
     [resolved] = [message.config for message in said if message.kind == "resolved"]
     order = {"resolved": resolved, "resume_step": resolved.total_steps, "attempt": 2, "compare": TWIN}
+    order |= {"answers": str(first.folder.parent / "answers")}
     again = lay_out(tmp_path / "again", base, **order)
     shutil.copytree(cut / checkpoint_path(resolved.total_steps), again / "resume")
     messages = run(again)
     assert not [message for message in messages if message.kind in {"step", "checkpoint"}]
     assert (again / WEIGHTS).read_bytes() == (first.folder / WEIGHTS).read_bytes()
     assert made(report_of(again)) == made(first.report)
+    assert report_of(again)["method"]["answers_reused"] == {"general ability": ["base", "candidate", "supervised"]}
     # Of all attempts, the first one's steps among them, and not of the last one, which had none.
     assert report_of(again)["supervised"]["run"]["cost_ratio"] > 1
 
