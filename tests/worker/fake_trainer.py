@@ -17,7 +17,7 @@ from typing import BinaryIO
 from pydantic import BaseModel
 
 from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, Stay, checkpoint_path
-from worker.reporting import PipeReporter, Supervisor
+from worker.reporting import Drained, PipeReporter, Supervisor
 
 
 class Script(BaseModel):
@@ -109,7 +109,7 @@ def compare(script: Script, reporter: PipeReporter) -> None:
         time.sleep(script.compare_seconds / 100)
         try:
             reporter.progress(step, 100)
-        except reporting.Drained:
+        except Drained:
             sys.exit(DRAINED_EXIT_CODE)
 
 
