@@ -155,6 +155,12 @@ SHAPES: dict[str, Report] = {
     "an extra arm": report(
         suite("skill", "base", "candidate", "supervised", "ceiling"),
         suite("general", "base", "candidate", "supervised"),
+        supervised={
+            "sentence": "Plain fine-tuning on the same data: learned 4 of 20. <b>",
+            "kept": [],
+            "flips": {},
+            "run": {"config": {}, "trained_tokens": 9, "seconds": 20.0, "cost_ratio": 2.5},
+        },
     ),
     "a client's questions": report(
         suite("skill", "base", "candidate"),

@@ -108,6 +108,7 @@ def test_an_extra_arm_is_shown_wherever_arms_are() -> None:
     text = text_of(page)
     assert "supervised : plain fine-tuning on the same data" in text
     assert "supervised gained on skill over base" in text
+    assert "Plain fine-tuning on the same data: learned 4 of 20. <b>" in text
     assert len(pictures(page, "supervised")) == 2
     assert [one.get("class") for one in pictures(page, "trade-off")[0].iter("g")] == [
         "point candidate",

@@ -41,6 +41,7 @@ def test_sections_come_in_the_order_of_the_page() -> None:
 
 def test_gains_and_losses_stand_with_their_intervals() -> None:
     rows = [" ".join(line.split()) for line in said("an extra arm").splitlines()]
+    assert "Plain fine-tuning on the same data: learned 4 of 20. <b>" in rows
     assert "candidate gained on skill over base +10 +5 to +15" in rows
     assert "supervised gained on skill over base +20 +15 to +25" in rows
     assert "supervised lost on general since base -20 -25 to -15" in rows
