@@ -134,7 +134,7 @@ def test_a_project_has_a_name_that_fits_into_a_model_id(session, name):
 
 def test_no_column_of_a_job_can_be_set_from_outside(http, base, file_id):
     for column in factories.models.Job.__table__.columns:
-        if column.name in ("seed", "suffix", "hyperparameters", "method", "gate", "evaluation"):
+        if column.name in ("seed", "suffix", "hyperparameters", "method", "gate", "evaluation", "compare"):
             continue
         body = {"model": "tiny", "training_file": file_id, column.name: "x"}
         assert error_of(http.post(JOBS, json=body), 400)["code"] == "unknown_parameter"

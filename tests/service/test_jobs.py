@@ -53,6 +53,7 @@ def test_a_posted_job_waits_and_a_worker_is_rung_for(http, base, file_id, broker
         "evaluation_id": None,
         "gate": None,
         "evaluation": None,
+        "compare": None,
     }
     assert job["hyperparameters"]["n_epochs"] == "auto"
     assert 0 <= job["seed"] < 2**31
