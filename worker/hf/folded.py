@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from worker.sdft.products import linear
+
 
 def can_fold(model: nn.Module) -> bool:
     """Whether what PEFT would adapt are plain linear layers only: some old architectures hold theirs transposed."""
@@ -87,7 +89,7 @@ class _FoldedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O]."""
         if not torch.is_grad_enabled():
-            return nn.functional.linear(x, self._folded_OI, self._bias_O)
+            return linear(x, self._folded_OI, self._bias_O)
         folded: Tensor = _Product.apply(x, self._down_RI, self._up_OR, self._folded_OI, self._bias_O, self._scale)  # type: ignore[no-untyped-call]
         return folded
 
@@ -101,7 +103,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, down_RI, up_OR, folded_OI)
         ctx.scale = scale
-        return nn.functional.linear(x, folded_OI, bias_O)
+        return linear(x, folded_OI, bias_O)
 
     @staticmethod
     @once_differentiable
@@ -109,7 +111,7 @@ class _Product(torch.autograd.Function):
         x, down_RI, up_OR, folded_OI = ctx.saved_tensors
         grad_NO, x_NI = grad.flatten(0, -2), x.flatten(0, -2)
         inner_NR = (grad_NO @ up_OR).mul_(ctx.scale)
-        grad_x = grad @ folded_OI if ctx.needs_input_grad[0] else None
+        grad_x = linear(grad, folded_OI.T) if ctx.needs_input_grad[0] else None
         return grad_x, inner_NR.T @ x_NI, grad_NO.T @ (x_NI @ down_RI.T).mul_(ctx.scale), None, None, None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from worker.sdft.divergences import Divergence, Pair, forward_kl
+from worker.sdft.products import linear
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits of a chunk: 32 MB in fp32. Each chunk reads the whole head, so that much smaller ones take longer."""
@@ -37,8 +38,8 @@ class Head:
     softcap: float | None = None
 
     def logits(self, hidden_TH: Tensor) -> Tensor:
-        """Logits in fp32, [T, V]."""
-        logits_TV = torch.nn.functional.linear(hidden_TH, self.weight_VH, self.bias_V).float()
+        """Logits in fp32, [T, V], without a graph."""
+        logits_TV = linear(hidden_TH, self.weight_VH, self.bias_V).float()
         if self.scale != 1.0:
             logits_TV = logits_TV * self.scale
         if self.softcap is not None:
@@ -51,7 +52,7 @@ class Head:
             grad_TV = grad_TV * (1 - (logits_TV / self.softcap).square())
         if self.scale != 1.0:
             grad_TV = grad_TV * self.scale
-        return grad_TV.to(self.weight_VH.dtype) @ self.weight_VH
+        return linear(grad_TV.to(self.weight_VH.dtype), self.weight_VH.T)
 
 
 @dataclass(frozen=True)
