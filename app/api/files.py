@@ -86,15 +86,16 @@ def file_content(file_id: str, request: Request, session: SessionDep, store: Sto
 
 
 @router.get("/{file_id}/validation")
-def file_validation(file_id: str, session: SessionDep, store: StoreDep, caller: CallerDep) -> ValidationObject:
+def file_validation(file_id: str, resources: ResourcesDep, caller: CallerDep) -> ValidationObject:
     """What validation found in an uploaded file, and how long its examples are in the tokens of each base model."""
-    file = files.get(session, caller.project_id, file_id)
-    if file.validation is None:
-        raise Invalid("not_a_training_file", "Only files that a client uploaded are validated.")
-    tokens = {
-        base.name: lengths.token_figures(base_models.counter(session, store, base), store, file)
-        for base in base_models.list_base_models(session)
-    }
+    store = resources.store
+    with transaction(resources.sessions) as session:
+        file = files.get(session, caller.project_id, file_id)
+        if file.validation is None:
+            raise Invalid("not_a_training_file", "Only files that a client uploaded are validated.")
+        bases = base_models.list_base_models(session)
+        counters = {base.name: base_models.counter(session, store, base) for base in bases}
+    tokens = {name: lengths.token_figures(counter, store, file) for name, counter in counters.items()}
     return ValidationObject(
         object="file.validation",
         file_id=file.id,

@@ -7,22 +7,14 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.api.bodies import StrictRoute, answered
-from app.api.dependencies import (
-    BodyDigestDep,
-    BrokerDep,
-    CallerDep,
-    SendingDep,
-    SessionDep,
-    SettingsDep,
-    StoreDep,
-    pages,
-)
+from app.api.dependencies import BodyDigestDep, CallerDep, ResourcesDep, SendingDep, SessionDep, SettingsDep, pages
 from app.api.downloads import revalidated
 from app.api.schemas.common import ListObject
 from app.api.schemas.estimates import EstimateObject
 from app.api.schemas.job_requests import CreateJob
 from app.api.schemas.jobs import CheckpointObject, EventObject, JobObject
 from app.db.models import Job
+from app.db.session import transaction
 from app.domain.errors import Invalid
 from app.services import estimates, idempotency, jobs
 from app.services.pages import Page, PageRequest
@@ -56,31 +48,37 @@ def read_metadata(
 def create_job(
     *,
     body: CreateJob,
-    session: SessionDep,
-    store: StoreDep,
-    broker: BrokerDep,
+    resources: ResourcesDep,
     settings: SettingsDep,
     caller: CallerDep,
     sending: SendingDep,
     body_sha256: BodyDigestDep,
 ) -> Response:
-    """Queue a job. With the same Idempotency-Key, or as the OpenAI client's own retry, it is queued once."""
+    """Queue a job. With the same Idempotency-Key, or as the OpenAI client's own retry, it is queued once.
 
-    def act() -> dict[str, Any]:
+    Its files are read between two short transactions; the second looks again whether all that it names is there.
+    """
+    store = resources.store
+    with transaction(resources.sessions) as session:
+        if answer := idempotency.first_answer(session, sending, body_sha256):
+            return answered(answer)
         asked = body.understood(settings.default_method)
-        job = jobs.create(session, store, broker, caller.project_id, asked)
-        return _shown(session, job).model_dump(mode="json")
+        checked = jobs.check(session, store, caller.project_id, asked)
+    jobs.check_lengths(store, checked)
+    with transaction(resources.sessions) as session:
 
-    return answered(idempotency.answer_once(session, sending, body_sha256, act))
+        def act() -> dict[str, Any]:
+            job = jobs.create(session, store, resources.broker, caller.project_id, asked)
+            return _shown(session, job).model_dump(mode="json")
+
+        return answered(idempotency.answer_once(session, sending, body_sha256, act))
 
 
 @router.post("/estimate")
-def estimate_job(
-    body: CreateJob, session: SessionDep, store: StoreDep, settings: SettingsDep, caller: CallerDep
-) -> EstimateObject:
+def estimate_job(body: CreateJob, resources: ResourcesDep, settings: SettingsDep, caller: CallerDep) -> EstimateObject:
     """What a job would take: the same body, the same errors, and nothing is queued."""
     asked = body.understood(settings.default_method)
-    return EstimateObject.of(estimates.estimate(session, store, caller.project_id, asked))
+    return EstimateObject.of(estimates.estimate(resources.sessions, resources.store, caller.project_id, asked))
 
 
 @router.get("")

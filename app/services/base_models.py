@@ -6,7 +6,7 @@ added: so the service needs a tokenizer, but neither templates nor torch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,19 @@ class TokenCounter:
     """Counts as one base model does.
 
     Args:
-        tokenizer: The model's own.
+        store: Has the model's own tokenizer, which is read when something is counted.
+        tokenizer: Where it lies there.
         overheads: What its chat template adds, as ``worker.hf.import_model`` measured it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, overheads: Mapping[str, Any]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, store: Store, tokenizer: StoredBlob, overheads: Mapping[str, Any]) -> None:
+        self._store = store
+        self._blob = tokenizer
         self._overheads = overheads
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return _read_tokenizer(self._store, self._blob)
 
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
@@ -131,13 +137,13 @@ def required(session: Session, name: str) -> BaseModel:
 
 
 def counter(session: Session, store: Store, base: BaseModel) -> TokenCounter:
-    """What counts tokens for a base."""
+    """What counts tokens for a base; needs no session to count."""
     blob = session.get_one(Blob, base.tokenizer_sha256)
-    return TokenCounter(_tokenizer(store, StoredBlob(blob.sha256, blob.num_bytes)), base.overheads)
+    return TokenCounter(store, StoredBlob(blob.sha256, blob.num_bytes), base.overheads)
 
 
 @lru_cache(maxsize=2)  # tens of megabytes each
-def _tokenizer(store: Store, blob: StoredBlob) -> Tokenizer:
+def _read_tokenizer(store: Store, blob: StoredBlob) -> Tokenizer:
     tokenizer = Tokenizer.from_buffer(store.read_bytes(blob))
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -13,15 +13,16 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.clock import NOW
 from app.db.models import Evaluation, File, Job, JobMetric, Worker
+from app.db.session import transaction
 from app.domain import estimates
 from app.domain.errors import Invalid
 from app.domain.estimates import Finished, Lengths, Spread, Work
 from app.domain.training import DatasetFacts, TrainingConfig, count_heldout, resolve
-from app.services import base_models, jobs, lineage
+from app.services import jobs, lineage
 from app.services.base_models import TokenCounter
 from app.services.jobs import Checked, JobRequest
 from app.services.lengths import FileLengths, measure
@@ -78,28 +79,33 @@ class Estimate:
     calibrated_on: int
 
 
-def estimate(session: Session, store: Store, project_id: str, asked: JobRequest) -> Estimate:
-    """What a job would take.
+def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, asked: JobRequest) -> Estimate:
+    """What a job would take. Files are read and counted between two short transactions.
 
     Raises:
         Invalid: It could not be posted either.
     """
-    checked = jobs.check(session, store, project_id, asked)
-    counter = base_models.counter(session, store, checked.base)
+    with transaction(sessions) as session:
+        checked = jobs.check(session, store, project_id, asked)
+    jobs.check_lengths(store, checked)
+    counter = checked.counter
     training = measure(counter, store, checked.training)
     in_validation = measure(counter, store, checked.validation).num_prompts if checked.validation else None
     num_heldout, num_trained = _parts(training, in_validation)
     config = _resolve(asked, checked, training, num_trained)
 
-    past = _Past.of(session, store, counter, checked.row, config)
-    answer_share = _median([one.answer_share for one in past.finished], default=1.0)
+    with transaction(sessions) as session:
+        past = _Past.of(session, checked.row, config)
+        queue = _queue(session)
+    finished = past.finished(store, counter)
+    answer_share = _median([one.answer_share for one in finished], default=1.0)
     lengths = replace(training.means, answer=min(config.max_completion_tokens, training.means.answer * answer_share))
     work = Work(
         estimates.count_tokens(config, lengths),
-        past.answers(session, checked, num_heldout),
+        past.answers(checked, num_heldout),
         _twin_tokens(checked.row, config, lengths),
     )
-    trained_share = _median([one.trained_share for one in past.finished], default=1.0)
+    trained_share = _median([one.trained_share for one in finished], default=1.0)
     return Estimate(
         base_model=checked.base.name,
         config=config,
@@ -109,11 +115,11 @@ def estimate(session: Session, store: Store, project_id: str, asked: JobRequest)
         demonstration_tokens=round(training.means.demonstration * num_trained),
         trained_tokens=round(estimates.count_trained(config, lengths) * trained_share),
         cut_lines=training.longer_than(config.max_completion_tokens)[:MAX_LINES] if asked.method == "sdft" else [],
-        seconds=estimates.predict(past.finished, work),
-        peak_memory_bytes=max((one.peak_memory_bytes or 0 for one in past.finished), default=0) or None,
-        queue=_queue(session),
+        seconds=estimates.predict(finished, work),
+        peak_memory_bytes=max((one.peak_memory_bytes or 0 for one in finished), default=0) or None,
+        queue=queue,
         hardware=past.hardware,
-        calibrated_on=len(past.finished),
+        calibrated_on=len(finished),
     )
 
 
@@ -184,21 +190,33 @@ class _Report(BaseModel):
 
 
 @dataclass(frozen=True)
+class _Run:
+    """A finished job, what it trained on, what it reported, and how long the student's answers were; None if untold."""
+
+    job: Job
+    file: File
+    report: _Report
+    answer: float | None
+
+
+@dataclass(frozen=True)
 class _Past:
     """What finished jobs tell.
 
     Args:
-        finished: Jobs of the same kind on the newest one's hardware.
+        runs: Jobs of the same kind on the newest one's hardware.
         hardware: That.
         general: Items that the newest was asked of general ability.
+        earlier: Held-out items of the skills that the new job has to keep.
     """
 
-    finished: list[Finished]
+    runs: list[_Run]
     hardware: Mapping[str, Any] | None
     general: int
+    earlier: int
 
     @classmethod
-    def of(cls, session: Session, store: Store, counter: TokenCounter, row: Job, config: TrainingConfig) -> "_Past":
+    def of(cls, session: Session, row: Job, config: TrainingConfig) -> "_Past":
         """Read the newest jobs that did on the row's base what it will do, and went through in one attempt."""
         query = (
             select(Job, File, Evaluation.report)
@@ -209,30 +227,40 @@ class _Past:
             .order_by(Job.finished_at.desc())
             .limit(MAX_CALIBRATED)
         )
-        reports = []
+        runs = []
         for job, file, report in session.execute(query):
             with suppress(ValidationError):  # of a version that measured less
                 if _kind(TrainingConfig.model_validate(job.resolved)) == _kind(config):
-                    reports.append((job, file, _Report.model_validate(report)))
-        hardware = reports[0][2].provenance.hardware if reports else None
-        found = [
-            _finished(session, job, measure(counter, store, file).means, report)
-            for job, file, report in reports
-            if report.provenance.hardware == hardware
-        ]
-        general = reports[0][2].num_items("general") if reports else 0
-        return cls([one for one in found if one], hardware, general)
+                    runs.append(_Run(job, file, _Report.model_validate(report), _said(session, job)))
+        earlier = _num_earlier(session, row.parent_version_id)
+        if not runs:
+            return cls([], None, 0, earlier)
+        newest = runs[0].report
+        hardware = newest.provenance.hardware
+        alike = [run for run in runs if run.report.provenance.hardware == hardware]
+        return cls(alike, hardware, newest.num_items("general"), earlier)
 
-    def answers(self, session: Session, checked: Checked, num_heldout: int) -> int:
+    def finished(self, store: Store, counter: TokenCounter) -> list[Finished]:
+        """What each took; reads their files."""
+        found = (_finished(run, measure(counter, store, run.file).means) for run in self.runs)
+        return [one for one in found if one]
+
+    def answers(self, checked: Checked, num_heldout: int) -> int:
         """Answers that a job's evaluation will ask for."""
         return estimates.count_answers(
             general=self.general,
             skill=num_heldout,
-            earlier=_num_earlier(session, checked.row.parent_version_id),
+            earlier=self.earlier,
             has_parent=checked.parent is not None,
             has_ceiling=checked.row.method == "sdft",
             has_twin=checked.row.compare is not None,
         )
+
+
+def _said(session: Session, job: Job) -> float | None:
+    """Tokens of the student's own answers, on average."""
+    said = JobMetric.values["completion_tokens_mean"].as_float()
+    return session.scalar(select(func.avg(said)).where(JobMetric.job_id == job.id))
 
 
 def _kind(config: TrainingConfig) -> tuple[str, str, bool]:
@@ -240,13 +268,13 @@ def _kind(config: TrainingConfig) -> tuple[str, str, bool]:
     return config.objective.kind, config.teacher.kind, config.anchor_weight > 0
 
 
-def _finished(session: Session, job: Job, means: Lengths, report: _Report) -> Finished | None:
+def _finished(run: _Run, means: Lengths) -> Finished | None:
     """What one job took; None if its report lacks a part."""
+    job, report = run.job, run.report
     seconds, config = report.cost.seconds, TrainingConfig.model_validate(job.resolved)
     if job.started_at is None or job.finished_at is None or not {"training", "evaluation_answers"} <= seconds.keys():
         return None
-    said = JobMetric.values["completion_tokens_mean"].as_float()
-    answer = session.scalar(select(func.avg(said)).where(JobMetric.job_id == job.id)) or means.answer
+    answer = run.answer or means.answer
     lengths = replace(means, answer=answer)
     total = (job.finished_at - job.started_at).total_seconds()
     counted = seconds["training"], seconds["evaluation_answers"], seconds.get("comparing", 0.0)

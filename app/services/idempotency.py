@@ -32,6 +32,15 @@ class Sending:
     retries: int
     """How often the client's library has sent it before, as far as it says."""
 
+    def name(self, body_sha256: str) -> tuple[str, str, str]:
+        """What its answer is kept under."""
+        return self.project_id, self.route, self.idempotency_key or f"sdk:{self.api_key_id}:{body_sha256}"
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it can be one that was sent before."""
+        return self.idempotency_key is not None or self.retries > 0
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -39,6 +48,24 @@ class Answer:
 
     body: dict[str, Any]
     replayed: bool
+
+
+def first_answer(session: Session, sending: Sending, body_sha256: str) -> Answer | None:
+    """What this very request was answered before, if it was; else it is this transaction's to answer.
+
+    Raises:
+        InProgress: The first request is still being served.
+        Unprocessable: The key was used for another body.
+    """
+    name = sending.name(body_sha256)
+    _lock(session, name, wait=not sending.may_repeat)
+    row = session.get(IdempotencyKey, name)
+    if row is None or row.expires_at <= datetime.now(UTC) or not sending.may_repeat:
+        return None
+    if row.body_sha256 != body_sha256:
+        message = "This Idempotency-Key was used for another request; send a new key with a new request."
+        raise Unprocessable("idempotency_key_reused", message)
+    return Answer(row.body, replayed=True)
 
 
 def answer_once(session: Session, sending: Sending, body_sha256: str, act: Callable[[], dict[str, Any]]) -> Answer:
@@ -50,27 +77,20 @@ def answer_once(session: Session, sending: Sending, body_sha256: str, act: Calla
         InProgress: The first request is still being served.
         Unprocessable: The key was used for another body.
     """
-    key = sending.idempotency_key or f"sdk:{sending.api_key_id}:{body_sha256}"
-    may_replay = sending.idempotency_key is not None or sending.retries > 0
-    _lock(session, (sending.project_id, sending.route, key), wait=not may_replay)
-    now = datetime.now(UTC)
-    row = session.get(IdempotencyKey, (sending.project_id, sending.route, key))
-    if row and row.expires_at > now and may_replay:
-        if row.body_sha256 != body_sha256:
-            message = "This Idempotency-Key was used for another request; send a new key with a new request."
-            raise Unprocessable("idempotency_key_reused", message)
-        return Answer(row.body, replayed=True)
+    if answer := first_answer(session, sending, body_sha256):
+        return answer
     body = act()
-    lifetime = _KEY_LIFETIME if sending.idempotency_key else _RETRY_LIFETIME
+    now = datetime.now(UTC)
+    project_id, route, key = sending.name(body_sha256)
     session.merge(
         IdempotencyKey(
-            project_id=sending.project_id,
-            route=sending.route,
+            project_id=project_id,
+            route=route,
             key=key,
             body_sha256=body_sha256,
             body=body,
             created_at=now,
-            expires_at=now + lifetime,
+            expires_at=now + (_KEY_LIFETIME if sending.idempotency_key else _RETRY_LIFETIME),
         )
     )
     _forget_expired(session, now)

@@ -26,6 +26,7 @@ from app.domain.gate import GateRule
 from app.domain.ids import is_id, new_id, short
 from app.domain.training import MAX_SEED, Hyperparameters, Method, SdftHyperparameters, SupervisedHyperparameters
 from app.services import adapters, base_models, files, lengths, publishing, runs
+from app.services.base_models import TokenCounter
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store
 
@@ -51,34 +52,43 @@ class JobRequest:
 
 
 @dataclass(frozen=True)
+class Examples:
+    """A file that a job reads, the field that names it, and what each of its examples has to leave room for."""
+
+    file: File
+    param: str
+    hyperparameters: Hyperparameters
+
+
+@dataclass(frozen=True)
 class Checked:
     """A request that can be queued: the row that it would become, and what it names."""
 
     row: Job
     base: BaseModel
-    training: File
-    validation: File | None
+    counter: TokenCounter
+    examples: list[Examples]
     parent: AdapterVersion | None
+
+    @property
+    def training(self) -> File:
+        """The training file."""
+        return self.examples[0].file
+
+    @property
+    def validation(self) -> File | None:
+        """The validation file, if the request names one."""
+        return next((one.file for one in self.examples if one.param == "validation_file"), None)
 
 
 def check(session: Session, store: Store, project_id: str, asked: JobRequest) -> Checked:
-    """Whether a job can be queued. Writes nothing.
+    """Whether a job can be queued, as far as rows tell: ``check_lengths`` reads its files. Writes nothing.
 
     Raises:
-        Invalid: It names what is not there, or its examples do not fit the base.
+        Invalid: It names what is not there, or what does not go together.
     """
     base = base_models.required(session, asked.model)
-    training = files.for_job(
-        session, project_id, asked.training_file, purpose=files.TRAINING_PURPOSE, param="training_file"
-    )
-    _check_examples(session, store, base, training, asked.hyperparameters, param="training_file")
-    validation = None
-    if asked.validation_file:
-        validation = files.for_job(
-            session, project_id, asked.validation_file, purpose=files.TRAINING_PURPOSE, param="validation_file"
-        )
-        _check_examples(session, store, base, validation, asked.hyperparameters, param="validation_file")
-    _check_rehearsal(session, store, project_id, base, asked.hyperparameters)
+    examples = _examples(session, project_id, base, asked)
     for index, file_id in enumerate(asked.evaluation.suites if asked.evaluation else []):
         param = f"evaluation.suites[{index}]"
         suite = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
@@ -86,14 +96,28 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
     parent = _parent(session, project_id, base, asked.parent_adapter)
     row = _row(project_id, base, asked, parent)
     _check_line(session, project_id, row.adapter_name, base)
-    return Checked(row, base, training, validation, parent)
+    return Checked(row, base, base_models.counter(session, store, base), examples, parent)
+
+
+def check_lengths(store: Store, checked: Checked) -> None:
+    """Whether every example fits the base. May take minutes, so hold no session meanwhile.
+
+    Files never change, so what holds now holds when the job is queued, if its files are still there.
+
+    Raises:
+        Invalid: Some examples do not fit; ``errors`` has their lines.
+    """
+    base = checked.base
+    for one in checked.examples:
+        if lengths.may_not_fit(base, one.file, one.hyperparameters):
+            lengths.check_fit(checked.counter, store, base, one.file, one.hyperparameters, param=one.param)
 
 
 def create(session: Session, store: Store, broker: Broker, project_id: str, asked: JobRequest) -> Job:
-    """Queue a job. A worker hears of it once the transaction has committed.
+    """Queue a job whose lengths were checked. A worker hears of it once the transaction has committed.
 
     Raises:
-        Invalid: As ``check``.
+        Invalid: As ``check``, e.g. if a file was deleted since.
     """
     checked = check(session, store, project_id, asked)
     job = checked.row
@@ -191,21 +215,22 @@ def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVer
     )
 
 
-def _check_rehearsal(session: Session, store: Store, project_id: str, base: BaseModel, asked: Hyperparameters) -> None:
-    """A file of the client's own prompts. Nobody is shown its answers, so that each must fit as for plain training."""
-    if isinstance(asked, SdftHyperparameters) and asked.rehearsal.file:
+def _examples(session: Session, project_id: str, base: BaseModel, asked: JobRequest) -> list[Examples]:
+    """The files of examples that a request names, the training file first; nobody deletes them meanwhile."""
+    named = [("training_file", asked.training_file, asked.hyperparameters)]
+    if asked.validation_file:
+        named.append(("validation_file", asked.validation_file, asked.hyperparameters))
+    sdft = asked.hyperparameters
+    if isinstance(sdft, SdftHyperparameters) and sdft.rehearsal.file:
+        # Nobody is shown the answers of the client's own prompts, so that each must fit as for plain training.
         param = "method.sdft.hyperparameters.rehearsal.file"
-        file = files.for_job(session, project_id, asked.rehearsal.file, purpose=files.TRAINING_PURPOSE, param=param)
-        _check_examples(session, store, base, file, SupervisedHyperparameters(), param=param)
-
-
-def _check_examples(
-    session: Session, store: Store, base: BaseModel, file: File, asked: Hyperparameters, *, param: str
-) -> None:
-    _check_roles(base, file, param=param)
-    if lengths.may_not_fit(base, file, asked):
-        counter = base_models.counter(session, store, base)
-        lengths.check_fit(counter, store, base, file, asked, param=param)
+        named.append((param, sdft.rehearsal.file, SupervisedHyperparameters()))
+    found = []
+    for param, file_id, hyperparameters in named:
+        file = files.for_job(session, project_id, file_id, purpose=files.TRAINING_PURPOSE, param=param)
+        _check_roles(base, file, param=param)
+        found.append(Examples(file, param, hyperparameters))
+    return found
 
 
 def _check_roles(base: BaseModel, file: File, *, param: str) -> None:

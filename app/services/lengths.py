@@ -33,17 +33,35 @@ _DOCUMENT_BREAK: Final = 2
 
 
 def may_not_fit(base: BaseModel, file: File, hyperparameters: Hyperparameters) -> bool:
-    """Whether any example can be too long for the base; if not, nothing needs to be read or counted.
-
-    A token is at least one byte, so the longest texts of the file, in bytes, bound every count from above.
-    """
+    """Whether any example can be too long for the base; if not, nothing needs to be read or counted."""
     stats = (file.validation or {})["stats"]
+    longest = _at_most(
+        base,
+        hyperparameters,
+        num_messages=stats["messages_max"],
+        prompt_bytes=stats["prompt_bytes_max"],
+        completion_bytes=stats["completion_bytes_max"],
+        document_bytes=stats.get("document_bytes_max", 0),
+    )
+    return longest > base.context_tokens
+
+
+def _at_most(
+    base: BaseModel,
+    hyperparameters: Hyperparameters,
+    *,
+    num_messages: int,
+    prompt_bytes: int,
+    completion_bytes: int,
+    document_bytes: int,
+) -> int:
+    """Tokens that an example can take at most, as each is at least one byte of its texts."""
     added = {role: template_tokens(base.overheads, [role]) for role in ("system", "user", "assistant", "tool")}
-    prompt = stats["prompt_bytes_max"] + (stats["messages_max"] + 1) * max(0, *added.values())
+    prompt = prompt_bytes + (num_messages + 1) * max(0, *added.values())
     replays = _replays(hyperparameters)
-    document = stats.get("document_bytes_max", 0) + _DOCUMENT_BREAK
-    teacher = document + (1 + replays) * prompt + max(1, replays) * stats["completion_bytes_max"] + _PAPER_WORDS
-    return bool(teacher + _answer(hyperparameters, stats["completion_bytes_max"]) > base.context_tokens)
+    document = document_bytes + _DOCUMENT_BREAK
+    teacher = document + (1 + replays) * prompt + max(1, replays) * completion_bytes + _PAPER_WORDS
+    return teacher + _answer(hyperparameters, completion_bytes)
 
 
 def check_fit(
@@ -58,7 +76,8 @@ def check_fit(
         found = [
             finding
             for demonstration in stream_demonstrations(path)
-            if (finding := _too_long(counter, base.context_tokens, demonstration, hyperparameters))
+            if _may_be_too_long(base, demonstration, hyperparameters)
+            and (finding := _too_long(counter, base.context_tokens, demonstration, hyperparameters))
         ]
     if found:
         message = (
@@ -132,6 +151,19 @@ def token_figures(counter: TokenCounter, store: Store, file: File) -> dict[str, 
         "demonstration": _figures(counted.demonstrations),
         "teacher_prompt": _figures(teachers),
     }
+
+
+def _may_be_too_long(base: BaseModel, demonstration: Demonstration, hyperparameters: Hyperparameters) -> bool:
+    """Whether its tokens have to be counted, which takes ten times as long as reading it."""
+    longest = _at_most(
+        base,
+        hyperparameters,
+        num_messages=len(demonstration.messages),
+        prompt_bytes=demonstration.prompt_bytes,
+        completion_bytes=demonstration.completion_bytes,
+        document_bytes=demonstration.document_bytes,
+    )
+    return longest > base.context_tokens
 
 
 def _too_long(
