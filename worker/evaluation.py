@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.demonstrations import Demonstration, read_demonstrations
+from app.domain.questions import stream_questions
 from app.domain.runs import EvaluationOrder
 from worker import memory
 from worker.answers import answer_memory
@@ -12,7 +13,7 @@ from worker.evals.report import build_report
 from worker.evals.run import ArmName, Measured, evaluate
 from worker.evals.schema import Cost, Report
 from worker.evals.scorers import NLL, ScorerChoice
-from worker.evals.suites import Split, Suite, demonstration_suite, general_suite
+from worker.evals.suites import Split, Suite, demonstration_suite, general_suite, question_suite
 from worker.exporting import circumstances
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
@@ -82,7 +83,12 @@ class Evaluation:
                     tolerance=skill.tolerance,
                 )
             )
-        return [*suites, *([general_suite()] if self.order.general else [])], own
+        trained = [one for path in self.order.trained for one in read_demonstrations(self.folder / path)]
+        clients = [
+            question_suite(suite.name, list(stream_questions(self.folder / suite.path)), trained)
+            for suite in self.order.suites
+        ]
+        return [*suites, *([general_suite()] if self.order.general else []), *clients], own
 
     def scorer(self) -> ScorerChoice:
         """What the report says of scorers: nothing is chosen here."""

@@ -27,6 +27,7 @@ from app.domain.runs import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
+from app.services.evaluations import GENERAL
 from app.services.lineage import ancestors, past_scores
 from app.services.publishing import model_id
 from app.services.runs import Claim, held, latest_checkpoint
@@ -105,9 +106,10 @@ def prepare(
 
 def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> EvaluationOrder:
     asked = session.scalars(select(Evaluation).where(Evaluation.job_id == job.id)).one()
-    suites = [suite["version_id"] for suite in asked.suites or []]
-    skills = [session.get_one(AdapterVersion, version_id) for version_id in suites if version_id]
-    against = asked.against_version_id
+    suites = asked.suites or []
+    skills = [session.get_one(AdapterVersion, suite["version_id"]) for suite in suites if suite["version_id"]]
+    file_ids = [suite["file_id"] for suite in suites if "file_id" in suite]
+    version, against = session.get_one(AdapterVersion, asked.version_id), asked.against_version_id
     return EvaluationOrder(
         job_id=job.id,
         attempt=job.fence,
@@ -115,7 +117,9 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
         version=_version(session, asked.version_id, VERSION_FOLDER, plan),
         against=_version(session, against, PARENT_FOLDER, plan) if against else None,
         skills=_earlier(session, skills, plan),
-        general=None in suites,
+        general=any(suite["name"] == GENERAL for suite in suites),
+        suites=_suites(session, file_ids, plan),
+        trained=_rehearsal(session, [version] if file_ids else [], plan),
     )
 
 
@@ -231,7 +235,7 @@ def _suite_name(file: File) -> str:
 
 
 def _rehearsal(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:
-    """What each ancestor was trained on; a file that its owner has deleted is not used again."""
+    """What each of these versions was trained on; a file that its owner has deleted is not used again."""
     paths: list[str] = []
     for version in lineage:
         file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)

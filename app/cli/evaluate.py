@@ -1,15 +1,20 @@
 """``sdft evaluate``: ask versions that exist, without training anything."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.connection import Key, Url, connect
+from app.cli.files import send
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import JOB_FAILED_EXIT_CODE, Json, print_json
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+_WORDS = ("lineage", "general")
+"""Suites that are not to be taken for files of these names."""
 
 
 def evaluate(
@@ -19,7 +24,10 @@ def evaluate(
     ] = None,
     suite: Annotated[
         list[str],
-        typer.Option(help="lineage, general, or a version for its skill; repeat. [default: lineage, general]"),
+        typer.Option(
+            help="lineage, general, a version for its skill, or your own questions: an uploaded file's id, or a path "
+            "to upload; repeat. [default: lineage, general]"
+        ),
     ] = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the reports and show them.")] = False,
     home: HomeOption = DEFAULT_HOME,
@@ -29,7 +37,7 @@ def evaluate(
 ) -> None:
     """Queue an evaluation of each version. With --watch exit code 3 if one fails or is cancelled."""
     client = connect(Home(home), url, key)
-    asked = {"against": against, "suites": suite or None}
+    asked = {"against": against, "suites": [_suite(client, named) for named in suite] or None}
     body = {name: value for name, value in asked.items() if value is not None}
     queued = [_post(client, {"version": version} | body) for version in versions]
     ended = [_follow(client, evaluation, json=json) for evaluation in queued] if watch else queued
@@ -37,6 +45,12 @@ def evaluate(
         _show(evaluation, json=json, watched=watch)
     if watch and any(evaluation["status"] != "succeeded" for evaluation in ended):
         raise typer.Exit(JOB_FAILED_EXIT_CODE)
+
+
+def _suite(client: "OpenAI", named: str) -> str:
+    """Upload what is a path; the service knows every other name."""
+    path = Path(named)
+    return send(client, path, "evals").id if named not in _WORDS and path.is_file() else named
 
 
 def _post(client: "OpenAI", body: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import INVALID_FILE_EXIT_CODE, Json, describe_finding, print_json
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types import FileObject
 
 PathArgument = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, one example a line.")]
 Purpose = Annotated[
@@ -25,14 +29,18 @@ def upload(
     json: Json = False,
 ) -> None:
     """Upload a file of demonstrations, or of questions. Exit code 4 if it has errors."""
-    client = connect(Home(home), url, key)
-    with path.open("rb") as content:
-        file = client.files.create(file=content, purpose=purpose)
+    file = send(connect(Home(home), url, key), path, purpose)
     option = {"fine-tune": "Train on it: sdft jobs create --training-file", "evals": "Ask it: sdft jobs create --suite"}
     if json:
         print_json(file.to_dict())
     else:
         typer.echo(f"{file.id} ({file.bytes:,} bytes)\n{option[purpose]} {file.id} --model ...")
+
+
+def send(client: "OpenAI", path: Path, purpose: Literal["fine-tune", "evals"]) -> "FileObject":
+    """Upload what lies on this machine."""
+    with path.open("rb") as content:
+        return client.files.create(file=content, purpose=purpose)
 
 
 def validate(path: PathArgument, purpose: Purpose = "fine-tune", json: Json = False) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.estimate_view import show_estimate
+from app.cli.files import send
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, insist_on_pass, print_json, print_table, show_time
 
@@ -187,8 +188,7 @@ def _file_id(client: "OpenAI", named: str, *, purpose: Literal["fine-tune", "eva
     """Upload what is a path; a file's id is taken as it is."""
     path = Path(named)
     if path.is_file():
-        with path.open("rb") as content:
-            return client.files.create(file=content, purpose=purpose).id
+        return send(client, path, purpose).id
     if named.startswith("file-"):
         return named
     raise CliError(f"{named} is neither a file on this machine nor the id of an uploaded one (file-...).")

@@ -13,7 +13,7 @@ The folder of one attempt::
     version/              PEFT folder of the version that an evaluation is of; parent/ then is the one beside it
     earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage, or of any that are asked about
     suites/<n>.jsonl      files of questions that the client named
-    rehearsal/<n>.jsonl   their training files, as far as the client has not deleted them
+    rehearsal/<n>.jsonl   training files of the lineage, as far as the client has not deleted them
     rehearsal.jsonl       the file that the client wants rehearsed, if one is named
     resume/adapter/       PEFT folder of the last checkpoint, if this is a resumed attempt
     resume/state.safetensors
@@ -173,6 +173,10 @@ class EvaluationOrder(_Frozen):
     against: ParentRef | None = Field(description="Whose folder is parent/.")
     skills: list[EarlierSkill] = Field(description="What is asked of skills, the version's own among them or not.")
     general: bool = Field(description="Whether to ask the suite that ships.")
+    suites: list[SuiteFile] = []
+    trained: list[str] = Field(
+        [], description="The version's training file, to tell which of the suites' questions it has; none if deleted."
+    )
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
     num_threads: int | None = None
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tokenizers import Tokenizer
 
-from app.db.models import BaseModel, Blob
+from app.db.models import BaseModel, Blob, File
 from app.domain.errors import Conflict, Invalid, NotFound
 from app.services import blobs
 from app.storage.store import Store, StoredBlob
@@ -67,6 +67,17 @@ def refused_roles(base: BaseModel, roles: Iterable[str]) -> list[str]:
     """Those roles that the base's chat template cannot render."""
     known = {"system": base.overheads.get("system", 0)} | base.overheads.get("message", {})
     return [role for role in roles if known.get(role, 0) is None]
+
+
+def check_roles(base: BaseModel, file: File, *, param: str) -> None:
+    """Refuse a file with messages that the base's chat template cannot render.
+
+    Raises:
+        Invalid: It has some.
+    """
+    if refused := refused_roles(base, (file.validation or {})["stats"]["roles"]):
+        message = f"The chat template of {base.name} takes no {refused[0]} messages; use another base or rewrite them."
+        raise Invalid("unrecognized_role", message, param=param)
 
 
 def register(session: Session, store: Store, models: Path, facts: Mapping[str, Any]) -> BaseModel:

@@ -7,12 +7,12 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from app.db.models import AdapterVersion, Blob, Evaluation, Job
+from app.db.models import AdapterVersion, BaseModel, Blob, Evaluation, Job
 from app.db.session import after_commit
 from app.dispatch import Broker
 from app.domain.errors import Conflict, Invalid, NotFound
 from app.domain.ids import is_id, new_id
-from app.services import adapters, lineage, runs
+from app.services import adapters, base_models, files, lineage, runs
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store, StoredBlob
 
@@ -28,7 +28,7 @@ class EvaluationRequest:
     Args:
         version: The version to judge, by any of its names.
         against: Another one to compare it with, or ``base``; its own starting point if not given.
-        suites: ``general``, ``lineage``, or versions whose held-out questions are to be asked.
+        suites: ``general``, ``lineage``, versions whose held-out questions are to be asked, or files of questions.
     """
 
     version: str
@@ -79,7 +79,7 @@ def create(session: Session, broker: Broker, project_id: str, asked: EvaluationR
         job_id=job.id,
         version_id=version.id,
         against_version_id=against.id if against else None,
-        suites=[{"name": name, "version_id": version_id} for name, version_id in suites.items()],
+        suites=[{"name": name, **what} for name, what in suites.items()],
     )
     session.add(evaluation)
     session.flush()
@@ -175,18 +175,25 @@ def _against(
 
 def _suites(
     session: Session, project_id: str, version: AdapterVersion, asked: Sequence[str]
-) -> Mapping[str, str | None]:
-    """Each suite once, with the version whose held-out questions it is."""
-    chosen: dict[str, str | None] = {}
+) -> Mapping[str, Mapping[str, str | None]]:
+    """Each suite once, with the version whose held-out questions it is or the file that has its questions."""
+    chosen: dict[str, Mapping[str, str | None]] = {}
     for index, name in enumerate(asked):
+        param = f"suites[{index}]"
         if name == GENERAL:
-            chosen[GENERAL] = None
+            chosen[GENERAL] = {"version_id": None}
         elif name == LINEAGE:
             members = lineage.ancestors(session, version.id)
-            chosen |= {label(member): member.id for member in members if _has_questions(session, member)}
+            chosen |= {
+                label(member): {"version_id": member.id} for member in members if _has_questions(session, member)
+            }
+        elif is_id("file", name):
+            file = files.for_job(session, project_id, name, purpose=files.SUITE_PURPOSE, param=param)
+            base_models.check_roles(session.get_one(BaseModel, version.adapter.base_model), file, param=param)
+            chosen[name] = {"version_id": None, "file_id": file.id}
         else:
-            member = _suite_of(session, project_id, name, param=f"suites[{index}]")
-            chosen[label(member)] = member.id
+            member = _suite_of(session, project_id, name, param=param)
+            chosen[label(member)] = {"version_id": member.id}
     if not chosen:
         message = "Nothing was held out of what this version and its ancestors were taught; ask the suite general too."
         raise Invalid("nothing_to_ask", message, param="suites")
@@ -196,7 +203,10 @@ def _suites(
 def _suite_of(session: Session, project_id: str, name: str, *, param: str) -> AdapterVersion:
     found = adapters.resolve(session, project_id, name)
     if found is None:
-        message = f'There is no suite {name}; name "general", "lineage" or a version, like "my-adapter:3".'
+        message = (
+            f'There is no suite {name}; name "general", "lineage", a version, like "my-adapter:3", or the id of a file '
+            f"that was uploaded with purpose {files.SUITE_PURPOSE}."
+        )
         raise Invalid("suite_not_found", message, param=param)
     if not _has_questions(session, found.version):
         message = f"Nothing was held out of what {name} was taught, so there is nothing to ask; name another suite."

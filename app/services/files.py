@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
-from app.db.models import AdapterVersion, Checkpoint, File, Job
+from app.db.models import AdapterVersion, Checkpoint, Evaluation, File, Job
 from app.domain.errors import Conflict, Invalid, NotFound, Unprocessable
 from app.domain.ids import is_id, new_id
 from app.domain.lifecycle import TERMINAL
@@ -130,6 +130,9 @@ def _reasons_to_keep(session: Session, file_id: str) -> Iterator[str]:
     used = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id) | rehearsed | asked
     if job_id := session.scalar(select(Job.id).where(used, unfinished).limit(1)):
         yield f"The job {job_id} still needs this file; cancel the job or wait for its end."
+    evaluating = select(Evaluation.id).join(Job, Job.id == Evaluation.job_id).where(unfinished)
+    if evaluation_id := session.scalar(evaluating.where(Evaluation.suites.contains([{"file_id": file_id}])).limit(1)):
+        yield f"The evaluation {evaluation_id} still needs this file; cancel it or wait for its end."
     of_checkpoint = select(Job.id).join(Checkpoint, Checkpoint.job_id == Job.id)
     if job_id := session.scalar(of_checkpoint.where(Checkpoint.adapter_file_id == file_id, unfinished).limit(1)):
         yield f"The job {job_id} may have to go on from this checkpoint; wait for its end."

@@ -92,7 +92,7 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
     for index, file_id in enumerate(asked.evaluation.suites if asked.evaluation else []):
         param = f"evaluation.suites[{index}]"
         suite = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
-        _check_roles(base, suite, param=param)
+        base_models.check_roles(base, suite, param=param)
     parent = _parent(session, project_id, base, asked.parent_adapter)
     row = _row(project_id, base, asked, parent)
     _check_line(session, project_id, row.adapter_name, base)
@@ -228,15 +228,9 @@ def _examples(session: Session, project_id: str, base: BaseModel, asked: JobRequ
     found = []
     for param, file_id, hyperparameters in named:
         file = files.for_job(session, project_id, file_id, purpose=files.TRAINING_PURPOSE, param=param)
-        _check_roles(base, file, param=param)
+        base_models.check_roles(base, file, param=param)
         found.append(Examples(file, param, hyperparameters))
     return found
-
-
-def _check_roles(base: BaseModel, file: File, *, param: str) -> None:
-    if refused := base_models.refused_roles(base, (file.validation or {})["stats"]["roles"]):
-        message = f"The chat template of {base.name} takes no {refused[0]} messages; use another base or rewrite them."
-        raise Invalid("unrecognized_role", message, param=param)
 
 
 def _parent(session: Session, project_id: str, base: BaseModel, reference: str | None) -> AdapterVersion | None:

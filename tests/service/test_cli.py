@@ -146,7 +146,7 @@ def test_lineage_is_a_table_for_people_and_json_for_programs(sdft, line):
     assert "list" in missing.stderr
 
 
-def test_evaluate_asks_each_version(sdft, line, committed_sessions):
+def test_evaluate_asks_each_version(sdft, line, tmp_path):
     asked = sdft("evaluate", "home:1", "home:2", "--suite", "general", "--against", "base")
     assert (asked.returncode, asked.stderr) == (0, "")
     ids = [row for row in asked.stdout.splitlines() if row.startswith("eval-")]
@@ -156,6 +156,14 @@ def test_evaluate_asks_each_version(sdft, line, committed_sessions):
     assert "is queued and has no report" in unread.stderr
     shown = json.loads(sdft("evaluate", "home:1", "--suite", "general", "--json").stdout)
     assert (shown["status"], shown["suites"]) == ("queued", ["general"])
+    (tmp_path / "mine.jsonl").write_bytes(b'{"prompt": "6 * 7?", "expected": "42", "scorer": "numeric"}\n')
+    mine = ("--suite", str(tmp_path / "mine.jsonl"), "--suite", "general", "--json")
+    both = [json.loads(line) for line in sdft("evaluate", "home:1", "home:2", *mine).stdout.splitlines()]
+    assert [shown["suites"][1] for shown in both] == ["general", "general"]
+    [file_id] = {shown["suites"][0] for shown in both}  # uploaded once
+    assert file_id.startswith("file-")
+    again = json.loads(sdft("evaluate", "home:1", "--suite", file_id, "--json").stdout)
+    assert again["suites"] == [file_id]
     refused = sdft("evaluate", "home:1", "--suite", "generel")
     assert refused.returncode == 1
     assert '"general"' in refused.stderr

@@ -1,14 +1,18 @@
 """Evaluations asked for by themselves: what may be asked, how they stand, and that they are no training jobs."""
 
+import json
+
 import pytest
 
 from app.services import estimates, publishing, runs
 from app.services.publishing import EvaluationResults
 from app.storage.store import StoredBlob
 from tests import factories
-from tests.service.conftest import error_of
+from tests.service.conftest import error_of, make_tenant
+from tests.service.test_suites import upload_suite
 
 EVALUATIONS = "/v1/evaluations"
+UNKNOWN_FILE = "file-" + "0" * 32
 HELDOUT = b'{"messages": []}\n'
 
 
@@ -116,6 +120,14 @@ def test_any_version_beside_any_other_on_any_suite(*, http, session, line, asked
         ({"version": "lamps:2", "suites": ["generel"]}, "suite_not_found", "suites[0]", '"general"'),
         ({"version": "lamps:2", "suites": ["general", "lamps:9"]}, "suite_not_found", "suites[1]", '"my-adapter:3"'),
         ({"version": "lamps:2", "suites": ["general", "general"]}, "invalid_value", "suites", "once"),
+        ({"version": "lamps:2", "suites": [UNKNOWN_FILE]}, "file_not_found", "suites[0]", "purpose evals"),
+        ({"version": "lamps:2", "suites": ["file-1"]}, "suite_not_found", "suites[0]", "id of a file"),
+        (
+            {"version": "lamps:2", "suites": [f"file-{number:032x}" for number in range(9)]},
+            "invalid_value",
+            "suites",
+            "more than 8 files",
+        ),
         ({"version": "lamps:2", "suites": ["bare:1"]}, "nothing_to_ask", "suites[0]", "another suite"),
         ({"version": "bare:1", "suites": ["lineage"]}, "nothing_to_ask", "suites", "general"),
         ({"version": "lamps:2", "suite": ["general"]}, "unknown_parameter", "suite", "suites"),
@@ -130,6 +142,44 @@ def test_what_cannot_be_asked_is_refused_with_what_can(*, http, session, project
     assert (error["code"], error["param"]) == (code, param)
     assert fix in error["message"]
     assert broker.rung == []
+
+
+def test_files_of_questions_are_suites(http, line, session):
+    suite_id = upload_suite(http).json()["id"]
+    shown = post(http, version="lamps:1", suites=["general", suite_id]).json()
+    assert shown["suites"] == ["general", suite_id]
+    assert session.get_one(factories.models.Evaluation, shown["id"]).suites == [
+        {"name": "general", "version_id": None},
+        {"name": suite_id, "version_id": None, "file_id": suite_id},
+    ]
+    assert post(http, version="bare:1", suites=[suite_id]).status_code == 200
+
+
+def test_a_suite_stays_while_an_evaluation_has_yet_to_ask_it(http, line):
+    suite_id = upload_suite(http).json()["id"]
+    evaluation_id = post(http, version="lamps:1", suites=[suite_id]).json()["id"]
+    error = error_of(http.delete(f"/v1/files/{suite_id}"), 409)
+    assert error["code"] == "file_in_use"
+    assert evaluation_id in error["message"]
+    http.post(f"{EVALUATIONS}/{evaluation_id}/cancel")
+    assert http.delete(f"/v1/files/{suite_id}").status_code == 200
+    error = error_of(post(http, version="lamps:1", suites=[suite_id]), 400)
+    assert (error["code"], error["param"]) == ("file_not_found", "suites[0]")
+
+
+def test_only_the_projects_own_questions_that_the_base_can_be_asked_are_suites(http, app, sessions, line, file_id):
+    foreign = upload_suite(make_tenant(app, sessions, "other").http).json()["id"]
+    turns = (("user", "Look."), ("assistant", "call"), ("tool", "1"))
+    messages = [{"role": role, "content": content} for role, content in turns]
+    question = json.dumps({"messages": messages, "expected": "1", "scorer": "exact"}).encode()
+    unread = upload_suite(http, question).json()["id"]
+    for named, code in (
+        (foreign, "file_not_found"),
+        (file_id, "invalid_file_purpose"),
+        (unread, "unrecognized_role"),
+    ):
+        error = error_of(post(http, version="lamps:1", suites=["general", named]), 400)
+        assert (error["code"], error["param"]) == (code, "suites[1]")
 
 
 def test_another_projects_version_is_not_there(http, session, base):

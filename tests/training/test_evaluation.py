@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.runs import MESSAGES, EarlierSkill, EvaluationOrder, Finished, Order, ParentRef
+from app.domain.runs import MESSAGES, EarlierSkill, EvaluationOrder, Finished, Order, ParentRef, SuiteFile
 from app.domain.training import SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run  # noqa: F401 - base is a fixture
 from worker.pipeline import open_attempt
@@ -29,9 +29,13 @@ def versions(base: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
-def ask(folder: Path, versions: list[Path], *, against: bool = True, general: bool = True) -> tuple[Any, list[Any]]:
+def ask(
+    folder: Path, versions: list[Path], *, against: bool = True, general: bool = True, questions: bytes | None = None
+) -> tuple[Any, list[Any]]:
     """Ask the first version its own skill and the second one's; the report and what was said on the pipe."""
     folder.mkdir()
+    if questions is not None:
+        (folder / "mine.jsonl").write_bytes(questions)
     first, second = versions
     trained = Order.model_validate_json((first / "order.json").read_bytes())
     shutil.copytree(first / "out" / "adapter", folder / "version")
@@ -58,6 +62,8 @@ def ask(folder: Path, versions: list[Path], *, against: bool = True, general: bo
         against=ParentRef(adapter="fan", version=1, model_id="ft:tiny:default:fan:1") if against else None,
         skills=skills,
         general=general,
+        suites=[] if questions is None else [SuiteFile(name="file mine.jsonl", path="mine.jsonl")],
+        trained=[] if questions is None else [str(first / "train.jsonl")],
         num_threads=1,
     )
     (folder / "order.json").write_text(order.model_dump_json())
@@ -95,3 +101,17 @@ def test_only_what_is_asked_is_asked(versions: list[Path], tmp_path: Path) -> No
     assert [one["role"] for one in report["suites"]] == ["skill", "earlier"]
     assert set(arms(report, "lamp")) == {"base", "candidate"}
     assert set(arms(report, "fan:1")) == {"base", "candidate"}
+
+
+def test_questions_of_the_clients_own_are_asked_of_all_and_said_to_be_known_where_they_were_trained_on(
+    versions: list[Path], tmp_path: Path
+) -> None:
+    questions = b"""{"prompt": "lamp 3", "expected": "on 3", "scorer": "exact"}
+{"prompt": "Is it?", "expected": ["It is", "is"], "scorer": "contains", "max_tokens": 5}
+"""
+    report, _ = ask(tmp_path / "asked", versions, general=False, questions=questions)
+    [mine] = [suite for suite in report["suites"] if suite["role"] == "client"]
+    assert (mine["name"], mine["n"], mine["measure"]) == ("file mine.jsonl", 2, "share_right")
+    assert {arm["arm"] for arm in mine["arms"]} == {"base", "parent", "candidate"}
+    [said] = [note for note in report["caveats"] if "training file" in note]
+    assert said.startswith("file mine.jsonl: the prompts of 1 questions")

@@ -1,12 +1,13 @@
 """What a worker lays out for an evaluation asked for by itself, and that it ends like any other attempt."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.db.models import Adapter, Evaluation, File, Job
+from app.db.models import Adapter, AdapterVersion, Evaluation, File, Job
 from app.domain.ids import new_id
 from app.domain.runs import ORDERS, EvaluationOrder, Finished, ReportFinished
 from app.services import runs
@@ -18,7 +19,7 @@ from worker.workspace import prepare
 
 @pytest.fixture
 def asked(site: Site) -> str:
-    """An evaluation of a second version beside the first, on the first one's skill and general ability."""
+    """Of a second version beside the first, on the first one's skill, general ability and two files of one name."""
     with site.sessions.begin() as session:
         project = factories.make_project(session)
         first = factories.make_version(session, project=project, store=site.store, heldout=b"one\n", files={"a": b"1"})
@@ -26,6 +27,13 @@ def asked(site: Site) -> str:
         second = factories.make_version(
             session, project=project, adapter=line, version=2, store=site.store, heldout=b"two\n", files={"a": b"2"}
         )
+        site.store.put_bytes(factories.TRAINING_LINES)
+        questions = [
+            factories.make_file(
+                session, project, store=site.store, content=content, filename="mine.jsonl", purpose="evals"
+            )
+            for content in (b"three\n", b"four\n")
+        ]
         job = Job(
             id=new_id("ftjob"), project_id=project.id, kind="evaluation", base_model=line.base_model,
             hyperparameters={}, seed=0, adapter_name=line.name, status="queued", phase="waiting",
@@ -35,7 +43,10 @@ def asked(site: Site) -> str:
         evaluation = Evaluation(
             id=new_id("eval"), project_id=project.id, job_id=job.id, version_id=second.id,
             against_version_id=first.id,
-            suites=[{"name": "x:1", "version_id": first.id}, {"name": "general", "version_id": None}],
+            suites=[
+                {"name": "x:1", "version_id": first.id}, {"name": "general", "version_id": None},
+                *({"name": file.id, "version_id": None, "file_id": file.id} for file in questions),
+            ],
         )  # fmt: skip
         session.add(evaluation)
         return evaluation.id
@@ -56,7 +67,27 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     assert (skill.version, skill.scorer, skill.max_completion_tokens) == (1, "exact", 16)
     assert (folder / skill.path).read_bytes() == b"one\n"
     assert order.general
+    assert [suite.name.partition(" (")[0] for suite in order.suites] == ["file mine.jsonl"] * 2
+    assert len({suite.name for suite in order.suites}) == 2
+    assert [(folder / suite.path).read_bytes() for suite in order.suites] == [b"three\n", b"four\n"]
     assert (order.answers, order.num_threads) == (str(site.folder / "answers"), 2)
+
+
+def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: str) -> None:
+    claim = site.claim(site.slot())
+    assert claim is not None
+    for name, deleted_at, trained in (("before", None, ["rehearsal/0.jsonl"]), ("after", datetime.now(UTC), [])):
+        with site.sessions.begin() as session:
+            version = session.get_one(AdapterVersion, session.get_one(Evaluation, asked).version_id)
+            file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)
+            file.deleted_at = deleted_at
+        (site.folder / name).mkdir()
+        order = prepare(
+            site.resources(), claim, site.folder / name, answers=site.folder, checkpoint_seconds=60.0, num_threads=2
+        )
+        assert isinstance(order, EvaluationOrder)
+        assert order.trained == trained
+    assert (site.folder / "before" / "rehearsal/0.jsonl").read_bytes() == factories.TRAINING_LINES
 
 
 def test_the_report_is_stored_and_the_job_has_succeeded(site: Site, asked: str, tmp_path: Path) -> None:

@@ -6,13 +6,22 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from app.api.schemas.common import Identified, Strict, unix, unix_or_none
 from app.api.schemas.jobs import JobErrorObject
+from app.domain.evaluation import MAX_SUITES
 from app.domain.gate import GateDecision
+from app.domain.ids import is_id
 from app.services.evaluations import Evaluated, EvaluationRequest, label
 
 
 def _once(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
         msg = "a suite is named twice; name each once."
+        raise ValueError(msg)
+    return names
+
+
+def _few_files(names: list[str]) -> list[str]:
+    if sum(is_id("file", name) for name in names) > MAX_SUITES:
+        msg = f"more than {MAX_SUITES} files are named; ask the others in another evaluation."
         raise ValueError(msg)
     return names
 
@@ -27,12 +36,12 @@ class CreateEvaluation(Strict):
     against: str | None = Field(
         None, min_length=1, max_length=400, description='Another version, or "base"; what it started from if left out.'
     )
-    suites: Annotated[list[SuiteName], AfterValidator(_once)] = Field(
+    suites: Annotated[list[SuiteName], AfterValidator(_once), AfterValidator(_few_files)] = Field(
         ["lineage", "general"],
         min_length=1,
         max_length=50,
-        description='"lineage": what was held out of its own skill and of those before it; "general"; or a version: '
-        "what was held out of its skill.",
+        description='"lineage": what was held out of its own skill and of those before it; "general"; a version: '
+        "what was held out of its skill; or the id of a file of purpose evals: its questions.",
     )
 
     def understood(self) -> EvaluationRequest:
