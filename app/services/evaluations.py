@@ -94,7 +94,7 @@ def list_evaluations(session: Session, project_id: str, request: PageRequest) ->
     """The project's evaluations."""
     scope = select(Evaluation).where(Evaluation.project_id == project_id)
     found = page(session, scope, request, key=(Evaluation.created_at, Evaluation.id))
-    return Page([_evaluated(session, row) for row in found.rows], found.has_more)
+    return Page(_evaluated(session, found.rows), found.has_more)
 
 
 def get(session: Session, project_id: str, evaluation_id: str) -> Evaluated:
@@ -106,7 +106,7 @@ def get(session: Session, project_id: str, evaluation_id: str) -> Evaluated:
     row = session.get(Evaluation, evaluation_id) if is_id("eval", evaluation_id) else None
     if row is None or row.project_id != project_id:
         raise NotFound("evaluation_not_found", "There is no evaluation with this id in your project.")
-    return _evaluated(session, row)
+    return _evaluated(session, [row])[0]
 
 
 def cancel(session: Session, project_id: str, evaluation_id: str) -> Evaluated:
@@ -132,11 +132,6 @@ def html(session: Session, store: Store, evaluated: Evaluated) -> bytes:
         raise Conflict("report_not_ready", message)
     blob = session.get_one(Blob, evaluated.evaluation.html_sha256)
     return store.read_bytes(StoredBlob(blob.sha256, blob.num_bytes))
-
-
-def own(session: Session, version: AdapterVersion) -> Evaluation | None:
-    """The evaluation that a version's own job made."""
-    return session.scalar(select(Evaluation).where(Evaluation.job_id == version.job_id))
 
 
 def label(version: AdapterVersion) -> str:
@@ -184,9 +179,8 @@ def _suites(
             chosen[GENERAL] = {"version_id": None}
         elif name == LINEAGE:
             members = lineage.ancestors(session, version.id)
-            chosen |= {
-                label(member): {"version_id": member.id} for member in members if _has_questions(session, member)
-            }
+            asked_of = _having_questions(session, members)
+            chosen |= {label(member): {"version_id": member.id} for member in members if member.id in asked_of}
         elif is_id("file", name):
             file = files.for_job(session, project_id, name, purpose=files.SUITE_PURPOSE, param=param)
             base_models.check_roles(session.get_one(BaseModel, version.adapter.base_model), file, param=param)
@@ -208,20 +202,31 @@ def _suite_of(session: Session, project_id: str, name: str, *, param: str) -> Ad
             f"that was uploaded with purpose {files.SUITE_PURPOSE}."
         )
         raise Invalid("suite_not_found", message, param=param)
-    if not _has_questions(session, found.version):
+    if not _having_questions(session, [found.version]):
         message = f"Nothing was held out of what {name} was taught, so there is nothing to ask; name another suite."
         raise Invalid("nothing_to_ask", message, param=param)
     return found.version
 
 
-def _has_questions(session: Session, version: AdapterVersion) -> bool:
-    evaluation = own(session, version)
-    return evaluation is not None and evaluation.heldout_sha256 is not None
+def _having_questions(session: Session, versions: Sequence[AdapterVersion]) -> set[str]:
+    """Ids of those of which something was held out when they were made."""
+    made_by = {version.job_id: version.id for version in versions}
+    query = select(Evaluation.job_id).where(Evaluation.job_id.in_(made_by), Evaluation.heldout_sha256.is_not(None))
+    return {made_by[job_id] for job_id in session.scalars(query)}
 
 
-def _evaluated(session: Session, row: Evaluation) -> Evaluated:
-    chosen = [row.version_id, *([row.against_version_id] if row.against_version_id else [])]
-    query = select(AdapterVersion).where(AdapterVersion.id.in_(chosen)).options(joinedload(AdapterVersion.adapter))
+def _evaluated(session: Session, rows: Sequence[Evaluation]) -> list[Evaluated]:
+    """What belongs to evaluations, in as many queries for a page as for one."""
+    named = {version_id for row in rows for version_id in (row.version_id, row.against_version_id)}
+    query = select(AdapterVersion).where(AdapterVersion.id.in_(named)).options(joinedload(AdapterVersion.adapter))
     versions = {version.id: version for version in session.scalars(query)}
-    against = versions[row.against_version_id] if row.against_version_id else None
-    return Evaluated(row, versions[row.version_id], against, session.get_one(Job, row.job_id))
+    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_([row.job_id for row in rows])))}
+    return [
+        Evaluated(
+            row,
+            versions[row.version_id],
+            versions[row.against_version_id] if row.against_version_id else None,
+            jobs[row.job_id],
+        )
+        for row in rows
+    ]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sqlalchemy import event
 
 from app.services import estimates, publishing, runs
 from app.services.publishing import EvaluationResults
@@ -13,6 +14,7 @@ from tests.service.test_suites import upload_suite
 
 EVALUATIONS = "/v1/evaluations"
 UNKNOWN_FILE = "file-" + "0" * 32
+LINE = ("lamps:1", "lamps:2")
 HELDOUT = b'{"messages": []}\n'
 
 
@@ -66,6 +68,35 @@ def test_a_posted_evaluation_waits_and_a_worker_is_rung_for(http, line, broker, 
     assert http.get(f"{EVALUATIONS}/{shown['id']}").json() == shown
     listed = http.get(EVALUATIONS).json()["data"][0]
     assert listed == {name: value for name, value in shown.items() if name not in {"report", "gate"}}
+
+
+def num_queries(session, ask):
+    queries = []
+
+    def note(connection, cursor, statement, *_):
+        queries.append(statement)
+
+    event.listen(session.connection(), "before_cursor_execute", note)
+    assert ask().status_code == 200
+    event.remove(session.connection(), "before_cursor_execute", note)
+    return len(queries)
+
+
+def test_a_page_takes_as_many_queries_as_one_evaluation(http, line, session):
+    for version in ("lamps:1", "lamps:2", "bare:1"):
+        post(http, version=version, against="lamps:2" if version != "lamps:2" else "bare:1", suites=["general"])
+    assert len(http.get(EVALUATIONS).json()["data"]) == 6
+    counts = [
+        num_queries(session, lambda limit=limit: http.get(EVALUATIONS, params={"limit": limit})) for limit in (1, 2, 6)
+    ]
+    assert counts == [counts[0]] * 3
+    assert counts[0] > 2
+
+
+def test_a_long_lineage_takes_as_many_queries_as_a_short_one(http, line, session):
+    http.get(EVALUATIONS)  # the first use of a key is noted
+    counts = [num_queries(session, lambda name=name: post(http, version=name, against="base")) for name in LINE]
+    assert counts[0] == counts[1] > 2
 
 
 def test_it_is_no_training_job(http, line, session):
