@@ -19,11 +19,19 @@ MARGIN: Final = 1.25
 
 @dataclass(frozen=True)
 class Lengths:
-    """Means over a job's sequences, in tokens of its base. ``answer`` is how long the student's own answers are."""
+    """Means over a job's sequences, in tokens of its base.
+
+    Args:
+        prompt: Of the student.
+        demonstration: The expert's answer.
+        answer: The student's own.
+        document: That the teacher alone reads; examples without one count as 0.
+    """
 
     prompt: float
     demonstration: float
     answer: float
+    document: float
 
 
 @dataclass(frozen=True)
@@ -96,11 +104,11 @@ def predict(finished: Sequence[Finished], work: Work) -> Spread | None:
 
 
 def count_tokens(config: TrainingConfig, lengths: Lengths) -> float:
-    """Tokens that training reads and writes: prompts, demonstrations and the student's answers, over all steps."""
+    """Tokens that training reads and writes, over all steps: prompts, demonstrations, documents, student's answers."""
     task = lengths.prompt + lengths.demonstration
     rehearsal = 0.0
     if config.method == "sdft":
-        task += lengths.answer
+        task += lengths.document + lengths.answer
         rehearsal = config.num_rehearsal * (lengths.prompt + config.max_completion_tokens)
     return config.total_steps * (config.batch_size * task + rehearsal)
 

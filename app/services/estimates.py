@@ -55,6 +55,7 @@ class Estimate:
         num_heldout: Of them, or of the validation file, kept for the evaluation.
         prompt_tokens: Of the training part, once.
         demonstration_tokens: Of the training part, once.
+        document_tokens: Of the training part, once; 0 where no teacher reads them.
         trained_tokens: With loss, over all steps.
         cut_lines: Examples whose demonstration is longer than a rollout may be.
         seconds: From claim to end; None where no finished job tells it.
@@ -70,6 +71,7 @@ class Estimate:
     num_heldout: int
     prompt_tokens: int
     demonstration_tokens: int
+    document_tokens: int
     trained_tokens: int
     cut_lines: list[int]
     seconds: Spread | None
@@ -113,6 +115,7 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
         num_heldout=num_heldout,
         prompt_tokens=round(training.means.prompt * num_trained),
         demonstration_tokens=round(training.means.demonstration * num_trained),
+        document_tokens=round(training.means.document * num_trained) if asked.method == "sdft" else 0,
         trained_tokens=round(estimates.count_trained(config, lengths) * trained_share),
         cut_lines=training.longer_than(config.max_completion_tokens)[:MAX_LINES] if asked.method == "sdft" else [],
         seconds=estimates.predict(finished, work),

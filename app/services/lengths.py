@@ -110,7 +110,7 @@ class FileLengths:
     def means(self) -> Lengths:
         """Of all, with the token that ends a turn; the student's answers are taken to be as long as demonstrations."""
         demonstration = fmean(self.demonstrations) + 1
-        return Lengths(fmean(self.prompts), demonstration, demonstration)
+        return Lengths(fmean(self.prompts), demonstration, demonstration, fmean(self.documents))
 
     def demonstration_percentile(self, share: float) -> int:
         """A length that so large a share does not exceed, with the token that ends a turn."""

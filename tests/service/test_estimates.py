@@ -16,9 +16,11 @@ JOBS = "/v1/fine_tuning/jobs"
 HERE = {"device": "cpu", "machine": "x86_64", "threads": 2}
 
 
-def lines(num: int, *, prompt: int, answer: int) -> bytes:
+def lines(num: int, *, prompt: int, answer: int, document: int = 0) -> bytes:
+    beside = {"document": "d " * document} if document else {}
     return b"".join(
-        json.dumps({"prompt": "p " * (prompt - 1) + f"n{number}", "completion": "a " * answer}).encode() + b"\n"
+        json.dumps({"prompt": "p " * (prompt - 1) + f"n{number}", "completion": "a " * answer} | beside).encode()
+        + b"\n"
         for number in range(num)
     )
 
@@ -167,6 +169,17 @@ def test_without_a_finished_job_times_are_null_and_what_can_be_counted_is_told(h
     assert estimate["tokens"]["trained"] == 14 * (8 * 13 + 4 * 20)
     assert estimate["object"] == "fine_tuning.job.estimate"
     assert SdftHyperparameters().n_epochs == "auto" != estimate["hyperparameters"]["num_epochs"]
+
+
+def test_documents_are_counted_for_the_teacher_that_reads_them(http, base, finish):
+    finish(http)
+    without, beside = (upload(http, lines(64, prompt=30, answer=12, document=words)).json()["id"] for words in (0, 200))
+    plain, estimate = told(http, without), told(http, beside)
+    assert (plain["tokens"]["document"], estimate["tokens"]["document"]) == (0, 56 * (200 + 2))
+    assert {**estimate["tokens"], "document": 0} == plain["tokens"]
+    assert estimate["seconds"]["p50"] > 1.5 * plain["seconds"]["p50"]
+    asked = {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}}
+    assert told(http, beside, **asked)["tokens"]["document"] == 0
 
 
 def test_tokens_of_a_supervised_job_are_exact(http, base):

@@ -11,7 +11,7 @@ CONFIG = TrainingConfig(
     method="sdft", seed=0, num_epochs=6, batch_size=8, total_steps=42, learning_rate=1e-3, warmup_steps=5, lora_rank=16,
     lora_alpha=32, max_completion_tokens=24, loss_skip_tokens=2, rehearsal_share=1 / 3,
 )  # fmt: skip
-LENGTHS = Lengths(prompt=40, demonstration=16, answer=12)
+LENGTHS = Lengths(prompt=40, demonstration=16, answer=12, document=0)
 
 
 def finished(work: Work, *, pace: float = 1.0) -> Finished:
@@ -44,7 +44,7 @@ def test_one_job_predicts_another_with_more_rehearsal_longer_texts_and_a_parent(
     other = CONFIG.model_copy(update={"rehearsal_share": 1 / 2, "total_steps": 60})
     second = work(
         other,
-        Lengths(prompt=55, demonstration=20, answer=15),
+        Lengths(prompt=55, demonstration=20, answer=15, document=0),
         answers=count_answers(general=312, skill=8, earlier=8, has_parent=True, has_ceiling=True, has_twin=False),
     )
     truth = finished(second)
@@ -120,3 +120,11 @@ def test_each_suite_asks_its_own_arms(
 def test_a_tenth_is_kept_within_bounds(num_prompts: int, kept: int) -> None:
     assert count_heldout(num_prompts, of_validation=False) == kept
     assert count_heldout(num_prompts, of_validation=True) == min(200, num_prompts)
+
+
+def test_a_teacher_reads_documents_and_nobody_is_trained_on_them() -> None:
+    beside = replace(LENGTHS, document=100)
+    assert count_tokens(CONFIG, beside) - count_tokens(CONFIG, LENGTHS) == 42 * 8 * 100
+    assert count_trained(CONFIG, beside) == count_trained(CONFIG, LENGTHS)
+    plain = CONFIG.model_copy(update={"method": "supervised"})
+    assert count_tokens(plain, beside) == count_tokens(plain, LENGTHS)

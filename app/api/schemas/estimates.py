@@ -19,6 +19,7 @@ class TokensObject(BaseModel):
 
     prompt: int = Field(description="Of all examples that are trained on, once.")
     demonstration: int = Field(description="Likewise.")
+    document: int = Field(description="Likewise, with what parts it from the question; 0 where no teacher reads it.")
     trained: int = Field(description="With loss, over all steps; what the job's trained_tokens will count.")
 
 
@@ -72,7 +73,10 @@ class EstimateObject(BaseModel):
             hyperparameters=found.config.model_dump(mode="json", exclude={"method", "seed"}),
             examples=ExamplesObject(total=found.num_examples, held_out=found.num_heldout),
             tokens=TokensObject(
-                prompt=found.prompt_tokens, demonstration=found.demonstration_tokens, trained=found.trained_tokens
+                prompt=found.prompt_tokens,
+                demonstration=found.demonstration_tokens,
+                document=found.document_tokens,
+                trained=found.trained_tokens,
             ),
             truncations=TruncationsObject(count=len(found.cut_lines), lines=found.cut_lines),
             steps=found.config.total_steps,
