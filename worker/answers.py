@@ -4,7 +4,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from app.domain.runs import AnyOrder
+from app.domain.trainer_protocol import AnyOrder
 from worker.evals.memory import AnswerMemory
 from worker.hf.adapter_files import factors_sha256
 from worker.hf.model import HfPolicy

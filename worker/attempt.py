@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from app.db.session import after_commit, transaction
 from app.domain.errors import ServiceError, Unavailable
-from app.domain.runs import (
+from app.domain.trainer_protocol import (
     AnyOrder,
     CheckpointWritten,
     Failed,
@@ -37,7 +37,7 @@ from app.resources import Resources
 from app.services import blobs, publishing, records, runs
 from app.services.runs import Claim, LeaseLost
 from app.settings import WorkerSettings
-from worker.home import Home
+from worker.home import WorkerHome
 from worker.launcher import Trainer
 from worker.lease import LeaseKeeper
 from worker.results import store_checkpoint, store_report, store_results
@@ -71,7 +71,7 @@ class Slot:
     """
 
     resources: Resources
-    home: Home
+    home: WorkerHome
     times: WorkerSettings
     max_seconds: int
     num_threads: int | None

@@ -19,7 +19,7 @@ from app.resources import open_resources
 from app.services.workers import WorkerProcess
 from app.settings import Settings
 from worker.attempt import Slot
-from worker.home import Home, OwnedHome
+from worker.home import OwnedHome, WorkerHome
 from worker.launcher import TRAINER
 from worker.seat import Seat
 from worker.sweeper import POOL_SIZE, Sweeper
@@ -51,7 +51,7 @@ app.conf.update(
 @cache
 def slot() -> Slot:
     """Where the attempts of this pool process run; opened on first use, never in the main process."""
-    home, times = Home.of_parent(), settings.worker
+    home, times = WorkerHome.of_parent(), settings.worker
     return Slot(
         resources=open_resources(settings, pool_size=SLOT_POOL_SIZE),
         home=home,

@@ -15,7 +15,7 @@ from app.domain.demonstrations import read_demonstrations
 from app.domain.errors import Unprocessable
 from app.domain.evaluation import unusable
 from app.domain.questions import stream_questions
-from app.domain.runs import Order
+from app.domain.trainer_protocol import Order
 from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingConfig
 from worker.evals.schema import Bounds, LineageScore
 from worker.evals.scorers import ScorerChoice, infer_scorer

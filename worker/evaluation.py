@@ -5,7 +5,7 @@ from typing import Any
 
 from app.domain.demonstrations import Demonstration, read_demonstrations
 from app.domain.questions import stream_questions
-from app.domain.runs import EvaluationOrder
+from app.domain.trainer_protocol import EvaluationOrder
 from worker import memory
 from worker.answers import answer_memory
 from worker.evals.page import render_html

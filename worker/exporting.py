@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from app.domain.runs import Order
+from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
 from worker.evals.page import render_html
 from worker.evals.schema import Report

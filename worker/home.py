@@ -15,14 +15,14 @@ _LOCK = "lock"
 _DRAINING = "draining"
 
 
-class Home:
+class WorkerHome:
     """A worker's folder, as all of its processes see it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
-    def of_parent(cls) -> "Home":
+    def of_parent(cls) -> "WorkerHome":
         """The folder that the main process made."""
         return cls(Path(os.environ[HOME_VARIABLE]))
 
@@ -52,7 +52,7 @@ class Home:
         return folder
 
 
-class OwnedHome(Home):
+class OwnedHome(WorkerHome):
     """A worker's folder in the main process: made, locked, and removed at the end.
 
     Args:

@@ -1,7 +1,7 @@
 """A trainer process: started in a session of its own, spoken and listened to, asked to stop, killed, its end explained.
 
-Knows the pipe of ``app.domain.runs`` and how processes die; nothing of the database. The trainer gets an environment
-of chosen variables, without credentials.
+Knows the pipe of ``app.domain.trainer_protocol`` and how processes die; nothing of the database. The trainer gets an
+environment of chosen variables, without credentials.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from tempfile import TemporaryFile
 from typing import Final
 
 from app.domain.lifecycle import FailureCode
-from app.domain.runs import DRAINED_EXIT_CODE, KEEP_ALIVE, MESSAGES, REPORT_FD_VARIABLE, Message, Stay
+from app.domain.trainer_protocol import DRAINED_EXIT_CODE, KEEP_ALIVE, MESSAGES, REPORT_FD_VARIABLE, Message, Stay
 
 TRAINER: Final = (sys.executable, "-m", "worker.trainer_process")
 LOG_TAIL_BYTES: Final = 16 * 1024

@@ -1,12 +1,13 @@
-"""One attempt, start to end, in the trainer process: load, check, train, evaluate, export, load check.
+"""One training, start to end, in the trainer process: load, check, train, evaluate, export, load check.
 
-Works in one folder (see ``app.domain.runs``) and talks on one pipe; knows no database, no store and no broker.
+Works in one folder (see ``app.domain.trainer_protocol``) and talks on one pipe; knows no database, no store and no
+broker.
 """
 
 from pathlib import Path
 
 from app.domain.lifecycle import FailureCode
-from app.domain.runs import ORDER_NAME, ORDERS, EvaluationOrder, Order
+from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
 from worker.answers import answer_memory
@@ -41,8 +42,8 @@ class RunFailed(Exception):
         self.message, self.param = message, param
 
 
-class Attempt:
-    """One try at a job.
+class Training:
+    """One try at a training.
 
     Args:
         folder: Laid out by the supervisor, the order in it.
@@ -255,9 +256,9 @@ class Attempt:
         )
 
 
-def open_attempt(folder: Path, reporter: PipeReporter, base: Base | None = None) -> Attempt | Evaluation:
+def open_attempt(folder: Path, reporter: PipeReporter, base: Base | None = None) -> Training | Evaluation:
     """The attempt that a folder's order describes."""
     order = ORDERS.validate_json((folder / ORDER_NAME).read_bytes())
     if isinstance(order, EvaluationOrder):
         return Evaluation(folder, order, reporter, base)
-    return Attempt(folder, reporter, base)
+    return Training(folder, reporter, base)

@@ -1,7 +1,7 @@
 """The trainer's side of the pipe: what it tells its supervisor, and how it learns that it should stop.
 
-Knows the messages of ``app.domain.runs`` and nothing of databases. The trainer process holds no credentials; the
-supervisor writes everything down under its fence.
+Knows the messages of ``app.domain.trainer_protocol`` and nothing of databases. The trainer process holds no
+credentials; the supervisor writes everything down under its fence.
 """
 
 import os
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, BinaryIO, Literal, Protocol
 
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.runs import (
+from app.domain.trainer_protocol import (
     KEEP_ALIVE,
     CheckpointWritten,
     Failed,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from app.db.session import transaction
-from app.domain.runs import CheckpointWritten, Finished
+from app.domain.trainer_protocol import CheckpointWritten, Finished
 from app.resources import Resources
 from app.services import blobs, records
 from app.services.publishing import EvaluationResults, Results

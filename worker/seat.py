@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from app.domain.runs import BaseModelRef, Stay
+from app.domain.trainer_protocol import BaseModelRef, Stay
 from app.settings import WorkerSettings
 from worker.launcher import Trainer
 

@@ -14,7 +14,7 @@ from app.db.session import after_commit, transaction
 from app.resources import Resources
 from app.services import blobs, runs, workers
 from app.settings import WorkerSettings
-from worker.home import Home
+from worker.home import WorkerHome
 
 log = structlog.get_logger()
 
@@ -32,7 +32,9 @@ class Sweeper:
         times: How often, and after how long to ring again.
     """
 
-    def __init__(self, resources: Resources, worker: workers.WorkerProcess, home: Home, times: WorkerSettings) -> None:
+    def __init__(
+        self, resources: Resources, worker: workers.WorkerProcess, home: WorkerHome, times: WorkerSettings
+    ) -> None:
         self._resources, self._worker, self._home, self._times = resources, worker, home, times
         self._garbage_at = time.monotonic()
         self._stopped = threading.Event()

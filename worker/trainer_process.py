@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 import torch
 
 from app.domain.errors import Unprocessable
-from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Stay
+from app.domain.trainer_protocol import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Stay
 from worker import memory
 from worker.evaluation import Evaluation
 from worker.hf.base import Base
-from worker.pipeline import Attempt, RunFailed, open_attempt
+from worker.pipeline import RunFailed, Training, open_attempt
 from worker.reporting import Drained, PipeReporter, Supervisor
 from worker.sdft.monitor import Diverged
 
@@ -59,7 +59,7 @@ def serve(supervisor: Supervisor, pipe: BinaryIO, stay: Stay) -> int:
     return 0
 
 
-def run(attempt: Attempt | Evaluation) -> int | None:
+def run(attempt: Training | Evaluation) -> int | None:
     """See one attempt to its end and say it on the pipe; an exit status unless it was a good one."""
     reporter = attempt.reporter
     try:

@@ -1,4 +1,4 @@
-"""Lays out the folder of one attempt (see ``app.domain.runs``): the order, and every file that it names.
+"""Lays out the folder of one attempt (see ``app.domain.trainer_protocol``): the order, and every file that it names.
 
 Reads the rows in one short transaction, then copies bytes out of the store without holding any.
 """
@@ -15,7 +15,7 @@ from app.db.models import Adapter, AdapterFile, AdapterVersion, BaseModel, Blob,
 from app.db.session import transaction
 from app.domain.evaluation import EvaluationOptions
 from app.domain.lifecycle import FailureCode
-from app.domain.runs import (
+from app.domain.trainer_protocol import (
     ORDER_NAME,
     AnyOrder,
     BaseModelRef,

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from app.db.models import Adapter, AdapterVersion, Evaluation
 from app.domain.lineage import Figures, compute_figures
-from app.domain.runs import PastScore
+from app.domain.trainer_protocol import PastScore
 
 
 @dataclass(frozen=True)

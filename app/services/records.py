@@ -16,7 +16,7 @@ from app.db.clock import NOW
 from app.db.models import Checkpoint, File, Job, JobMetric
 from app.domain.ids import new_id
 from app.domain.lifecycle import Phase
-from app.domain.runs import Noted, StepDone
+from app.domain.trainer_protocol import Noted, StepDone
 from app.domain.training import TrainingConfig
 from app.services.runs import Claim, forget_states, held, note
 from app.storage.store import StoredBlob

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.demonstrations import read_demonstrations
-from app.domain.runs import Order
+from app.domain.trainer_protocol import Order
 from app.domain.training import SupervisedHyperparameters, TrainingConfig
 from benchmarks.study.store import MAX_REPLAYED_TOKENS, file_sha256
 from worker.dataset import rehearsal

@@ -17,7 +17,7 @@ from typing import Any
 
 import worker
 from app.domain.demonstrations import read_demonstrations
-from app.domain.runs import BaseModelRef
+from app.domain.trainer_protocol import BaseModelRef
 from app.domain.training import DatasetFacts, Hyperparameters, SdftHyperparameters, TrainingConfig, resolve
 from benchmarks.study.cells import ARMS, SKILLS, Cell
 from worker.dataset import Lengths

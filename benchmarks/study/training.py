@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.domain.runs import ORDER_NAME, EarlierSkill, Failed, Finished, Order, ParentRef
+from app.domain.trainer_protocol import ORDER_NAME, EarlierSkill, Failed, Finished, Order, ParentRef
 from app.domain.training import SdftHyperparameters
 from benchmarks.study.cells import ARMS, SKILLS, Cell
 from benchmarks.study.replay import write_replay

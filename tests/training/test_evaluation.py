@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.runs import MESSAGES, EarlierSkill, EvaluationOrder, Finished, Order, ParentRef, SuiteFile
+from app.domain.trainer_protocol import MESSAGES, EarlierSkill, EvaluationOrder, Finished, Order, ParentRef, SuiteFile
 from app.domain.training import SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run  # noqa: F401 - base is a fixture
 from worker.pipeline import open_attempt

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from app.domain.errors import Unprocessable
-from app.domain.runs import (
+from app.domain.trainer_protocol import (
     DRAINED_EXIT_CODE,
     KEEP_ALIVE,
     MESSAGES,
@@ -40,7 +40,7 @@ from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.checkpoint import read_checkpoint
-from worker.pipeline import Attempt, RunFailed
+from worker.pipeline import RunFailed, Training
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter
 
 EXACT = ScorerChoice("exact", "a test needs no other")
@@ -102,7 +102,7 @@ def lay_out(folder: Path, base: BaseModelRef, num: int = 30, word: str = "lamp",
 def run(folder: Path, reporter_type: Any = PipeReporter, loaded: Base | None = None, **arguments: Any) -> list[Any]:
     pipe = io.BytesIO()
     with contextlib.suppress(Drained):
-        Attempt(folder, reporter_type(pipe, folder, threading.Event(), **arguments), loaded).run()
+        Training(folder, reporter_type(pipe, folder, threading.Event(), **arguments), loaded).run()
     return [MESSAGES.validate_json(line) for line in pipe.getvalue().splitlines()]
 
 
@@ -289,7 +289,7 @@ def test_the_clients_own_prompts_are_rehearsed(base: BaseModelRef, tmp_path: Pat
 
 
 def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:
-    attempt = Attempt(lay_out(tmp_path / "kinds", base), PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
+    attempt = Training(lay_out(tmp_path / "kinds", base), PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
     data, lengths = attempt_data(attempt)
     config = attempt.resolve(lengths)
     counts = []
@@ -370,7 +370,7 @@ def test_an_adapter_that_stock_peft_reads_differently_is_not_published(
     shutil.copytree(folder, damaged)
     config = damaged / "out" / "adapter" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 4096}))
-    attempt = Attempt(damaged, PipeReporter(io.BytesIO(), damaged, threading.Event()))
+    attempt = Training(damaged, PipeReporter(io.BytesIO(), damaged, threading.Event()))
     data = attempt_data(attempt)
     policy = attempt.start(attempt.load(), attempt.resolve(data[1]))
     policy.load_student(load_file(damaged / "out" / "adapter" / "adapter_model.safetensors"))
@@ -378,7 +378,7 @@ def test_an_adapter_that_stock_peft_reads_differently_is_not_published(
         check_loading(attempt.order, damaged, policy, data[0])
 
 
-def attempt_data(attempt: Attempt) -> tuple[Any, Any]:
+def attempt_data(attempt: Training) -> tuple[Any, Any]:
     data = part(attempt.order, attempt.folder)
     return data, Lengths.of(data, Chat.load(Path(attempt.order.base.path)))
 

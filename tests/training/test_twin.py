@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from app.domain.comparison import SupervisedTwin
-from app.domain.runs import BaseModelRef, EarlierSkill, ParentRef, checkpoint_path
+from app.domain.trainer_protocol import BaseModelRef, EarlierSkill, ParentRef, checkpoint_path
 from app.domain.training import SupervisedHyperparameters
 from tests.training.test_pipeline import base, lay_out, run
 from worker import pipeline

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from app.domain.runs import BaseModelRef, ParentRef, Stay, checkpoint_path
+from app.domain.trainer_protocol import BaseModelRef, ParentRef, Stay, checkpoint_path
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.training.test_pipeline import LONG, QUICK, STAY, Process, Stopping, base, lay_out, run
 from worker import memory, pipeline

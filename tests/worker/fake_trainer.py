@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel
 
-from app.domain.runs import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, Stay, checkpoint_path
+from app.domain.trainer_protocol import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, Stay, checkpoint_path
 from worker.reporting import Drained, PipeReporter, Supervisor
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from app.db import models
 from app.db.clock import NOW
 from app.domain.errors import Unavailable
-from app.domain.runs import Stay
+from app.domain.trainer_protocol import Stay
 from app.services import runs
 from app.storage.store import Store, StoredBlob
 from tests import factories

@@ -9,7 +9,7 @@ import pytest
 
 from app.db.models import Adapter, AdapterVersion, Evaluation, File, Job
 from app.domain.ids import new_id
-from app.domain.runs import ORDERS, EvaluationOrder, Finished, ReportFinished
+from app.domain.trainer_protocol import ORDERS, EvaluationOrder, Finished, ReportFinished
 from app.services import runs
 from tests import factories
 from tests.worker.conftest import TIMES, Site

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.db.models import AdapterVersion, Checkpoint, File, Job, JobAttempt, JobEvent, JobMetric
 from app.domain.errors import Conflict
 from app.domain.lifecycle import MAX_PREEMPTIONS
-from app.domain.runs import Noted, StepDone
+from app.domain.trainer_protocol import Noted, StepDone
 from app.services import publishing, records, runs
 from app.storage.store import StoredBlob
 from tests import factories

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.db.models import AdapterVersion, Job, JobAttempt
 from app.domain.errors import Conflict
 from app.domain.lifecycle import MAX_FAILED_ATTEMPTS, RETRYABLE, TERMINAL, TRANSITIONS
-from app.domain.runs import StepDone
+from app.domain.trainer_protocol import StepDone
 from app.services import publishing, records, runs
 from tests import factories
 from tests.worker.stages import results

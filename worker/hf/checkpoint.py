@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from app.domain.runs import checkpoint_path
+from app.domain.trainer_protocol import checkpoint_path
 from worker.hf.adapter_files import write_tar
 from worker.hf.model import WEIGHTS_NAME
 from worker.sdft.policy import Policy
