@@ -21,9 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[worker,test]'
 	@touch $@
 
-# The trainer that ours is compared with; the demo does without.
+# The trainer that ours is compared with, and lm-evaluation-harness; the demo does without.
 $(PEER): $(INSTALLED)
-	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench,lm-eval]'
 	@touch $@
 
 demo: $(INSTALLED) ## Train two skills, one on top of the other (SKILLS=1: only the first; COMPARE=1: plain fine-tuning too)

@@ -47,6 +47,7 @@ class WorkerSettings(BaseModel):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads of a trainer; the machine's cores if unset.")
+    lm_eval_tasks: Path | None = Field(None, description="Folder of task YAMLs for lm-evaluation-harness.")
     heartbeat_seconds: float = Field(10, gt=0)
     lease_seconds: float = Field(60, gt=0)
     trust_seconds: float = Field(45, gt=0)

@@ -1,12 +1,14 @@
 # Worker and operator commands, with torch, whose usual Linux wheel brings its own CUDA libraries. Build from the
 # repository's root. A machine without a GPU takes a smaller image: --build-arg TORCH_INDEX=<torch's CPU wheel index>
+# With lm-evaluation-harness: --build-arg EXTRAS=worker,lm-eval
 FROM python:3.12-slim AS build
 ARG TORCH_INDEX=
+ARG EXTRAS=worker
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/sdft \
     && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch \
-    && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt '.[worker]'
+    && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt ".[$EXTRAS]"
 
 FROM python:3.12-slim
 COPY --from=build /opt/sdft /opt/sdft

@@ -159,6 +159,7 @@ class Attempt:
             self._claim,
             self._folder,
             answers=slot.home.answers,
+            tasks_folder=slot.times.lm_eval_tasks,
             checkpoint_seconds=slot.times.checkpoint_seconds,
             num_threads=slot.num_threads,
         )

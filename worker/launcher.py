@@ -27,7 +27,8 @@ PIPE_BYTES: Final = 1 << 16
 
 _PASSED_ON: Final = (
     "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "PYTHON", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OMP_", "MKL_",
-    "CUDA", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "ROCR_", "HIP_", "HSA_",
+    "CUDA", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "ROCR_", "HIP_", "HSA_", "HF_HOME", "HF_DATASETS_CACHE",
+    "NLTK_DATA",
 )  # fmt: skip
 _FIXED: Final = {
     # Base models lie on disk; a trainer never fetches anything.

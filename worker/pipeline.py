@@ -13,11 +13,12 @@ from worker import memory
 from worker.answers import answer_memory
 from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores, rehearsal
 from worker.evals.report import build_report
-from worker.evals.run import evaluate
+from worker.evals.run import Peculiar, evaluate
 from worker.evals.schema import Cost
-from worker.evals.suites import Split
+from worker.evals.suites import Split, Unaskable
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
+from worker.harness import open_tasks
 from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, CheckpointState, read_checkpoint
 from worker.hf.model import HfPolicy
@@ -74,6 +75,7 @@ class Training:
             lengths = Lengths.of(data, base.chat)
             config = self.order.resolved or self.resolve(lengths)
             policy = self.start(base, config)
+            tasks, missing = self.tasks(policy)
         if self.order.resolved is None:
             with self.phase("checking"):
                 config = self.check(policy, data, config)
@@ -97,6 +99,7 @@ class Training:
                 template=config.template if config.method == "sdft" else None,
                 memory=answer_memory(self.order, policy),
                 on_progress=self.reporter.progress,
+                peculiar=tasks,
             )
         with self.phase("exporting"):
             report = build_report(
@@ -110,7 +113,7 @@ class Training:
                 names={"parent": self.order.parent.label} if self.order.parent else {},
                 past=past_scores(self.order),
                 twin=twin.run(beside=result) if twin else None,
-                notes=[NOT_COMPARED] if self.order.compare and twin is None else [],
+                notes=[*missing, *([NOT_COMPARED] if self.order.compare and twin is None else [])],
             )
             export(self.order, self.folder, policy, config=config, data=data, report=report)
         with self.phase("load_check"):
@@ -147,6 +150,20 @@ class Training:
             parent=self.folder / "parent" if self.order.parent else None,
             seed=self.order.seed,
         )
+
+    def tasks(self, policy: HfPolicy) -> tuple[list[Peculiar], list[str]]:
+        """Tasks of lm-evaluation-harness, and why any are missing.
+
+        Raises:
+            RunFailed: Some cannot be asked here, and nothing has been trained yet that would be lost.
+        """
+        try:
+            return open_tasks(self.order, policy), []
+        except Unaskable as error:
+            if self.order.resolved is None:
+                raise RunFailed("suite_unavailable", str(error), "evaluation.suites") from error
+            self.reporter.event("warn", str(error))
+            return [], [str(error)]
 
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
         """Before time is spent: does the teacher know more than the student, and shown in which way?"""

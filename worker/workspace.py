@@ -4,6 +4,7 @@ Reads the rows in one short transaction, then copies bytes out of the store with
 """
 
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,6 +72,7 @@ def prepare(
     folder: Path,
     *,
     answers: Path,
+    tasks_folder: Path | None,
     checkpoint_seconds: float,
     num_threads: int | None,
 ) -> AnyOrder:
@@ -89,7 +91,10 @@ def prepare(
             order: AnyOrder = evaluation_order.model_copy(update=here)
         else:
             training_order = _order(session, job, plan, resources.models)
-            order = training_order.model_copy(update=here | {"checkpoint_seconds": checkpoint_seconds})
+            here |= {"checkpoint_seconds": checkpoint_seconds}
+            order = training_order.model_copy(
+                update=here | {"tasks_folder": str(tasks_folder) if tasks_folder else None}
+            )
     try:
         for path, blob in plan.files.items():
             resources.store.fetch(blob, folder / path)
@@ -152,7 +157,8 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
             "past": past_scores(session, lineage[::-1]),
             "scorer": measured.scorer,
             "tolerance": measured.tolerance,
-            "suites": _suites(session, measured.suites, plan),
+            "suites": _suites(session, measured.files.values(), plan),
+            "tasks": measured.tasks,
             "compare": job.compare,
             "rehearsal": _rehearsal(session, lineage, plan),
             "rehearsal_file": REHEARSAL_NAME if _data(session, rehearsal_file, REHEARSAL_NAME, plan) else None,
@@ -216,7 +222,7 @@ def _earlier(session: Session, versions: list[AdapterVersion], plan: _Plan) -> l
     return skills
 
 
-def _suites(session: Session, file_ids: list[str], plan: _Plan) -> list[SuiteFile]:
+def _suites(session: Session, file_ids: Iterable[str], plan: _Plan) -> list[SuiteFile]:
     """Named by what the client called the files; of two with one name the second is told by its id."""
     suites: list[SuiteFile] = []
     for file_id in file_ids:

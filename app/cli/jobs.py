@@ -43,7 +43,11 @@ def create(
     ] = [],  # noqa: B006 - typer copies it
     suite: Annotated[
         list[str],
-        typer.Option(metavar="FILE", help="Questions of your own: id of an uploaded file, or a path; repeat."),
+        typer.Option(
+            metavar="SUITE",
+            help="Questions of your own: id of an uploaded file, or a path; or lm_eval:NAME, a task of "
+            "lm-evaluation-harness; repeat.",
+        ),
     ] = [],  # noqa: B006 - typer copies it
     scorer: Annotated[str | None, typer.Option(help="Of the skill's held-out answers; see docs/evaluation.md.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of the scorer numeric.")] = None,
@@ -77,7 +81,7 @@ def create(
     measured = {
         "scorer": scorer,
         "tolerance": tolerance,
-        "suites": [_file_id(client, named, purpose="evals") for named in suite] or None,
+        "suites": [_suite(client, named) for named in suite] or None,
     }
     ours = {
         "parent_adapter": parent,
@@ -192,6 +196,12 @@ def _file_id(client: "OpenAI", named: str, *, purpose: Literal["fine-tune", "eva
     if named.startswith("file-"):
         return named
     raise CliError(f"{named} is neither a file on this machine nor the id of an uploaded one (file-...).")
+
+
+def _suite(client: "OpenAI", named: str) -> str:
+    from app.domain.evaluation import TASK_PREFIX
+
+    return named if named.startswith(TASK_PREFIX) else _file_id(client, named, purpose="evals")
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

@@ -14,6 +14,9 @@ SCORER_NAMES: Final[tuple[ScorerName, ...]] = get_args(ScorerName)
 TAKES_TOLERANCE: Final[frozenset[ScorerName]] = frozenset({"numeric"})
 MAX_SUITES: Final = 8
 MAX_PATTERN: Final = 1000
+TASK_PREFIX: Final = "lm_eval:"
+_TASK: Final = re.compile(TASK_PREFIX + r"[A-Za-z0-9][\w.+-]*", re.ASCII)
+"""Names only: to the harness a path or a pattern would be a task too."""
 
 _PARTICULAR: Final[dict[str, Callable[[str, str], bool]]] = {
     "contains": contains,
@@ -34,8 +37,11 @@ class EvaluationOptions(BaseModel):
         None, description="Of the skill's held-out answers; from the look of the demonstrations if left out."
     )
     tolerance: float | None = Field(None, ge=0, description="Largest difference that still counts as right: numeric.")
-    suites: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
-        [], max_length=MAX_SUITES, description="Files of purpose evals whose questions every arm is asked."
+    suites: list[Annotated[str, Field(min_length=1, max_length=128)]] = Field(
+        [],
+        max_length=MAX_SUITES,
+        description="What every arm is asked besides: files of purpose evals by id, and tasks of "
+        "lm-evaluation-harness as lm_eval:NAME, where the worker has it and their data.",
     )
 
     @model_validator(mode="after")
@@ -43,8 +49,27 @@ class EvaluationOptions(BaseModel):
         if self.tolerance is not None and self.scorer not in TAKES_TOLERANCE:
             raise ValueError('tolerance needs scorer "numeric"; no other scorer has one')
         if len(set(self.suites)) < len(self.suites):
-            raise ValueError("suites names a file twice; keep one")
+            raise ValueError("suites names the same twice; keep one")
+        if unnamed := [name for name in self.suites if _is_task(name) and not _TASK.fullmatch(name)]:
+            raise ValueError(
+                f"{unnamed[0]!r} names no task; write {TASK_PREFIX} and the name of a task or group of "
+                f"lm-evaluation-harness, like {TASK_PREFIX}arc_easy"
+            )
         return self
+
+    @property
+    def files(self) -> dict[int, str]:
+        """Ids of the files among the suites, by their place."""
+        return {place: name for place, name in enumerate(self.suites) if not _is_task(name)}
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks of lm-evaluation-harness among the suites."""
+        return [name.removeprefix(TASK_PREFIX) for name in self.suites if _is_task(name)]
+
+
+def _is_task(suite: str) -> bool:
+    return suite.startswith(TASK_PREFIX)
 
 
 def unusable(scorer: str, expected: str) -> str | None:

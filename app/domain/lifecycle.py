@@ -11,8 +11,8 @@ Phase = Literal[
 ]  # fmt: skip
 
 FailureCode = Literal[
-    "invalid_file", "out_of_memory", "diverged", "teacher_not_better", "base_model_unavailable", "worker_lost",
-    "time_limit", "internal_error",
+    "invalid_file", "out_of_memory", "diverged", "teacher_not_better", "base_model_unavailable",
+    "suite_unavailable", "worker_lost", "time_limit", "internal_error",
 ]  # fmt: skip
 
 JobKind = Literal["training", "evaluation"]

@@ -136,6 +136,8 @@ class Order(_Frozen):
     scorer: ScorerName | None = Field(None, description="Of the skill, as the client asked.")
     tolerance: float | None = None
     suites: list[SuiteFile] = []
+    tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
+    tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")
     compare: SupervisedTwin | None = Field(None, description="What to train beside the version, for its report only.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
     rehearsal_file: str | None = Field(None, description="The client's own prompts, relative to the attempt's folder.")

@@ -89,7 +89,7 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
     """
     base = base_models.required(session, asked.model)
     examples = _examples(session, project_id, base, asked)
-    for index, file_id in enumerate(asked.evaluation.suites if asked.evaluation else []):
+    for index, file_id in asked.evaluation.files.items() if asked.evaluation else ():
         param = f"evaluation.suites[{index}]"
         suite = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
         base_models.check_roles(base, suite, param=param)

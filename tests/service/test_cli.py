@@ -216,6 +216,18 @@ def test_create_takes_a_comparison(sdft, tmp_path, asked, rate):
     assert json.loads(job.stdout)["compare"] == [{"method": "supervised", "learning_rate": rate}]
 
 
+def test_create_takes_tasks_beside_files_of_questions(sdft, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "6 * 7?", "expected": "42", "scorer": "numeric"}\n')
+    job = sdft(
+        "jobs", "create", "--model", "org/tiny", "--training-file", str(tmp_path / "train.jsonl"), "--json",
+        "--suite", "lm_eval:arc_easy", "--suite", str(tmp_path / "mine.jsonl"),
+    )  # fmt: skip
+    task, file_id = json.loads(job.stdout)["evaluation"]["suites"]
+    assert task == "lm_eval:arc_easy"
+    assert file_id.startswith("file-")
+
+
 def test_a_comparison_that_does_not_exist_is_refused_with_the_nearest(sdft, tmp_path):
     (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
     refused = sdft(

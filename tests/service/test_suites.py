@@ -54,7 +54,7 @@ def test_demonstrations_are_no_suite_and_a_suite_no_demonstrations(http, base, f
 
 
 def test_a_job_says_how_it_is_measured_and_shows_it(http, base, session, file_id, suite_id):
-    asked = {"scorer": "numeric", "tolerance": 0.5, "suites": [suite_id]}
+    asked = {"scorer": "numeric", "tolerance": 0.5, "suites": ["lm_eval:arc_easy", suite_id]}
     response = http.post(JOBS, json={"model": "tiny", "training_file": file_id, "evaluation": asked})
     assert response.json()["evaluation"] == asked
     assert http.get(f"{JOBS}/{response.json()['id']}").json()["evaluation"] == asked
@@ -72,6 +72,11 @@ def test_a_job_says_how_it_is_measured_and_shows_it(http, base, session, file_id
         ({"suites": ["file-" + "0" * 32]}, "evaluation.suites[0]"),
         ({"suites": [f"file-{n}" for n in range(9)]}, "evaluation.suites"),
         ({"suite": []}, "evaluation.suite"),
+        ({"suites": ["lm_eval:"]}, "evaluation"),
+        ({"suites": ["lm_eval:../mine.yaml"]}, "evaluation"),
+        ({"suites": ["lm_eval:arc_*"]}, "evaluation"),
+        ({"suites": ["lm_eval:arc_easy", "lm_eval:arc_easy"]}, "evaluation"),
+        ({"suites": ["lm_eval:arc_easy", "file-" + "0" * 32]}, "evaluation.suites[1]"),
     ],
 )
 def test_what_cannot_be_measured_so_is_refused(http, base, file_id, evaluation, param):

@@ -217,7 +217,7 @@ def test_a_job_asks_its_own_questions_with_its_own_scorer(base: BaseModelRef, tm
     mine = suites["file mine.jsonl"]
     assert (mine["role"], mine["n"], mine["scorers"]) == ("client", 2, {"regex": 1, "numeric": 1})
     assert {arm["arm"]: arm["num_right"] >= 1 for arm in mine["arms"]} == {"base": True, "candidate": True}
-    assert "questions of yours" in (folder / "out" / "report.html").read_text()
+    assert "questions of your choice" in (folder / "out" / "report.html").read_text()
 
 
 def test_a_scorer_that_cannot_compare_with_the_demonstrations_is_refused_before_training(

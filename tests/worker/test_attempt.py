@@ -255,6 +255,7 @@ def test_a_draining_worker_gives_the_job_back_with_a_fresh_checkpoint(site: Site
 def test_the_trainer_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SDFT_DATABASE__URL", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "HF_TOKEN"):
         monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("HF_HOME", "/data/of/tasks")
     show = ("/bin/sh", "-c", "env; true")
     with closing(Trainer(show, tmp_path, device="cuda:1", stay=STAY)) as trainer:
         wait_until(lambda: trainer.ended)
@@ -262,6 +263,7 @@ def test_the_trainer_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "canary" not in seen
     assert "CUDA_VISIBLE_DEVICES=1" in seen
     assert "HF_HUB_OFFLINE=1" in seen
+    assert "HF_HOME=/data/of/tasks" in seen
 
 
 def test_what_a_trainer_had_started_goes_with_it(tmp_path: Path) -> None:
@@ -322,16 +324,18 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
             factories.make_file(session, project, content=content, store=site.store, filename="mine.jsonl")
             for content in (b"question 1", b"question 2")
         ]
-        asked = {"scorer": "numeric", "tolerance": 0.5, "suites": [suite.id for suite in suites]}
+        asked = {"scorer": "numeric", "tolerance": 0.5, "suites": [*(suite.id for suite in suites), "lm_eval:arc_easy"]}
         factories.make_job(session, project=project, training_file=file, parent_version_id=second.id, evaluation=asked)
         session.get_one(models.Job, second.job_id).evaluation = {"scorer": "numeric", "tolerance": 0.25, "suites": []}
         second_suite_id = suites[1].id
     slot = site.slot()
+    slot = replace(slot, times=slot.times.model_copy(update={"lm_eval_tasks": site.folder / "tasks"}))
     claim = site.claim(slot)
     assert claim is not None
     seen = site.folder / "seen"
     run_attempt(looking(slot, seen), claim, claimed_at=time.monotonic())
     order = json.loads((seen / "order.json").read_text())
+    assert (order["tasks"], order["tasks_folder"]) == (["arc_easy"], str(site.folder / "tasks"))
     assert (order["parent"]["adapter"], order["parent"]["version"]) == (line.name, 2)
     assert order["answers"] == str(site.folder / "work" / "answers")  # outlives the worker's own folder
     assert (seen / "parent" / "adapter_config.json").read_bytes() == b"{2}"

@@ -57,7 +57,8 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     assert claim is not None
     folder = site.folder / "attempt"
     folder.mkdir()
-    prepare(site.resources(), claim, folder, answers=site.folder / "answers", checkpoint_seconds=60.0, num_threads=2)
+    answers = site.folder / "answers"
+    prepare(site.resources(), claim, folder, answers=answers, tasks_folder=None, checkpoint_seconds=60.0, num_threads=2)
     order = ORDERS.validate_json((folder / "order.json").read_bytes())
     assert isinstance(order, EvaluationOrder)
     assert (order.version.version, order.against and order.against.version) == (2, 1)

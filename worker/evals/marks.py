@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from app.domain.text_rules import CannotScore
 from worker.evals.run import Answer, ArmName, Measured
 from worker.evals.schema import ScorerError
 from worker.evals.scorers import SCORERS
@@ -88,10 +89,18 @@ def _judge(suite: Suite, answers: Mapping[ArmName, Sequence[Answer]], nll: Mappi
 
 
 def _mark_one(suite: Suite, item: Item, arm: ArmName, answer: Answer) -> _Mark | ScorerError:
-    scorer = SCORERS[item.scorer]
     try:
+        if answer.mark is not None:
+            return _Mark(_right_or_wrong(answer.mark), None)
+        scorer = SCORERS[item.scorer]
         partial = scorer.partial(answer.text, item.completion) if scorer.partial else None
         return _Mark(scorer.score(answer.text, item.expected, tolerance=item.tolerance), partial)
     except Exception as error:  # noqa: BLE001  a trained version must not be lost to a rule that breaks on one answer
         message = f"{type(error).__name__}: {error}"
         return ScorerError(suite=suite.name, item=item.id, arm=arm, scorer=item.scorer, message=message)
+
+
+def _right_or_wrong(mark: float) -> float:
+    if mark not in {0.0, 1.0}:
+        raise CannotScore(f"{mark:g} is neither right nor wrong")
+    return mark

@@ -25,7 +25,7 @@ from worker.evals.schema import (
     SuiteReport,
     TwinRun,
 )
-from worker.evals.scorers import NLL, NLL_VERSION, SCORERS, ScorerChoice
+from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
 from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, wilson
 from worker.evals.suites import Split
 from worker.evals.summary import caveats, summarize
@@ -80,6 +80,7 @@ def build_report(
             describe(marks.suite.name, arm, answers, demonstrations)
             for marks in marked
             for arm, answers in marks.answers.items()
+            if answers[0].mark is None
         ],
         method=Method(
             scorer=scorer.name,
@@ -100,6 +101,7 @@ def build_report(
                 num_trained={suite.name: suite.num_trained for suite in measured.suites},
                 num_dropped=measured.num_dropped,
             ),
+            *measured.notes,
             *notes,
         ],
         errors=[error for marks in marked for error in marks.errors],
@@ -114,13 +116,19 @@ def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:
         name=marks.suite.name,
         role=marks.suite.role,
         measure="share_right" if marks.suite.judged else "negative_nll",
-        scorers={name: NLL_VERSION if name == NLL else SCORERS[name].version for name in names},
+        scorers={name: _version(name) for name in names},
         n=len(marks.items),
         arms=[_arm_score(marks, arm) for arm in marks.scores],
         comparisons=comparisons,
         changes=list(list_changes(marks)),
         flips=list_flips(marks),
     )
+
+
+def _version(scorer: str) -> int:
+    if scorer == NLL:
+        return NLL_VERSION
+    return SCORERS[scorer].version if scorer in SCORERS else GIVEN_VERSION
 
 
 def _arm_score(marks: Marks, arm: ArmName) -> ArmScore:

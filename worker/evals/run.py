@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any, Final, Literal, Protocol
 
 from worker.evals.memory import AnswerMemory
-from worker.evals.suites import Item, Suite
+from worker.evals.suites import Item, Suite, Unaskable
 from worker.sdft.policy import Arm, Rollout
 from worker.sdft.prompts import teacher_messages
 
@@ -56,11 +56,38 @@ class Answering(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What an arm said, and whether it came to an end by itself."""
+    """What an arm said, and whether it came to an end by itself.
+
+    Args:
+        text: As a reader sees it.
+        ids: The same as tokens; none where it was another's to ask.
+        stopped: Whether a stop id ended it.
+        mark: What it is worth to who asked it; ``None`` leaves that to the item's scorer.
+    """
 
     text: str
     ids: tuple[int, ...]
     stopped: bool
+    mark: float | None = None
+
+
+class Peculiar(Protocol):
+    """A suite that asks and marks in a way of its own."""
+
+    @property
+    def suite(self) -> Suite:
+        """Its items, for the report."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader should know of their choice."""
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:
+        """An arm's answers to all items, marked.
+
+        Raises:
+            Unaskable: It turns out that it cannot be asked.
+        """
 
 
 @dataclass(frozen=True)
@@ -88,6 +115,8 @@ class Measured:
     """Items that did not fit the context and were asked of nobody."""
     reused: set[tuple[str, ArmName]] = field(default_factory=set)
     """Whose answers to which suite are from an earlier job."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know of what was asked, and what could not be."""
 
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
         """Who was asked."""
@@ -110,6 +139,7 @@ def evaluate(
     template: str | None,
     memory: AnswerMemory | None,
     on_progress: Callable[[int, int], None],
+    peculiar: Sequence[Peculiar] = (),
 ) -> Measured:
     """Ask everything of everyone.
 
@@ -121,6 +151,7 @@ def evaluate(
         template: How the teacher is shown a demonstration; ``None`` leaves the ceiling out.
         memory: Of answers to the suite that ships. What a client asks or expects is never left on a worker.
         on_progress: Told how many of how many questions are done.
+        peculiar: Suites that ask in a way of their own, besides.
     """
     run = _Run(policy, has_parent, has_twin, template, memory)
     fitting = tuple(run.fitting(suite) for suite in suites)
@@ -129,7 +160,10 @@ def evaluate(
     likely = [(suite, arm) for suite, arm in plan if suite.role in {"skill", "earlier"} or not suite.judged]
     drifting = [suite for suite in fitting if suite.role in {"skill", "general"} and suite.items]
     progress = _Progress(
-        sum(len(_asked(suite)) for suite, _ in plan) + _num_items([suite for suite, _ in likely]) + len(drifting),
+        sum(len(_asked(suite)) for suite, _ in plan)
+        + _num_items([suite for suite, _ in likely])
+        + len(drifting)
+        + sum(len(one.suite.items) * len(run.arms(one.suite)) for one in peculiar),
         on_progress,
     )
     for suite, arm in plan:
@@ -147,6 +181,9 @@ def evaluate(
         with measured.timed("drift"):
             measured.drift.append(run.drift(suite, measured.answers[suite.name, "base"]))
         progress.add(1)
+    for one in peculiar:
+        with measured.timed("answers"):
+            _ask_peculiar(measured, one, run, progress)
     return measured
 
 
@@ -191,16 +228,16 @@ class _Run:
     def answer(self, suite: Suite, arm: ArmName, on_batch: Callable[[int], None]) -> list[Answer]:
         """An arm's answers to a suite."""
         prompts, limits = self._questions(suite, arm)
-        rollouts = self.policy.greedy(prompts, limits, arm=self._weights(arm), on_batch=on_batch)
+        rollouts = self.policy.greedy(prompts, limits, arm=self.weights(arm), on_batch=on_batch)
         if self.memory and suite.role == "general":
-            self.memory.keep(self._weights(arm), prompts, limits, rollouts)
+            self.memory.keep(self.weights(arm), prompts, limits, rollouts)
         return self._read(rollouts)
 
     def recall(self, suite: Suite, arm: ArmName) -> list[Answer] | None:
         """The same from an earlier job, if it was asked and is remembered."""
         if self.memory is None or suite.role != "general":
             return None
-        rollouts = self.memory.recall(self._weights(arm), *self._questions(suite, arm))
+        rollouts = self.memory.recall(self.weights(arm), *self._questions(suite, arm))
         return None if rollouts is None else self._read(rollouts)
 
     def likelihoods(self, suite: Suite, arm: ArmName) -> list[float]:
@@ -208,7 +245,7 @@ class _Run:
         return self.policy.nll(
             [self._prompt(item, arm) for item in suite.items],
             [self.policy.encode_completion(item.completion) for item in suite.items],
-            arm=self._weights(arm),
+            arm=self.weights(arm),
         )
 
     def drift(self, suite: Suite, answers: Sequence[Answer]) -> Drift:
@@ -241,10 +278,26 @@ class _Run:
             return self.policy.encode_chat(teacher_messages(self.template, item))
         return self.policy.encode_chat(item.messages)
 
-    def _weights(self, arm: ArmName) -> Arm:
+    def weights(self, arm: ArmName) -> Arm:
+        """Which weights an arm answers with."""
         if arm in {"candidate", "supervised"}:
             return "student" if arm == "candidate" else "twin"
         return "parent" if arm == "parent" or (arm == "ceiling" and self.has_parent) else "base"
+
+
+def _ask_peculiar(measured: Measured, one: Peculiar, run: _Run, progress: _Progress) -> None:
+    """Every arm, or none: a suite that fails for one is told of and left out, and the version is not lost for it."""
+    answers = {}
+    try:
+        for arm in run.arms(one.suite):
+            answers[one.suite.name, arm] = one.ask(run.weights(arm), progress.within)
+            progress.add(len(one.suite.items))
+    except Unaskable as error:
+        measured.notes.append(str(error))
+        return
+    measured.answers |= answers
+    measured.suites += (one.suite,)
+    measured.notes += one.notes
 
 
 def _num_items(suites: Sequence[Suite]) -> int:

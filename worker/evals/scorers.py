@@ -60,6 +60,8 @@ SCORERS: Final[dict[str, Scorer]] = {
 NLL: Final[ScorerName] = "nll"
 """Not a rule for answers: the suite is judged by the likelihood of the demonstration alone."""
 NLL_VERSION: Final = 1
+GIVEN_VERSION: Final = 1
+"""Of what is taken for right where another library marks the answers: exactly its 1."""
 
 
 def infer_scorer(completions: Sequence[str]) -> ScorerChoice:

@@ -26,6 +26,10 @@ MAX_ANSWER: Final = 512
 Messages = Sequence[Mapping[str, Any]]
 
 
+class Unaskable(Exception):
+    """A suite cannot be asked here; the message is for the client and says what to do."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One question.

@@ -58,6 +58,17 @@ class Chat:
         """Ids of an assistant turn with the token that ends it."""
         return self._ids(self._opening + text) + self._closing_ids
 
+    def prompt_text(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
+        """A conversation as text, up to where the assistant begins to speak, or goes on with its last turn."""
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
+        )
+        return text
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens are written out."""
+        return self._ids(text)
+
     def user_turn(self) -> tuple[list[int], int | None]:
         """Ids of an empty conversation up to where the user begins to speak, and the id that ends such a turn."""
         opening, _, closing = self._render([{"role": "user", "content": _MARK}], open_turn=False).partition(_MARK)

@@ -58,7 +58,7 @@ class HfPolicy:
         self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
         self.parent_alpha = (parent or lora).lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
-        self.user_turn = chat.user_turn
+        self.user_turn, self.prompt_text, self.encode_text = chat.user_turn, chat.prompt_text, chat.encode_text
         self._folded = FoldedCopy(model) if self.device.type == "cpu" and can_fold(model) else None
         with warnings.catch_warnings():
             # What PEFT 0.21 asks transformers 5 for has been renamed there.
@@ -223,6 +223,21 @@ class HfPolicy:
             return known.loss_T[:, None]
 
         return [mean for [mean] in self._means(prompts, completions, loss)]
+
+    def likelihoods(
+        self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood of a whole completion, and whether each of its tokens is the likeliest; a pair each."""
+
+        def loss(batch: TokenBatch) -> Tensor:
+            hidden_TH = self.hidden(batch, arm=arm)
+            known = cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1]
+            return torch.stack([known.loss_T, known.agreement_T], dim=-1)
+
+        means = self._means(prompts, completions, loss)
+        return [
+            (-mean * len(said), agreement == 1.0) for said, (mean, agreement) in zip(completions, means, strict=True)
+        ]
 
     def divergence(
         self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm

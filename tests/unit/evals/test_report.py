@@ -1,6 +1,6 @@
 """The report says what was seen: verdicts, what was kept, what flipped, what could not be judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,7 +9,7 @@ from app.domain.demonstrations import Demonstration
 from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.report import build_report
-from worker.evals.run import Answer, evaluate
+from worker.evals.run import Answer, Peculiar, evaluate
 from worker.evals.schema import Cost, Report, TwinRun
 from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import Item, Split, Suite, demonstration_suite, general_suite
@@ -36,6 +36,7 @@ def _build(
     has_parent: bool = False,
     template: str | None = "multi_turn",
     twin: TwinRun | None = None,
+    peculiar: Sequence[Peculiar] = (),
 ) -> Report:
     measured = evaluate(
         FakePolicy(speak),
@@ -45,6 +46,7 @@ def _build(
         template=template,
         memory=None,
         on_progress=lambda *_: None,
+        peculiar=peculiar,
     )
     return build_report(
         measured,
@@ -296,3 +298,33 @@ def test_behaviour_by_hand() -> None:
     row = describe("general", "candidate", answers, trained)
     assert (row.mean_tokens, row.truncated, row.artefacts, row.copied) == (3.5, 0.25, 0.25, 0.5)
     assert row.distinct_4 == 0.75
+
+
+class Marked:
+    """Marks its answers itself: of four items the candidate loses one, and one is half right."""
+
+    items = tuple(
+        Item(f"{n}", "quiz", ({"role": "user", "content": f"{n}?"},), ("yes",), "acc of others", 0) for n in range(4)
+    )
+    suite = Suite("quiz", "client", items)
+    notes = ("quiz: four of forty.",)
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:
+        on_items(len(self.items))
+        marks = (1.0, 1.0, 0.0, 0.5) if arm == "base" else (0.0, 1.0, 0.0, 1.0)
+        return [Answer("no", (), stopped=True, mark=mark) for mark in marks]
+
+
+def test_marks_that_another_gave_are_paired_and_one_between_right_and_wrong_is_an_error() -> None:
+    report = _build(lambda _, text: RIGHT[text], GENERAL, template=None, peculiar=[Marked()])
+    quiz = report.suites[-1]
+    assert (quiz.name, quiz.n, quiz.scorers) == ("quiz", 3, {"acc of others": 1})
+    assert {score.arm: score.num_right for score in quiz.arms} == {"base": 2, "candidate": 1}
+    [comparison] = quiz.comparisons
+    assert (comparison.num_lost, comparison.num_gained) == (1, 0)
+    assert comparison.p_value is not None
+    assert [(flip.item, flip.change) for flip in quiz.flips] == [("0", "lost")]
+    [error] = report.errors
+    assert (error.item, error.arm, error.message) == ("3", "base", "CannotScore: 0.5 is neither right nor wrong")
+    assert "quiz: four of forty." in report.caveats
+    assert {row.suite for row in report.behaviour} == {GENERAL.name}

@@ -1,10 +1,12 @@
 """Every arm is asked the same questions, by the right weights, once."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 
 from tests.unit.evals.fake_policy import FakePolicy
-from worker.evals.run import Measured, evaluate
-from worker.evals.suites import Item, Suite
+from worker.evals.run import Answer, Measured, Peculiar, evaluate
+from worker.evals.suites import Item, Suite, Unaskable
 from worker.sdft.policy import Arm
 
 
@@ -31,6 +33,8 @@ def _run(
     has_parent: bool = True,
     has_twin: bool = False,
     template: str | None = "multi_turn",
+    peculiar: Sequence[Peculiar] = (),
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Measured:
     return evaluate(
         policy,
@@ -39,7 +43,8 @@ def _run(
         has_twin=has_twin,
         template=template,
         memory=None,
-        on_progress=lambda *_: None,
+        on_progress=on_progress,
+        peculiar=peculiar,
     )
 
 
@@ -171,3 +176,44 @@ def test_progress_rises_to_its_total(suites: tuple[Suite, ...]) -> None:
     assert done == sorted(done)
     assert seen[-1][0] == seen[-1][1]
     assert len({total for _, total in seen}) == 1
+
+
+class Quiz:
+    """Says to each arm its name, and fails for one."""
+
+    suite = _suite("quiz", "client", {"a?": "b", "c?": "d"})
+    notes = ("quiz: some were left out.",)
+
+    def __init__(self, unaskable: Arm | None = None) -> None:
+        self.unaskable = unaskable
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:
+        on_items(1)
+        if arm == self.unaskable:
+            raise Unaskable("quiz broke.")
+        return [Answer(arm, (), stopped=True, mark=1.0)] * 2
+
+
+def test_a_suite_with_a_way_of_its_own_is_asked_of_every_arm_and_counted() -> None:
+    told: list[tuple[int, int]] = []
+    measured = _run(
+        FakePolicy(_speak),
+        GENERAL,
+        has_twin=True,
+        peculiar=[Quiz()],
+        on_progress=lambda *progress: told.append(progress),
+    )
+    assert {arm: answers[0].text for (name, arm), answers in measured.answers.items() if name == "quiz"} == {
+        "base": "base", "parent": "parent", "candidate": "student", "supervised": "twin"
+    }  # fmt: skip
+    assert measured.suites == (GENERAL, Quiz.suite)
+    assert measured.notes == ["quiz: some were left out."]
+    total = told[0][1]
+    assert told[-8:] == [(done, total) for done in range(total - 7, total + 1)]
+
+
+def test_what_turns_out_unaskable_is_left_out_for_every_arm_and_told() -> None:
+    measured = _run(FakePolicy(_speak), GENERAL, peculiar=[Quiz("student")])
+    assert measured.suites == (GENERAL,)
+    assert {name for name, _ in measured.answers} == {"general"}
+    assert measured.notes == ["quiz broke."]

@@ -1,0 +1,242 @@
+"""Tasks of lm-evaluation-harness on tiny models: marked as the harness marks its own Hugging Face model, and paired."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from app.domain.comparison import SupervisedTwin
+from app.domain.training import SdftHyperparameters, TrainingConfig
+from tests.training.test_pipeline import QUICK, base, lay_out, run
+from worker import pipeline
+from worker.evals import lm_eval_suite
+from worker.evals.lm_eval_suite import LmEvalSuite, open_manager
+from worker.evals.suites import Unaskable
+from worker.hf.base import Base
+from worker.hf.model import HfPolicy
+from worker.pipeline import RunFailed
+
+__all__ = ["base"]
+
+TWIN = SupervisedTwin(method="supervised", learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def manager(tasks_folder: Path) -> TaskManager:
+    return open_manager(tasks_folder)
+
+
+@pytest.fixture(scope="module")
+def policy(base: Any) -> HfPolicy:
+    """With a student that says something else than its base."""
+    policy = HfPolicy.on(Base.load(Path(base.path), num_threads=1), lora_rank=4, lora_alpha=8, parent=None, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for factor in policy.parameters().values():
+            factor.add_(torch.randn(factor.shape, generator=generator))
+    return policy
+
+
+def ask(suite: LmEvalSuite, arm: Any) -> dict[str, float]:
+    answers = suite.ask(arm, lambda _: None)
+    return {item.id: answer.mark for item, answer in zip(suite.suite.items, answers, strict=True)}
+
+
+def test_the_base_is_marked_as_by_the_harness_itself(
+    base: Any, policy: HfPolicy, manager: TaskManager, tasks_folder: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base.path)
+    theirs = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(base.path), device="cpu", batch_size=1)
+    samples = simple_evaluate(
+        theirs, tasks=["sdft_choose", "sdft_say"], apply_chat_template=True, task_manager=manager, bootstrap_iters=0
+    )["samples"]
+    ours = lm_eval_suite._Arm(policy, "base", lambda *_: None)
+    mine = simple_evaluate(
+        ours, tasks=["sdft_choose", "sdft_say"], apply_chat_template=True, task_manager=manager, bootstrap_iters=0
+    )["samples"]
+    for task in samples:
+        for one, other in zip(samples[task], mine[task], strict=True):
+            assert one["arguments"] == other["arguments"]
+            for [left], [right] in zip(one["resps"], other["resps"], strict=True):
+                assert left == right if isinstance(left, str) else left == (pytest.approx(right[0], abs=1e-3), right[1])
+    marks = ask(LmEvalSuite.load(manager, "sdft_choose", policy), "base")
+    assert list(marks.values()) == [row["acc"] for row in samples["sdft_choose"]]
+    assert 0 < sum(marks.values()) < len(marks)
+
+
+def test_a_likelihood_is_of_the_whole_text_and_says_if_greedy_choice_gives_it(policy: HfPolicy) -> None:
+    prompt = policy.encode_text("lamp")
+    [greedy] = policy.greedy([prompt], 3, arm="student")
+    other = [*greedy.ids[:-1], (greedy.ids[-1] + 1) % policy.vocab_size]
+    (likely, yes), (unlikely, no) = policy.likelihoods([prompt, prompt], [greedy.ids, other], arm="student")
+    means = policy.nll([prompt, prompt], [greedy.ids, other], arm="student")
+    assert (likely, unlikely) == pytest.approx(tuple(-3 * mean for mean in means), abs=1e-4)
+    assert (yes, no) == (True, False)
+    assert likely > unlikely
+
+
+def test_a_group_is_a_suite_whose_kinds_are_its_tasks(policy: HfPolicy, manager: TaskManager) -> None:
+    suite = LmEvalSuite.load(manager, "sdft_local", policy)
+    assert (suite.suite.name, suite.suite.role) == ("lm_eval:sdft_local", "client")
+    assert Counter(item.kind for item in suite.suite.items) == {"sdft_choose": 24, "sdft_say": 12}
+    assert suite.metrics == {"sdft_choose": ("acc", "none"), "sdft_say": ("exact_match", "whole")}
+    first = suite.suite.items[0]
+    assert first.expected == ("on",)
+    # One example before it, as turns of the base's own template.
+    assert first.messages[0]["content"].endswith("<|end|>\n<|user|>lamp 0<|end|>\n<|assistant|>")
+
+
+def test_arms_are_asked_the_same_and_answer_for_themselves(policy: HfPolicy, manager: TaskManager) -> None:
+    suite = LmEvalSuite.load(manager, "sdft_local", policy)
+    marks = {arm: ask(suite, arm) for arm in ("base", "student")}
+    assert marks["base"] != marks["student"]
+    assert ask(suite, "base") == marks["base"]
+    said = {arm: [answer.text for answer in suite.ask(arm, lambda _: None)] for arm in ("base", "student")}
+    assert all(len(text) <= 2 for text in said["base"][:24])
+    assert said["base"][24:] != said["student"][24:]
+
+
+def test_progress_is_told_in_items(policy: HfPolicy, manager: TaskManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_eval_suite, "LOT", 32)
+    told: list[int] = []
+    LmEvalSuite.load(manager, "sdft_choose", policy).ask("base", told.append)
+    assert told == [8, 16, 24]
+
+
+def test_of_many_items_some_are_chosen_evenly(
+    policy: HfPolicy, manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_eval_suite, "MAX_ITEMS", 12)
+    suite = LmEvalSuite.load(manager, "sdft_choose", policy)
+    assert [item.id for item in suite.suite.items] == [f"sdft_choose {place}" for place in range(0, 24, 2)]
+    assert suite.notes == ["lm_eval:sdft_choose: 12 of 24 items were chosen, evenly spread."]
+    assert set(ask(suite, "base")) == {item.id for item in suite.suite.items}
+
+
+def test_items_beyond_the_context_are_asked_of_nobody(
+    policy: HfPolicy, manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = sorted(
+        len(policy.encode_text(item.messages[0]["content"])) + 12
+        for item in LmEvalSuite.load(manager, "sdft_say", policy).suite.items
+    )
+    monkeypatch.setattr(policy, "context_tokens", lengths[3])
+    kept = sum(length <= lengths[3] for length in lengths)
+    suite = LmEvalSuite.load(manager, "sdft_say", policy)
+    assert len(suite.suite.items) == kept < 12
+    assert suite.notes == [f"lm_eval:sdft_say: {12 - kept} items did not fit the context of the base model."]
+    assert len(ask(suite, "base")) == kept
+    monkeypatch.setattr(policy, "context_tokens", 10)
+    with pytest.raises(Unaskable, match="no item fits the 10 tokens"):
+        LmEvalSuite.load(manager, "sdft_say", policy)
+
+
+def test_a_failure_of_the_harness_is_the_suites_and_a_drain_is_not(
+    policy: HfPolicy, manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = LmEvalSuite.load(manager, "sdft_say", policy)
+
+    def leave(_: int) -> None:
+        raise lm_eval_suite.Drained
+
+    with pytest.raises(lm_eval_suite.Drained):
+        suite.ask("base", leave)
+    monkeypatch.setattr(suite.tasks["sdft_say"], "process_results", lambda *_: 1 / 0)
+    with pytest.raises(Unaskable, match="lm_eval:sdft_say cannot be asked here: ZeroDivisionError"):
+        suite.ask("base", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def report(base: Any, tasks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Of a job that asks two tasks, of a twin too."""
+    quick = SdftHyperparameters.model_validate(QUICK | {"learning_rate": 0.01, "n_epochs": 4})
+    folder = lay_out(
+        tmp_path_factory.mktemp("attempts") / "asked", base, tasks=["sdft_choose", "sdft_say"],
+        tasks_folder=str(tasks_folder), compare=TWIN, hyperparameters=quick,
+    )  # fmt: skip
+    run(folder)
+    return json.loads((folder / "out" / "report.json").read_text())
+
+
+def test_a_job_reports_its_tasks_item_by_item_for_every_arm(report: Any) -> None:
+    choose, say = report["suites"][-2:]
+    assert [(suite["name"], suite["role"], suite["n"]) for suite in (choose, say)] == [
+        ("lm_eval:sdft_choose", "client", 24),
+        ("lm_eval:sdft_say", "client", 12),
+    ]
+    assert list(choose["scorers"]) == ["acc of lm_eval 0.4.13"]
+    scores = {score["arm"]: score for score in choose["arms"]}
+    assert list(scores) == ["base", "candidate", "supervised"]
+    for score in scores.values():
+        assert score["score"]["low"] < score["score"]["value"] == score["num_right"] / 24 < score["score"]["high"]
+    against = {one["against"]: one for one in choose["comparisons"]}
+    assert list(against) == ["base", "supervised"]
+    for arm, one in against.items():
+        assert one["num_gained"] - one["num_lost"] == scores["candidate"]["num_right"] - scores[arm]["num_right"]
+        assert one["p_value"] is not None
+    assert against["base"]["num_gained"] + against["base"]["num_lost"] == len(choose["flips"]) > 0
+    assert {row["suite"] for row in report["kept"]} >= {choose["name"], say["name"]}
+    assert not {row["suite"] for row in report["behaviour"]} & {choose["name"], say["name"]}
+    assert report["errors"] == []
+
+
+@pytest.fixture
+def _loaded_manager(manager: TaskManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds to read thousands of YAMLs."""
+    monkeypatch.setattr(lm_eval_suite, "open_manager", lambda _: manager)
+
+
+@pytest.mark.usefixtures("_loaded_manager")
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("sdft_chose", r"There is no task sdft_chose .* Did you mean sdft_choose"),
+        ("sdft_no_data", "The data of lm_eval:sdft_no_data are not on the worker"),
+        ("sdft_perplexity", "neither right nor wrong"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_training(base: Any, tmp_path: Path, task: str, says: str) -> None:
+    folder = lay_out(tmp_path / "a", base, tasks=["sdft_choose", task])
+    with pytest.raises(RunFailed, match=says) as failed:
+        run(folder)
+    assert (failed.value.code, failed.value.param) == ("suite_unavailable", "evaluation.suites")
+    assert "evaluation.suites" in failed.value.message
+    assert not (folder / "out").exists()
+
+
+def test_an_attempt_that_goes_on_without_its_tasks_ends_with_a_caveat(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [resolved] = [message for message in run(lay_out(tmp_path / "a", base)) if message.kind == "resolved"]
+    assert isinstance(resolved.config, TrainingConfig)
+    folder = lay_out(tmp_path / "b", base, resolved=resolved.config, tasks=["arc_easy"], tasks_folder="/nowhere")
+    messages = run(folder)
+    said = "The worker's folder of tasks is not there; the operator sets SDFT_WORKER__LM_EVAL_TASKS."
+    assert said in [message.message for message in messages if message.kind == "event" and message.level == "warn"]
+    assert said in json.loads((folder / "out" / "report.json").read_text())["caveats"]
+
+
+@pytest.mark.usefixtures("_loaded_manager")
+def test_a_suite_that_breaks_late_costs_itself_and_not_the_version(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_later(order: Any, policy: HfPolicy) -> Any:
+        suites = open_tasks(order, policy)
+        monkeypatch.setattr(suites[0].tasks["sdft_say"], "process_results", lambda *_: 1 / 0)
+        return suites
+
+    open_tasks = pipeline.open_tasks
+    monkeypatch.setattr(pipeline, "open_tasks", break_later)
+    folder = lay_out(tmp_path / "a", base, tasks=["sdft_say"])
+    messages = run(folder)
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert messages[-1].kind == "finished"
+    assert [suite["name"] for suite in report["suites"]] == ["lamp", "general ability"]
+    assert any("ZeroDivisionError" in caveat for caveat in report["caveats"])

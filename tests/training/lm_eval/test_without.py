@@ -1,0 +1,24 @@
+"""A worker that lacks lm-evaluation-harness."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.test_pipeline import base, lay_out, run
+from worker.pipeline import RunFailed
+
+__all__ = ["base"]
+
+
+def test_a_worker_without_the_harness_says_so_before_training(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "worker.evals.lm_eval_suite", raising=False)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    folder = lay_out(tmp_path / "a", base, tasks=["arc_easy"])
+    with pytest.raises(RunFailed, match="is not installed on the worker") as failed:
+        run(folder)
+    assert (failed.value.code, failed.value.param) == ("suite_unavailable", "evaluation.suites")
