@@ -1,5 +1,6 @@
 """The schema's history: raced, undone and done again, and the same as the models."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db.migrate import alembic_config, is_at_head, upgrade
 from app.db.models import Base
+from app.domain.lifecycle import FAILURE_CODES, PHASES, STATUSES
 
 RACERS = 6
 
@@ -52,3 +54,14 @@ def test_up_down_and_up_again_with_the_models_as_the_end(empty_database: str, en
     upgrade(empty_database)
     command.check(config)
     assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
+
+
+@pytest.mark.parametrize(("column", "known"), [("error_code", FAILURE_CODES), ("phase", PHASES), ("status", STATUSES)])
+def test_a_job_may_be_in_every_state_that_the_code_knows(
+    empty_database: str, engine: Engine, column: str, known: tuple[str, ...]
+) -> None:
+    upgrade(empty_database)
+    query = f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'ck_jobs_{column}'"
+    with engine.connect() as connection:
+        allowed = connection.exec_driver_sql(query).scalar_one()
+    assert set(re.findall(r"'(\w+)'", allowed)) == set(known)
