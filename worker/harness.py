@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.domain.runs import Order
+from app.domain.trainer_protocol import Order
 from worker.evals.run import Peculiar
 from worker.evals.suites import Unaskable
 from worker.hf.model import HfPolicy
