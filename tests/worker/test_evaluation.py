@@ -84,7 +84,13 @@ def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: s
             file.deleted_at = deleted_at
         (site.folder / name).mkdir()
         order = prepare(
-            site.resources(), claim, site.folder / name, answers=site.folder, checkpoint_seconds=60.0, num_threads=2
+            site.resources(),
+            claim,
+            site.folder / name,
+            answers=site.folder,
+            tasks_folder=None,
+            checkpoint_seconds=60.0,
+            num_threads=2,
         )
         assert isinstance(order, EvaluationOrder)
         assert order.trained == trained
