@@ -4,6 +4,8 @@ Works in one folder (see ``app.domain.trainer_protocol``) and talks on one pipe;
 broker.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from app.domain.lifecycle import FailureCode
@@ -12,22 +14,24 @@ from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, Train
 from worker import memory
 from worker.answers import answer_memory
 from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores, rehearsal
+from worker.evals.replicates import Replicate
 from worker.evals.report import build_report
-from worker.evals.run import Peculiar, evaluate
+from worker.evals.run import Measured, Peculiar, evaluate
 from worker.evals.schema import Cost
-from worker.evals.suites import Split, Unaskable
+from worker.evals.suites import Split, Suite, Unaskable
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
 from worker.harness import open_tasks
 from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, CheckpointState, read_checkpoint
 from worker.hf.model import HfPolicy
+from worker.replicates import Replication
 from worker.reporting import Drained, PhaseClock, PipeReporter
 from worker.sdft.monitor import Diverged
 from worker.sdft.own_prompts import own_prompts
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
-from worker.twin import Twin, train_twin
+from worker.twin import Quiet, Twin, train_twin
 
 PAPER_BASE = 3_000_000_000
 """Parameters below which replications of the paper found that plain fine-tuning acquires more."""
@@ -82,7 +86,7 @@ class Training:
             self.reporter.resolved(config)
         with self.phase("training"):
             result = self.train(policy, data, config)
-        twin = None
+        plain = twin = None
         if self.order.compare:
             num_parameters = self.order.base.num_parameters
             with self.phase("comparing"):
@@ -91,16 +95,14 @@ class Training:
         with self.phase("evaluating"):
             longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
             suites = make_suites(self.order, self.folder, data, config, scorer=scorer, longest_answer=longest_answer)
-            measured = evaluate(
-                policy,
-                suites,
-                has_parent=self.order.parent is not None,
-                has_twin=twin is not None,
-                template=config.template if config.method == "sdft" else None,
-                memory=answer_memory(self.order, policy),
-                on_progress=self.reporter.progress,
-                peculiar=tasks,
+            measured = self.ask(
+                policy, suites, config, tasks=tasks, has_twin=twin is not None, on_progress=self.reporter.progress
             )
+        replicates: list[Replicate] = []
+        if self.order.seeds > 1:
+            with self.phase("replicating"):
+                policy.rest()
+                replicates = self.replicate(base, data, config, plain if twin else None, suites, measured)
         with self.phase("exporting"):
             report = build_report(
                 measured,
@@ -113,6 +115,8 @@ class Training:
                 names={"parent": self.order.parent.label} if self.order.parent else {},
                 past=past_scores(self.order),
                 twin=twin.run(beside=result) if twin else None,
+                seed=config.seed,
+                replicates=replicates,
                 notes=[*missing, *([NOT_COMPARED] if self.order.compare and twin is None else [])],
             )
             export(self.order, self.folder, policy, config=config, data=data, report=report)
@@ -148,7 +152,7 @@ class Training:
             lora_rank=config.lora_rank,
             lora_alpha=config.lora_alpha,
             parent=self.folder / "parent" if self.order.parent else None,
-            seed=self.order.seed,
+            seed=config.seed,
         )
 
     def tasks(self, policy: HfPolicy) -> tuple[list[Peculiar], list[str]]:
@@ -256,12 +260,49 @@ class Training:
         steps = f"{config.total_steps} steps of {config.batch_size} examples, learning rate {config.learning_rate:g}"
         self.reporter.event("info", f"Plain fine-tuning on the same data, to compare with: {steps}.")
         try:
-            twin = train_twin(self.start(base, config), data, config, self.reporter)
+            twin = train_twin(self.start(base, config), data, config, Quiet(self.reporter))
         except Diverged as error:
             self.reporter.event("warn", f"{NOT_COMPARED} {error}")
             return None
         policy.add_twin(twin.factors)
         return twin
+
+    def ask(
+        self, policy: HfPolicy, suites: Sequence[Suite], config: TrainingConfig, *, tasks: Sequence[Peculiar],
+        has_twin: bool, on_progress: Callable[[int, int], None], known: Measured | None = None,
+    ) -> Measured:  # fmt: skip
+        """Put the job's questions to what was trained, and to what there was before unless ``known`` has that."""
+        return evaluate(
+            policy,
+            suites,
+            has_parent=self.order.parent is not None,
+            has_twin=has_twin,
+            template=config.template if config.method == "sdft" else None,
+            memory=answer_memory(self.order, policy),
+            on_progress=on_progress,
+            peculiar=tasks,
+            known=known,
+        )
+
+    def replicate(  # noqa: PLR0917 - what is trained, on what, how; what is asked, and was said
+        self, base: Base, data: Split, config: TrainingConfig, plain: TrainingConfig | None,
+        suites: Sequence[Suite], measured: Measured,
+    ) -> list[Replicate]:  # fmt: skip
+        """The same under other seeds, and what plain fine-tuning makes of each where the version has a twin."""
+        replication = Replication(
+            config=config,
+            plain=plain,
+            data=data,
+            start=partial(self.start, base),
+            rehearsal=lambda policy, again: rehearsal(
+                self.order, self.folder, self.own_prompts(policy, again, resume=None)
+            ),
+            ask=lambda policy, **given: self.ask(
+                policy, suites, config, tasks=self.tasks(policy)[0], known=measured, **given
+            ),
+            reporter=self.reporter,
+        )
+        return list(replication.run(self.order.seeds))
 
     def cost(self, result: TrainResult) -> Cost:
         """What the job took so far; a resumed attempt knows its own seconds only."""

@@ -14,7 +14,7 @@ from app.domain.training import TrainingConfig
 from worker.evals.schema import TwinRun
 from worker.evals.suites import Split
 from worker.hf.model import HfPolicy
-from worker.reporting import PipeReporter
+from worker.reporting import PipeReporter, Reporter
 from worker.trainer import TrainResult, train
 
 
@@ -45,10 +45,12 @@ class Quiet:
 
     Args:
         reporter: Of the job.
+        before: Steps of runs before it in the same phase.
+        total: Steps of the phase; the run's own if not given.
     """
 
-    def __init__(self, reporter: PipeReporter) -> None:
-        self._reporter = reporter
+    def __init__(self, reporter: PipeReporter, before: int = 0, total: int | None = None) -> None:
+        self._reporter, self._before, self._total = reporter, before, total
 
     def step(self, step: int, total_steps: int, trained_tokens: int, metrics: dict[str, float]) -> None:  # noqa: ARG002
         """See ``Reporter``.
@@ -56,7 +58,7 @@ class Quiet:
         Raises:
             Drained: The supervisor asked to leave.
         """
-        self._reporter.progress(step, total_steps)
+        self._reporter.progress(self._before + step, self._total or total_steps)
 
     def event(self, level: Literal["info", "warn", "error"], message: str, **data: Any) -> None:
         """See ``Reporter``."""
@@ -70,18 +72,18 @@ class Quiet:
         return False
 
 
-def train_twin(policy: HfPolicy, data: Split, config: TrainingConfig, reporter: PipeReporter) -> Twin:
+def train_twin(policy: HfPolicy, data: Split, config: TrainingConfig, reporter: Reporter) -> Twin:
     """Train a policy as a twin.
 
     Args:
         policy: At the start of the job that it is the twin of; not that job's own.
         data: Of the job.
         config: See ``app.domain.comparison``.
-        reporter: Of the job.
+        reporter: Its own, see ``Quiet``.
 
     Raises:
         Drained: The supervisor asked to leave; nothing is kept.
         Diverged: A guard ended the run.
     """
-    result = train(policy, data.training, [], config, Quiet(reporter), None)
+    result = train(policy, data.training, [], config, reporter, None)
     return Twin(config, result, {name: factor.detach() for name, factor in policy.parameters().items()})

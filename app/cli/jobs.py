@@ -58,6 +58,9 @@ def create(
             help="Train plain fine-tuning on the same data too, for the report only.",
         ),
     ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Train so many times, 1 to 5, and report each; the first is the version.")
+    ] = None,
     metadata: Pairs = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the job would take.")] = False,
@@ -82,6 +85,7 @@ def create(
         "scorer": scorer,
         "tolerance": tolerance,
         "suites": [_suite(client, named) for named in suite] or None,
+        "seeds": seeds,
     }
     ours = {
         "parent_adapter": parent,

@@ -40,6 +40,8 @@ def _findings(report: dict[str, Any], gate: dict[str, Any] | None) -> Iterator[R
     yield from titled("Scores, with 95 % intervals", _scores(report["suites"]))
     yield from titled("The lineage: score on each skill, with 95 % interval", _lineage(report))
     yield from titled("What was kept", _kept(report["kept"]))
+    if report.get("replicates"):
+        yield from titled("Other seeds; the first one is this version", _seeds(report["replicates"]))
 
 
 def _gate(gate: dict[str, Any]) -> list[Text]:
@@ -112,6 +114,36 @@ def _kept(rows: list[dict[str, Any]]) -> Table:
             share = _score("share_right", row["share"])
             table.add_row(escape(row["suite"]), row["reference"], row["group"], kept, *share)
     return table
+
+
+def _seeds(replicates: dict[str, Any]) -> Table:
+    """Each seed's scores and what it kept, a block an arm and suite, and over all of them mean and range."""
+    table = columns("suite", "arm", ">seed", ">n", ">score", "", ">kept", ">share", "", "verdict")
+    for spread in replicates["spread"]:
+        name, arm, measure = spread["suite"], spread["arm"], spread["measure"]
+        for index, run in enumerate(replicates["runs"]):
+            verdict = words(run["recommendation"] or "training diverged")
+            for row in run["scores"]:
+                if (row["suite"], row["arm"]) == (name, arm):
+                    named = ("", "") if index else (escape(name), arm)
+                    table.add_row(
+                        *named, str(run["seed"]), str(row["n"]), *_score(measure, row["score"]), *_share(row), verdict
+                    )
+        kept = _score("share_right", _mean(spread["kept"])) if spread["kept"] else ("", "")
+        table.add_row("", "mean, range", "", "", *_score(measure, _mean(spread["score"])), "", *kept, "")
+    return table
+
+
+def _mean(over_seeds: dict[str, float]) -> dict[str, float]:
+    return over_seeds | {"value": over_seeds["mean"]}
+
+
+def _share(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What one seed kept of what its starting point had right, where that says anything."""
+    kept = row["kept"]
+    if not (kept and kept["share"]):
+        return "", "", ""
+    return f"{kept['num_kept']}/{kept['num_had']}", *_score("share_right", kept["share"])
 
 
 def _score(measure: str, bounds: dict[str, float]) -> tuple[str, str]:

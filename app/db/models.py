@@ -181,7 +181,9 @@ class Job(Base):
     client_metadata: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     max_seconds: Mapped[int | None]
     gate: Mapped[dict[str, Any] | None] = mapped_column(doc="GateRule that its version has to pass")
-    evaluation: Mapped[dict[str, Any] | None] = mapped_column(doc="EvaluationOptions: scorer and suites it came with")
+    evaluation: Mapped[dict[str, Any] | None] = mapped_column(
+        doc="EvaluationOptions: scorer, suites and seeds it came with"
+    )
     compare: Mapped[dict[str, Any] | None] = mapped_column(doc="SupervisedTwin to train beside its version")
     created_at: CreatedAt = _created_at()
 

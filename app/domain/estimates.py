@@ -122,7 +122,7 @@ def count_trained(config: TrainingConfig, lengths: Lengths) -> float:
 
 
 def count_answers(
-    *, general: int, skill: int, earlier: int, has_parent: bool, has_ceiling: bool, has_twin: bool
+    *, general: int, skill: int, earlier: int, has_parent: bool, has_ceiling: bool, has_twin: bool, seeds: int = 1
 ) -> int:
     """Answers that the evaluation has to ask for: items of each sort of suite times the arms that are asked.
 
@@ -134,6 +134,8 @@ def count_answers(
         has_parent: Whether the job starts from a version.
         has_ceiling: Whether a teacher is shown the demonstrations.
         has_twin: Whether a supervised twin is asked all that the candidate is.
+        seeds: Candidates, and twins, that are asked; the other arms are asked once.
     """
-    arms = 2 + has_parent + has_twin
-    return general * (1 + has_twin) + skill * (arms + has_ceiling) + earlier * (arms - 1)
+    trained = seeds * (1 + has_twin)
+    arms = 1 + has_parent + trained
+    return general * trained + skill * (arms + has_ceiling) + earlier * (arms - 1)

@@ -14,6 +14,7 @@ SCORER_NAMES: Final[tuple[ScorerName, ...]] = get_args(ScorerName)
 TAKES_TOLERANCE: Final[frozenset[ScorerName]] = frozenset({"numeric"})
 MAX_SUITES: Final = 8
 MAX_PATTERN: Final = 1000
+MAX_SEEDS: Final = 5
 TASK_PREFIX: Final = "lm_eval:"
 _TASK: Final = re.compile(TASK_PREFIX + r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 """Names only: to the harness a path or a pattern would be a task too."""
@@ -42,6 +43,9 @@ class EvaluationOptions(BaseModel):
         max_length=MAX_SUITES,
         description="What every arm is asked besides: files of purpose evals by id, and tasks of "
         "lm-evaluation-harness as lm_eval:NAME, where the worker has it and their data.",
+    )
+    seeds: int = Field(
+        1, ge=1, le=MAX_SEEDS, description="Runs with seeds of their own, the version's among them, to tell luck by."
     )
 
     @model_validator(mode="after")

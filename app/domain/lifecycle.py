@@ -7,7 +7,7 @@ Status = Literal["validating_files", "queued", "running", "succeeded", "failed",
 
 Phase = Literal[
     "waiting", "retry_wait", "claimed", "loading", "checking", "training", "comparing", "evaluating",
-    "exporting", "load_check", "cancelling", "done",
+    "replicating", "exporting", "load_check", "cancelling", "done",
 ]  # fmt: skip
 
 FailureCode = Literal[

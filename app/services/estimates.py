@@ -102,10 +102,11 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
     finished = past.finished(store, counter)
     answer_share = _median([one.answer_share for one in finished], default=1.0)
     lengths = replace(training.means, answer=min(config.max_completion_tokens, training.means.answer * answer_share))
+    seeds = asked.evaluation.seeds if asked.evaluation else 1
     work = Work(
-        estimates.count_tokens(config, lengths),
-        past.answers(checked, num_heldout),
-        _twin_tokens(checked.row, config, lengths),
+        seeds * estimates.count_tokens(config, lengths),
+        past.answers(checked, num_heldout, seeds),
+        seeds * _twin_tokens(checked.row, config, lengths),
     )
     trained_share = _median([one.trained_share for one in finished], default=1.0)
     return Estimate(
@@ -248,7 +249,7 @@ class _Past:
         found = (_finished(run, measure(counter, store, run.file).means) for run in self.runs)
         return [one for one in found if one]
 
-    def answers(self, checked: Checked, num_heldout: int) -> int:
+    def answers(self, checked: Checked, num_heldout: int, seeds: int) -> int:
         """Answers that a job's evaluation will ask for."""
         return estimates.count_answers(
             general=self.general,
@@ -257,6 +258,7 @@ class _Past:
             has_parent=checked.parent is not None,
             has_ceiling=checked.row.method == "sdft",
             has_twin=checked.row.compare is not None,
+            seeds=seeds,
         )
 
 
@@ -288,7 +290,7 @@ def _finished(run: _Run, means: Lengths) -> Finished | None:
         seconds_training=counted[0],
         seconds_answering=counted[1],
         seconds_comparing=counted[2],
-        seconds_other=max(0.0, total - sum(counted)),
+        seconds_other=max(0.0, total - sum(counted) - seconds.get("replicating", 0.0)),
         peak_memory_bytes=report.cost.peak_memory_bytes,
         answer_share=answer / means.answer,
         trained_share=report.cost.trained_tokens / max(1.0, estimates.count_trained(config, lengths)),

@@ -228,6 +228,16 @@ def test_create_takes_tasks_beside_files_of_questions(sdft, tmp_path):
     assert file_id.startswith("file-")
 
 
+def test_create_takes_a_number_of_seeds(sdft, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
+    create = ("jobs", "create", "--model", "org/tiny", "--training-file", str(tmp_path / "train.jsonl"))
+    job = sdft(*create, "--json", "--seeds", "3")
+    assert json.loads(job.stdout)["evaluation"]["seeds"] == 3
+    refused = sdft(*create, "--seeds", "6")
+    assert refused.returncode == 1
+    assert "evaluation.seeds" in refused.stderr
+
+
 def test_a_comparison_that_does_not_exist_is_refused_with_the_nearest(sdft, tmp_path):
     (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
     refused = sdft(

@@ -70,7 +70,7 @@ def finish(session, project, store):
 
     def make(
         http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, settings=None,
-        compare=None, **values,
+        compare=None, replicating=0.0, **values,
     ):  # fmt: skip
         file_id = upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
         estimate = told(http, file_id, **({"parent_adapter": parent.model_id} if parent else {}))
@@ -92,6 +92,7 @@ def finish(session, project, store):
             config, prompt=prompt + 8, answer=answer + 1, said=said, answers=answers, compared=bool(compare)
         )
         seconds = {phase: pace * value for phase, value in seconds.items()}
+        seconds |= {"replicating": replicating} if replicating else {}
         total = sum(seconds.values()) + 12
         ended = datetime.now(UTC)
         fixed = {
@@ -145,6 +146,30 @@ def test_a_twin_is_part_of_what_a_job_will_take(http, base, finish):
     assert estimate["seconds"]["p50"] == pytest.approx(took, rel=0.25)
     without = told(http, same, parent_adapter=second.model_id)["seconds"]["p50"]
     assert without == pytest.approx(alone, rel=0.15)
+
+
+def test_other_seeds_are_part_of_what_a_job_will_take(http, base, finish):
+    _, alone = finish(http)
+    same = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    one = told(http, same)["seconds"]["p50"]
+    three = told(http, same, evaluation={"seeds": 3})["seconds"]["p50"]
+    again = seconds_of_one_more_run(http, same)
+    assert three - one == pytest.approx(2 * again, rel=0.25)
+    compared = told(http, same, evaluation={"seeds": 3}, compare=["supervised"])["seconds"]["p50"]
+    assert compared - three > 3 * 312 * 0.06  # a twin for each answers general questions
+    finish(http, replicating=5 * alone)
+    assert told(http, same)["calibrated_on"] == 2
+    assert told(http, same)["seconds"]["p50"] == pytest.approx(one, rel=0.05)  # what a job of one seed takes is known
+
+
+def seconds_of_one_more_run(http, file_id):
+    """Its training, and its answers to general and held-out questions."""
+    estimate = told(http, file_id)
+    seconds = seconds_of(
+        estimate["hyperparameters"], prompt=38, answer=13, said=9.0, answers=312 + estimate["examples"]["held_out"],
+        compared=False,
+    )  # fmt: skip
+    return seconds["training"] + seconds["evaluation_answers"]
 
 
 def test_answers_that_were_remembered_took_no_time(http, base, finish):

@@ -54,7 +54,7 @@ def test_demonstrations_are_no_suite_and_a_suite_no_demonstrations(http, base, f
 
 
 def test_a_job_says_how_it_is_measured_and_shows_it(http, base, session, file_id, suite_id):
-    asked = {"scorer": "numeric", "tolerance": 0.5, "suites": ["lm_eval:arc_easy", suite_id]}
+    asked = {"scorer": "numeric", "tolerance": 0.5, "suites": ["lm_eval:arc_easy", suite_id], "seeds": 3}
     response = http.post(JOBS, json={"model": "tiny", "training_file": file_id, "evaluation": asked})
     assert response.json()["evaluation"] == asked
     assert http.get(f"{JOBS}/{response.json()['id']}").json()["evaluation"] == asked
@@ -65,6 +65,10 @@ def test_a_job_says_how_it_is_measured_and_shows_it(http, base, session, file_id
     ("evaluation", "param"),
     [
         ({"scorer": "rouge"}, "evaluation.scorer"),
+        ({"seeds": 0}, "evaluation.seeds"),
+        ({"seeds": 6}, "evaluation.seeds"),
+        ({"seeds": "3"}, "evaluation.seeds"),
+        ({"seeds": None}, "evaluation.seeds"),
         ({"tolerance": 1}, "evaluation"),
         ({"scorer": "exact", "tolerance": 1}, "evaluation"),
         ({"scorer": "numeric", "tolerance": -1}, "evaluation.tolerance"),

@@ -97,19 +97,27 @@ def test_answers_shorter_than_the_skip_train_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_parent", "has_ceiling", "has_twin", "arms"),
+    ("has_parent", "has_ceiling", "has_twin", "seeds", "arms"),
     [
-        (False, False, False, (1, 2, 1)),
-        (False, True, False, (1, 3, 1)),
-        (True, True, False, (1, 4, 2)),
-        (True, True, True, (2, 5, 3)),
+        (False, False, False, 1, (1, 2, 1)),
+        (False, True, False, 1, (1, 3, 1)),
+        (True, True, False, 1, (1, 4, 2)),
+        (True, True, True, 1, (2, 5, 3)),
+        (True, True, False, 3, (3, 6, 4)),
+        (True, True, True, 3, (6, 9, 7)),
     ],
 )
 def test_each_suite_asks_its_own_arms(
-    has_parent: bool, has_ceiling: bool, has_twin: bool, arms: tuple[int, int, int]
+    has_parent: bool, has_ceiling: bool, has_twin: bool, seeds: int, arms: tuple[int, int, int]
 ) -> None:
     asked = count_answers(
-        general=100, skill=10, earlier=1, has_parent=has_parent, has_ceiling=has_ceiling, has_twin=has_twin
+        general=100,
+        skill=10,
+        earlier=1,
+        has_parent=has_parent,
+        has_ceiling=has_ceiling,
+        has_twin=has_twin,
+        seeds=seeds,
     )
     assert asked == 100 * arms[0] + 10 * arms[1] + 1 * arms[2]
 

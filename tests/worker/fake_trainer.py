@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel
 
+from app.domain.lifecycle import Phase
 from app.domain.trainer_protocol import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, Stay, checkpoint_path
 from worker.reporting import Drained, PipeReporter, Supervisor
 
@@ -31,7 +32,7 @@ class Script(BaseModel):
     hang_at: int | None = None
     fail: str | None = None
     say: str | None = None  # a raw line for the pipe
-    compare_seconds: float = 0.0  # where the order asks for a comparison
+    aside_seconds: float = 0.0  # of a twin, or of all other seeds, where the order asks for them
     evaluate_seconds: float = 0.0
     trust_seconds: float = 45.0
     prints: str = ""
@@ -67,9 +68,11 @@ def attempt(folder: Path, pipe: BinaryIO, supervisor: Supervisor) -> bool:
         reporter.failed(script.fail, "As scripted.")
         return False
     if order.compare:
-        compare(script, reporter)
+        train_aside("comparing", script, reporter)
     reporter.phase("evaluating")
     time.sleep(script.evaluate_seconds)
+    if order.seeds > 1:
+        train_aside("replicating", script, reporter)
     export(folder, state)
     reporter.finished(trained_tokens=script.steps * 10, scorer="exact", max_completion_tokens=8)
     if script.say_after_the_end:
@@ -102,11 +105,11 @@ def train(script: Script, order: Order, folder: Path, reporter: PipeReporter) ->
     return state
 
 
-def compare(script: Script, reporter: PipeReporter) -> None:
-    """A twin's steps; no checkpoint is written between them."""
-    reporter.phase("comparing")
+def train_aside(phase: Phase, script: Script, reporter: PipeReporter) -> None:
+    """Steps of what is not the version; no checkpoint is written between them."""
+    reporter.phase(phase)
     for step in range(1, 101):
-        time.sleep(script.compare_seconds / 100)
+        time.sleep(script.aside_seconds / 100)
         try:
             reporter.progress(step, 100)
         except Drained:

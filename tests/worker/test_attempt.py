@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -189,28 +190,41 @@ def test_cancel_during_the_evaluation_is_heeded(site: Site) -> None:
     assert (site.job(job_id).status, site.versions(job_id)) == ("cancelled", [])
 
 
-TWIN = {"method": "supervised", "learning_rate": 5e-4}
+ASIDE = pytest.mark.parametrize(
+    ("phase", "asked"),
+    [
+        ("comparing", {"compare": {"method": "supervised", "learning_rate": 5e-4}}),
+        ("replicating", {"evaluation": {"seeds": 2}}),
+    ],
+)
+"""What is trained beside a version."""
 
 
-def test_cancel_while_the_twin_is_trained_is_heeded(site: Site) -> None:
-    job_id = site.post(job={"compare": TWIN}, compare_seconds=60)
+@ASIDE
+def test_cancel_while_another_than_the_version_is_trained_is_heeded(
+    site: Site, phase: str, asked: dict[str, Any]
+) -> None:
+    job_id = site.post(job=asked, aside_seconds=60)
     runner = threading.Thread(target=site.run_one, args=[site.slot()])
     runner.start()
     wait_until(lambda: (site.job(job_id).phase_done or 0) > 1)
-    assert (site.job(job_id).phase, site.job(job_id).phase_total) == ("comparing", 100)
+    assert (site.job(job_id).phase, site.job(job_id).phase_total) == (phase, 100)
     site.cancel(job_id)
     runner.join(timeout=TIMES.heartbeat_seconds + TIMES.kill_grace_seconds + 5)
     assert (site.job(job_id).status, site.versions(job_id)) == ("cancelled", [])
     assert not site.trainers()
 
 
-def test_a_worker_that_leaves_while_the_twin_is_trained_loses_no_step_of_the_job(site: Site) -> None:
-    plain, compared = site.post(), site.post(job={"compare": TWIN}, compare_seconds=3)
+@ASIDE
+def test_a_worker_that_leaves_while_another_than_the_version_is_trained_loses_no_step_of_the_job(
+    site: Site, phase: str, asked: dict[str, Any]
+) -> None:
+    plain, compared = site.post(), site.post(job=asked, aside_seconds=3)
     slot = site.slot()
     site.run_one(slot)
     runner = threading.Thread(target=site.run_one, args=[slot])
     runner.start()
-    wait_until(lambda: site.job(compared).phase == "comparing")
+    wait_until(lambda: site.job(compared).phase == phase)
     slot.home.drain()
     runner.join(timeout=10)
     job, (attempt,) = site.job(compared), site.attempts(compared)
@@ -324,7 +338,12 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
             factories.make_file(session, project, content=content, store=site.store, filename="mine.jsonl")
             for content in (b"question 1", b"question 2")
         ]
-        asked = {"scorer": "numeric", "tolerance": 0.5, "suites": [*(suite.id for suite in suites), "lm_eval:arc_easy"]}
+        asked = {
+            "scorer": "numeric",
+            "tolerance": 0.5,
+            "suites": [*(suite.id for suite in suites), "lm_eval:arc_easy"],
+            "seeds": 3,
+        }
         factories.make_job(session, project=project, training_file=file, parent_version_id=second.id, evaluation=asked)
         session.get_one(models.Job, second.job_id).evaluation = {"scorer": "numeric", "tolerance": 0.25, "suites": []}
         second_suite_id = suites[1].id
@@ -347,7 +366,7 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
     assert order["past"] == [named | {"value": 0.5, "low": 0.25, "high": 0.75}]
     assert [(seen / path).read_text() for path in order["rehearsal"]] == ["trained two", "trained one"]
     assert [skill["tolerance"] for skill in order["earlier"]] == [0.25, None]
-    assert (order["scorer"], order["tolerance"]) == ("numeric", 0.5)
+    assert (order["scorer"], order["tolerance"], order["seeds"]) == ("numeric", 0.5, 3)
     assert [(suite["name"], (seen / suite["path"]).read_text()) for suite in order["suites"]] == [
         ("file mine.jsonl", "question 1"),
         (f"file mine.jsonl ({second_suite_id})", "question 2"),

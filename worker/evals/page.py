@@ -6,7 +6,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from worker.evals.charts import heat_map, lengths, phases
-from worker.evals.schema import Bounds, Measure, Report, SuiteReport
+from worker.evals.schema import Bounds, Measure, Range, Report, SuiteReport
 from worker.evals.trade_off import trade_off
 
 SMALLEST_P: Final = 0.001
@@ -65,7 +65,7 @@ def _score(value: float, measure: Measure) -> str:
     return _percent(value) if measure == "share_right" else _minus(f"{value:.2f}")
 
 
-def _span(bounds: Bounds, measure: Measure) -> str:
+def _span(bounds: Bounds | Range, measure: Measure) -> str:
     if measure == "share_right":
         return _minus(f"{100 * bounds.low:.0f} to {100 * bounds.high:.0f}")
     return _minus(f"{bounds.low:.2f} to {bounds.high:.2f}")

@@ -4,6 +4,7 @@ Knows neither models nor pages. Everything random is seeded, so a report can be 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from worker.evals.differences import SEED, bounds, difference, list_changes
 from worker.evals.kept import count_kept, list_flips
 from worker.evals.marks import Marks, mark
 from worker.evals.matrix import retention_matrix
+from worker.evals.replicates import Replicate, agreement, seed_run, side_by_side
 from worker.evals.run import ArmName, Measured
 from worker.evals.schema import (
     ArmScore,
@@ -19,10 +21,14 @@ from worker.evals.schema import (
     Comparison,
     Cost,
     DriftReport,
+    Kept,
     LineageScore,
     Method,
+    Replicates,
     Report,
+    SeedRun,
     SuiteReport,
+    Summary,
     TwinRun,
 )
 from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
@@ -47,6 +53,8 @@ def build_report(
     names: Mapping[ArmName, str] | None = None,
     past: Sequence[LineageScore] = (),
     twin: TwinRun | None = None,
+    seed: int = 0,
+    replicates: Sequence[Replicate] = (),
     notes: Sequence[str] = (),
 ) -> Report:
     """Judge what was measured.
@@ -62,16 +70,17 @@ def build_report(
         names: What arms are called as versions of a lineage, where they have a name.
         past: What earlier reports have on the lineage, oldest version first.
         twin: What the supervised twin took, where ``measured`` has one.
+        seed: Of the version's run.
+        replicates: The same under other seeds, where that was asked for.
         notes: What else a reader should not conclude.
     """
-    marked = [mark(measured, suite) for suite in measured.suites if suite.items]
-    comparisons = _compare(marked)
-    suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
-    kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
+    judged = _judge(measured)
+    marked, suites, kept = judged.marked, judged.suites, judged.kept
+    seeds = _over_seeds(seed, judged, replicates) if replicates else None
     demonstrations = [one.completion for one in split.training]
     return Report(
         title=title,
-        summary=summarize(marked, suites, kept, margin=MARGIN),
+        summary=judged.summary,
         suites=suites,
         lineage=retention_matrix(suites, past, names or {}),
         kept=kept,
@@ -94,7 +103,9 @@ def build_report(
             seed=SEED,
         ),
         supervised=beside_supervised(marked, suites, twin) if twin else None,
+        replicates=seeds,
         caveats=[
+            agreement(seeds),
             *caveats(
                 suites,
                 kept,
@@ -108,6 +119,36 @@ def build_report(
         cost=_with_evaluation(cost, measured),
         provenance=provenance,
     )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What one version's observations come to."""
+
+    marked: list[Marks]
+    suites: list[SuiteReport]
+    kept: list[Kept]
+    summary: Summary
+
+    def run(self, seed: int) -> SeedRun:
+        return seed_run(seed, self.summary.recommendation, self.marked, self.suites)
+
+
+def _judge(measured: Measured) -> _Judged:
+    marked = [mark(measured, suite) for suite in measured.suites if suite.items]
+    comparisons = _compare(marked)
+    suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
+    kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
+    return _Judged(marked, suites, kept, summarize(marked, suites, kept, margin=MARGIN))
+
+
+def _over_seeds(seed: int, judged: _Judged, replicates: Sequence[Replicate]) -> Replicates:
+    """Each seed's version is judged as if it were the one."""
+    others = [
+        _judge(one.measured).run(one.seed) if one.measured else SeedRun(seed=one.seed, recommendation=None, scores=[])
+        for one in replicates
+    ]
+    return side_by_side([judged.run(seed), *others])
 
 
 def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:

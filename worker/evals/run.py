@@ -20,6 +20,9 @@ ArmName = Literal["base", "parent", "candidate", "supervised", "ceiling"]
 """Who answers. ``candidate`` is the new version; ``supervised`` is its twin, where one was trained; ``ceiling`` is what
 the candidate was distilled from: the starting point with that very item's demonstration in its context."""
 
+TRAINED: Final[tuple[ArmName, ...]] = ("candidate", "supervised")
+"""Arms whose weights a run makes."""
+
 Prompts = list[list[int]]
 
 MAX_UNSCORED_ANSWERS: Final = 16
@@ -140,6 +143,7 @@ def evaluate(
     memory: AnswerMemory | None,
     on_progress: Callable[[int, int], None],
     peculiar: Sequence[Peculiar] = (),
+    known: Measured | None = None,
 ) -> Measured:
     """Ask everything of everyone.
 
@@ -152,13 +156,19 @@ def evaluate(
         memory: Of answers to the suite that ships. What a client asks or expects is never left on a worker.
         on_progress: Told how many of how many questions are done.
         peculiar: Suites that ask in a way of their own, besides.
+        known: The same suites, asked of a policy from the same start: what was not trained is not asked again, and
+            drift is not measured.
     """
     run = _Run(policy, has_parent, has_twin, template, memory)
     fitting = tuple(run.fitting(suite) for suite in suites)
     measured = Measured(fitting, num_dropped=_num_items(suites) - _num_items(fitting))
     plan = [(suite, arm) for suite in fitting for arm in run.arms(suite)]
+    if known:
+        measured.answers = {(suite.name, arm): known.answers.get((suite.name, arm), []) for suite, arm in plan}
+        measured.nll = {key: value for key, value in known.nll.items() if key[1] not in TRAINED}
+        plan = [(suite, arm) for suite, arm in plan if arm in TRAINED]
     likely = [(suite, arm) for suite, arm in plan if suite.role in {"skill", "earlier"} or not suite.judged]
-    drifting = [suite for suite in fitting if suite.role in {"skill", "general"} and suite.items]
+    drifting = [suite for suite in fitting if suite.role in {"skill", "general"} and suite.items and not known]
     progress = _Progress(
         sum(len(_asked(suite)) for suite, _ in plan)
         + _num_items([suite for suite, _ in likely])
@@ -183,7 +193,7 @@ def evaluate(
         progress.add(1)
     for one in peculiar:
         with measured.timed("answers"):
-            _ask_peculiar(measured, one, run, progress)
+            _ask_peculiar(measured, one, run, progress, known)
     return measured
 
 
@@ -214,7 +224,7 @@ class _Run:
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
         """The base never learnt an earlier skill, so it is not asked for those where there is a parent to ask."""
         parent: tuple[ArmName, ...] = ("parent",) if self.has_parent else ()
-        trained: tuple[ArmName, ...] = ("candidate", "supervised") if self.has_twin else ("candidate",)
+        trained = TRAINED if self.has_twin else TRAINED[:1]
         if suite.role == "earlier":
             return (*(parent or ("base",)), *trained)
         if suite.role == "skill" and self.template is not None:
@@ -285,12 +295,13 @@ class _Run:
         return "parent" if arm == "parent" or (arm == "ceiling" and self.has_parent) else "base"
 
 
-def _ask_peculiar(measured: Measured, one: Peculiar, run: _Run, progress: _Progress) -> None:
+def _ask_peculiar(measured: Measured, one: Peculiar, run: _Run, progress: _Progress, known: Measured | None) -> None:
     """Every arm, or none: a suite that fails for one is told of and left out, and the version is not lost for it."""
     answers = {}
     try:
         for arm in run.arms(one.suite):
-            answers[one.suite.name, arm] = one.ask(run.weights(arm), progress.within)
+            said = known.answers.get((one.suite.name, arm)) if known and arm not in TRAINED else None
+            answers[one.suite.name, arm] = said or one.ask(run.weights(arm), progress.within)
             progress.add(len(one.suite.items))
     except Unaskable as error:
         measured.notes.append(str(error))

@@ -205,6 +205,51 @@ class Supervised(_Frozen):
     run: TwinRun
 
 
+class SeedScore(_Frozen):
+    """What the version of one seed, or its twin, scored on one suite."""
+
+    suite: str
+    measure: Measure
+    arm: ArmName
+    n: int
+    score: Bounds
+    kept: Kept | None = Field(description="Of what the starting point had right; None of the skill and of free text.")
+
+
+class SeedRun(_Frozen):
+    """One seed's run."""
+
+    seed: int
+    recommendation: Recommendation | None = Field(description="As of a version; None where its training diverged.")
+    scores: list[SeedScore]
+
+
+class Range(_Frozen):
+    """Over seeds: their mean, the lowest and the highest; no interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class SeedSpread(_Frozen):
+    """One arm's scores on one suite, over the seeds that have it."""
+
+    suite: str
+    measure: Measure
+    arm: ArmName
+    num_seeds: int
+    score: Range
+    kept: Range | None = Field(description="Share of what the starting point had right.")
+
+
+class Replicates(_Frozen):
+    """The same configuration under several seeds, asked the same. The version's own run comes first."""
+
+    runs: list[SeedRun]
+    spread: list[SeedSpread]
+
+
 class Report(_Frozen):
     """Everything that a job measured."""
 
@@ -219,6 +264,7 @@ class Report(_Frozen):
     drift: list[DriftReport]
     behaviour: list[Behaviour]
     supervised: Supervised | None = Field(None, description="None where no comparison was asked for.")
+    replicates: Replicates | None = Field(None, description="None where one seed was asked for.")
     method: Method
     caveats: list[str]
     errors: list[ScorerError]

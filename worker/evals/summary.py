@@ -46,7 +46,7 @@ def caveats(
     suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_trained: Mapping[str, int], num_dropped: int
 ) -> list[str]:
     """What a reader should not conclude."""
-    notes = ["One training run: another seed may come out differently."]
+    notes = []
     if not any(suite.role == "skill" and suite.n for suite in suites):
         notes.append("No questions were held out, so this report cannot say whether the skill arrived.")
     for suite in suites:

@@ -132,6 +132,16 @@ def lineage(name: str = "home:1") -> list[Row]:
     return [{"version": version, "suite": skill, "score": bounds(score)} for version, skill, score in rows]
 
 
+def seed_score(name: str, value: float, *, measure: str = "share_right", had: int | None = None) -> Row:
+    row = {"suite": name, "measure": measure, "arm": "candidate", "n": 40, "score": bounds(value)}
+    return row | {"kept": None if had is None else kept(name, had=had)}
+
+
+def spread(name: str, low: float, high: float, *, measure: str = "share_right", kept: Row | None = None) -> Row:
+    score = {"mean": (low + high) / 2, "low": low, "high": high}
+    return {"suite": name, "measure": measure, "arm": "candidate", "num_seeds": 2, "score": score, "kept": kept}
+
+
 SHAPES: dict[str, Report] = {
     "a first version": report(suite("skill", "base", "candidate", "ceiling"), suite("general", "base", "candidate")),
     "a later version": report(
@@ -160,6 +170,25 @@ SHAPES: dict[str, Report] = {
             "kept": [],
             "flips": {},
             "run": {"config": {}, "trained_tokens": 9, "seconds": 20.0, "cost_ratio": 2.5},
+        },
+    ),
+    "several seeds": report(
+        suite("skill", "base", "candidate", measure="negative_nll"),
+        suite("general", "base", "candidate"),
+        replicates={
+            "runs": [
+                {"seed": 7, "recommendation": "do_not_ship", "scores": [
+                    seed_score("skill", -0.5, measure="negative_nll"), seed_score("general", 0.5, had=20),
+                ]},
+                {"seed": 8, "recommendation": "look_closer", "scores": [
+                    seed_score("skill", -0.7, measure="negative_nll"), seed_score("general", 0.7, had=0),
+                ]},
+                {"seed": 9, "recommendation": None, "scores": []},
+            ],
+            "spread": [
+                spread("skill", -0.7, -0.5, measure="negative_nll"),
+                spread("general", 0.5, 0.7, kept={"mean": 0.5, "low": 0.5, "high": 0.5}),
+            ],
         },
     ),
     "a client's questions": report(

@@ -116,6 +116,15 @@ def test_an_extra_arm_is_shown_wherever_arms_are() -> None:
     ]
 
 
+def test_seeds_stand_below_each_other_with_mean_and_range() -> None:
+    text = text_of(render_html(SHAPES["several seeds"]))
+    assert "Seed 7 : do not ship; Seed 8 : look closer; Seed 9 : training diverged." in text
+    assert "general candidate 7 40 50 % 45 to 55 10/20 50 % 45 to 55 8 40 70 % 65 to 75 0/0 mean, range 60 %" in text
+    assert "mean, range 60 % 50 to 70 50 % 50 to 50" in text
+    assert "mean, range \u22120.60 \u22120.70 to \u22120.50" in text
+    assert "Other seeds" not in render_html(PLAIN)
+
+
 def axis(svg: ET.Element, name: str, where: str) -> tuple[float, float]:
     """Value at zero pixels and value a pixel, from an axis's labels."""
     ticks = [

@@ -53,6 +53,19 @@ def test_scores_stand_beside_the_difference_from_their_arm() -> None:
     assert "ceiling 40% 35 to 45" in rows
 
 
+def test_seeds_stand_below_each_other_with_mean_and_range() -> None:
+    rows = [" ".join(line.split()) for line in said("several seeds").splitlines()]
+    begins = rows.index("Other seeds; the first one is this version")
+    assert rows[begins + 2 : begins + 8] == [
+        "skill candidate 7 40 -0.50 -0.55 to -0.45 do not ship",
+        "8 40 -0.70 -0.75 to -0.65 look closer",
+        "mean, range -0.60 -0.70 to -0.50",
+        "general candidate 7 40 50% 45 to 55 10/20 50% 45 to 55 do not ship",
+        "8 40 70% 65 to 75 look closer",
+        "mean, range 60% 50 to 70 50% 50 to 50",
+    ]
+
+
 def test_the_lineage_is_a_row_a_version() -> None:
     text = said("a later version")
     table = text[text.index("The lineage") :].splitlines()[1:5]
