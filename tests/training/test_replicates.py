@@ -38,6 +38,7 @@ class Watched:
     messages: list[Any] = field(default_factory=list)
     factors: list[dict[str, Tensor]] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
+    asked_anew: list[bool] = field(default_factory=list)
     held: list[bool] = field(default_factory=list)
     still_there: list[bool] = field(default_factory=list)
 
@@ -74,6 +75,7 @@ def watch(folder: Path) -> Watched:
 
     def asks(policy: HfPolicy, suites: Any, **given: Any) -> Any:
         watched.asked.append([(suite.name, suite.items) for suite in suites])
+        watched.asked_anew.append(given["known"] is None)
         measured = evaluate(policy, suites, **given)
         if not policies:
             policies.append(weakref.ref(policy))
@@ -140,6 +142,7 @@ def test_another_seed_is_what_a_job_with_that_seed_makes_to_the_same_bits(base: 
 
 def test_all_seeds_are_different_runs_asked_the_same(three: Watched) -> None:
     assert three.asked == [three.asked[0]] * 3
+    assert three.asked_anew == [True, False, False]  # of what was there before
     first, second = three.factors
     assert not any(torch.equal(first[name], second[name]) for name in first)
     assert [run["seed"] for run in three.report["replicates"]["runs"]] == [SEED, SEED + 1, SEED + 2]
