@@ -169,6 +169,15 @@ class Training:
             self.reporter.event("warn", str(error))
             return [], [str(error)]
 
+    def tasks_again(self, policy: HfPolicy, measured: Measured) -> list[Peculiar]:
+        """Those that the version was asked, for another policy; a version is not lost for one that is gone since."""
+        asked = {suite.name for suite in measured.suites}
+        try:
+            return [task for task in open_tasks(self.order, policy) if task.suite.name in asked]
+        except Unaskable as error:
+            self.reporter.event("warn", str(error))
+            return []
+
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
         """Before time is spent: does the teacher know more than the student, and shown in which way?"""
         if (policy.lora_rank, policy.lora_alpha) != (config.lora_rank, config.lora_alpha):
@@ -298,7 +307,7 @@ class Training:
                 self.order, self.folder, self.own_prompts(policy, again, resume=None)
             ),
             ask=lambda policy, **given: self.ask(
-                policy, suites, config, tasks=self.tasks(policy)[0], known=measured, **given
+                policy, suites, config, tasks=self.tasks_again(policy, measured), known=measured, **given
             ),
             reporter=self.reporter,
         )

@@ -8,9 +8,10 @@ from tests.unit.evals.fake_policy import FakePolicy
 from tests.unit.evals.test_report import GENERAL, SKILL, SPLIT, TWIN, _speaker
 from worker.evals.replicates import Replicate
 from worker.evals.report import build_report
-from worker.evals.run import Measured, evaluate
+from worker.evals.run import Answer, Measured, evaluate
 from worker.evals.schema import Cost, Report
 from worker.evals.scorers import ScorerChoice
+from worker.evals.suites import Suite
 from worker.sdft.policy import Arm
 
 Speak = Callable[[Arm, str], str]
@@ -116,3 +117,31 @@ def test_what_was_there_before_is_asked_once_over_all_seeds() -> None:
     assert measured.answers["codes", "ceiling"] == known.answers["codes", "ceiling"]
     assert measured.answers["codes", "candidate"] != known.answers["codes", "candidate"]
     assert measured.nll.keys() == known.nll.keys()
+
+
+class _Task:
+    """A suite that asks in its own way, and counts whom."""
+
+    suite = Suite("lm_eval:task", "client", SKILL.items)
+    notes = ()
+
+    def __init__(self) -> None:
+        self.asked: list[Arm] = []
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:  # noqa: ARG002
+        self.asked.append(arm)
+        return [Answer(arm, (), stopped=True, mark=1.0) for _ in self.suite.items]
+
+
+def test_tasks_of_their_own_are_asked_anew_of_what_was_trained_only() -> None:
+    def ask(task: _Task, known: Measured | None) -> Measured:
+        return evaluate(
+            FakePolicy(GOOD), SUITES, has_parent=False, template=None, memory=None, on_progress=lambda *_: None,
+            peculiar=[task], known=known,
+        )  # fmt: skip
+
+    first, second = _Task(), _Task()
+    known = ask(first, None)
+    measured = ask(second, known)
+    assert (first.asked, second.asked) == (["base", "student"], ["student"])
+    assert measured.arms(_Task.suite) == known.arms(_Task.suite)
