@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from worker.hf.chat import Chat
+from worker.sdft.products import linear
 
 _AS_INTEGERS = {2: torch.int16, 4: torch.int32}
 
@@ -48,6 +50,9 @@ class Base:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32 if on_cpu else torch.bfloat16, local_files_only=True
         )
+        for module in model.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = _FrozenLinear  # around the same weight, which may be the embedding's too
         return cls(model.to(device).requires_grad_(requires_grad=False), Chat.load(folder))
 
     def fresh_model(self) -> Any:
@@ -63,3 +68,11 @@ class Base:
         """Sum of all weights, read as integers: one flipped bit makes it another."""
         weights = (parameter.flatten().view(_AS_INTEGERS[parameter.itemsize]) for parameter in self.model.parameters())
         return sum(int(weight.sum()) for weight in weights)
+
+
+class _FrozenLinear(nn.Linear):
+    """A linear layer whose weight has no gradient."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Map [..., I] to [..., O]."""
+        return super().forward(input) if torch.is_grad_enabled() else linear(input, self.weight, self.bias)
