@@ -5,9 +5,7 @@ Knows the attempt's folder and a chat template; no weights.
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Self
 
@@ -20,21 +18,17 @@ from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingCon
 from worker.evals.schema import Bounds, LineageScore
 from worker.evals.scorers import ScorerChoice, infer_scorer
 from worker.evals.suites import (
-    Messages,
     Split,
     Suite,
     demonstration_suite,
     general_suite,
     hold_out,
-    neutral_prompts,
     prompt_sha256,
     question_suite,
     split,
 )
 from worker.hf.chat import Chat
 
-MIN_UNSKILLED = 128
-"""Neutral prompts beside those of the lineage: a client's few come again, so that the shares stay what they are."""
 ANSWER_MARGIN = 1.5
 """An evaluated answer may be this much longer than the longest demonstration before it is cut."""
 
@@ -48,7 +42,7 @@ def part(order: Order, folder: Path) -> Split:
     Raises:
         Unprocessable: Nothing is left to train on.
     """
-    asked = _asked(order, folder)
+    asked = asked_before(order, folder)
     taught = {prompt_sha256(one) for path in order.rehearsal for one in read_demonstrations(folder / path)} - asked
     demonstrations = read_demonstrations(folder / "train.jsonl")
     if order.validation_sha256 is None:
@@ -65,41 +59,8 @@ def part(order: Order, folder: Path) -> Split:
     return parts
 
 
-def neutral(order: Order, folder: Path, own: Sequence[str] | None) -> list[Messages]:
-    """Rehearsal prompts on no particular skill, from where the client wants them.
-
-    Args:
-        order: Of the job.
-        folder: Of the attempt.
-        own: What the starting point made up, if it was asked to.
-    """
-    if own is not None:
-        return [[{"role": "user", "content": text}] for text in own]
-    if order.rehearsal_file is not None:
-        return [one.messages for one in read_demonstrations(folder / order.rehearsal_file)]
-    return neutral_prompts()
-
-
-def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> list[Messages]:
-    """Neutral prompts and, half as many, prompts that the lineage was trained on, in turn until there are enough.
-
-    What an earlier version was measured on is never rehearsed, or its score would say nothing. A file is gone
-    through in the order of its prompts' digests: as it lies there it may be sorted by kind.
-    """
-    unskilled = neutral(order, folder, own)
-    asked = _asked(order, folder)
-    skills = []
-    for path in order.rehearsal:
-        prompts = {prompt_sha256(one): one.messages for one in read_demonstrations(folder / path)}
-        skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
-    if not any(skills):
-        return unskilled
-    in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
-    num_unskilled = max(len(unskilled), MIN_UNSKILLED)
-    return [*islice(cycle(unskilled), num_unskilled), *islice(in_turn, num_unskilled // 2)]
-
-
-def _asked(order: Order, folder: Path) -> set[str]:
+def asked_before(order: Order, folder: Path) -> set[str]:
+    """Digests of the prompts that earlier versions of the lineage are measured on."""
     return {prompt_sha256(one) for skill in order.earlier for one in read_demonstrations(folder / skill.path)}
 
 

@@ -4,7 +4,6 @@ Works in one folder (see ``app.domain.trainer_protocol``) and talks on one pipe;
 broker.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,30 +11,26 @@ from app.domain.lifecycle import FailureCode
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
-from worker.answers import answer_memory
-from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores, rehearsal
+from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores
 from worker.evals.replicates import Replicate
 from worker.evals.report import build_report
-from worker.evals.run import Measured, Peculiar, evaluate
+from worker.evals.run import Peculiar
 from worker.evals.schema import Cost
-from worker.evals.suites import Split, Suite, Unaskable
+from worker.evals.suites import Split, Unaskable
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
 from worker.harness import open_tasks
 from worker.hf.base import Base
-from worker.hf.checkpoint import Checkpoints, CheckpointState, read_checkpoint
+from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
-from worker.replicates import Replication
+from worker.measurement import NOT_COMPARED, Measurement
+from worker.rehearsal import prompts_of_its_own, rehearsal
 from worker.reporting import Drained, PhaseClock, PipeReporter
-from worker.sdft.monitor import Diverged
-from worker.sdft.own_prompts import own_prompts
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
-from worker.twin import Quiet, Twin, train_twin
 
 PAPER_BASE = 3_000_000_000
 """Parameters below which replications of the paper found that plain fine-tuning acquires more."""
-NOT_COMPARED = "Plain fine-tuning on the same data diverged, so this report has nothing to compare with."
 
 
 class RunFailed(Exception):
@@ -86,23 +81,24 @@ class Training:
             self.reporter.resolved(config)
         with self.phase("training"):
             result = self.train(policy, data, config)
+        measurement = Measurement(self.order, self.folder, self.reporter, config, data, partial(self.start, base))
         plain = twin = None
         if self.order.compare:
             num_parameters = self.order.base.num_parameters
             with self.phase("comparing"):
                 plain = self.order.compare.config(config, facts=lengths.facts, num_parameters=num_parameters)
-                twin = self.compare(base, policy, data, plain)
+                twin = measurement.compare(policy, plain)
         with self.phase("evaluating"):
             longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
             suites = make_suites(self.order, self.folder, data, config, scorer=scorer, longest_answer=longest_answer)
-            measured = self.ask(
-                policy, suites, config, tasks=tasks, has_twin=twin is not None, on_progress=self.reporter.progress
+            measured = measurement.ask(
+                policy, suites, tasks=tasks, has_twin=twin is not None, on_progress=self.reporter.progress
             )
         replicates: list[Replicate] = []
         if self.order.seeds > 1:
             with self.phase("replicating"):
                 policy.rest()
-                replicates = self.replicate(base, data, config, plain if twin else None, suites, measured)
+                replicates = measurement.replicate(plain if twin else None, suites, measured)
         with self.phase("exporting"):
             report = build_report(
                 measured,
@@ -169,15 +165,6 @@ class Training:
             self.reporter.event("warn", str(error))
             return [], [str(error)]
 
-    def tasks_again(self, policy: HfPolicy, measured: Measured) -> list[Peculiar]:
-        """Those that the version was asked, for another policy; a version is not lost for one that is gone since."""
-        asked = {suite.name for suite in measured.suites}
-        try:
-            return [task for task in open_tasks(self.order, policy) if task.suite.name in asked]
-        except Unaskable as error:
-            self.reporter.event("warn", str(error))
-            return []
-
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
         """Before time is spent: does the teacher know more than the student, and shown in which way?"""
         if (policy.lora_rank, policy.lora_alpha) != (config.lora_rank, config.lora_alpha):
@@ -230,7 +217,7 @@ class Training:
         """
         order = self.order
         resume = read_checkpoint(self.folder / "resume") if order.resume_step is not None else None
-        own = self.own_prompts(policy, config, resume)
+        own = prompts_of_its_own(policy, config, resume, self.reporter)
         checkpoints = Checkpoints(
             self.folder,
             every_seconds=order.checkpoint_seconds,
@@ -243,75 +230,6 @@ class Training:
         if not result.finished:
             raise Drained
         return result
-
-    def own_prompts(self, policy: HfPolicy, config: TrainingConfig, resume: CheckpointState | None) -> list[str] | None:
-        """Rehearsal prompts that the starting point makes up, once for all attempts; null where others are wanted."""
-        if config.rehearsal_prompts != "self" or config.num_rehearsal == 0:
-            return None
-        if resume:
-            kept: list[str] = resume.facts["own_prompts"]
-            return kept
-        prompts = own_prompts(policy, seed=config.seed)
-        example = f", such as {prompts[0][:80]!r}" if prompts else ""
-        self.reporter.event("info", f"The starting point made up {len(prompts)} prompts to rehearse{example}.")
-        return prompts
-
-    def compare(self, base: Base, policy: HfPolicy, data: Split, config: TrainingConfig) -> Twin | None:
-        """Train the supervised twin and put it beside the candidate; nothing where it diverged.
-
-        Args:
-            base: Of both.
-            policy: The candidate's, which gives up its memory meanwhile.
-            data: Of both.
-            config: Of the twin.
-        """
-        policy.rest()
-        steps = f"{config.total_steps} steps of {config.batch_size} examples, learning rate {config.learning_rate:g}"
-        self.reporter.event("info", f"Plain fine-tuning on the same data, to compare with: {steps}.")
-        try:
-            twin = train_twin(self.start(base, config), data, config, Quiet(self.reporter))
-        except Diverged as error:
-            self.reporter.event("warn", f"{NOT_COMPARED} {error}")
-            return None
-        policy.add_twin(twin.factors)
-        return twin
-
-    def ask(
-        self, policy: HfPolicy, suites: Sequence[Suite], config: TrainingConfig, *, tasks: Sequence[Peculiar],
-        has_twin: bool, on_progress: Callable[[int, int], None], known: Measured | None = None,
-    ) -> Measured:  # fmt: skip
-        """Put the job's questions to what was trained, and to what there was before unless ``known`` has that."""
-        return evaluate(
-            policy,
-            suites,
-            has_parent=self.order.parent is not None,
-            has_twin=has_twin,
-            template=config.template if config.method == "sdft" else None,
-            memory=answer_memory(self.order, policy),
-            on_progress=on_progress,
-            peculiar=tasks,
-            known=known,
-        )
-
-    def replicate(  # noqa: PLR0917 - what is trained, on what, how; what is asked, and was said
-        self, base: Base, data: Split, config: TrainingConfig, plain: TrainingConfig | None,
-        suites: Sequence[Suite], measured: Measured,
-    ) -> list[Replicate]:  # fmt: skip
-        """The same under other seeds, and what plain fine-tuning makes of each where the version has a twin."""
-        replication = Replication(
-            config=config,
-            plain=plain,
-            data=data,
-            start=partial(self.start, base),
-            rehearsal=lambda policy, again: rehearsal(
-                self.order, self.folder, self.own_prompts(policy, again, resume=None)
-            ),
-            ask=lambda policy, **given: self.ask(
-                policy, suites, config, tasks=self.tasks_again(policy, measured), known=measured, **given
-            ),
-            reporter=self.reporter,
-        )
-        return list(replication.run(self.order.seeds))
 
     def cost(self, result: TrainResult) -> Cost:
         """What the job took so far; a resumed attempt knows its own seconds only."""

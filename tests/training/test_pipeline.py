@@ -34,13 +34,14 @@ from app.domain.trainer_protocol import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
-from worker.dataset import Lengths, make_suites, part, rehearsal
+from worker.dataset import Lengths, make_suites, part
 from worker.evals.scorers import ScorerChoice
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.checkpoint import read_checkpoint
 from worker.pipeline import RunFailed, Training
+from worker.rehearsal import rehearsal
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter
 
 EXACT = ScorerChoice("exact", "a test needs no other")

@@ -17,7 +17,7 @@ from app.domain.comparison import SupervisedTwin
 from app.domain.trainer_protocol import BaseModelRef, checkpoint_path
 from app.domain.training import MAX_SEED, SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run
-from worker import pipeline, replicates
+from worker import measurement, pipeline, replicates
 from worker.hf.model import HfPolicy
 from worker.reporting import PipeReporter
 from worker.sdft.monitor import Diverged
@@ -58,7 +58,7 @@ def holds(policy: HfPolicy | None) -> bool:
 
 def watch(folder: Path) -> Watched:
     watched, policies = Watched(folder), []
-    train, train_twin, evaluate = replicates.train, replicates.train_twin, pipeline.evaluate
+    train, train_twin, evaluate = replicates.train, replicates.train_twin, measurement.evaluate
 
     def trains(policy: HfPolicy, *given: Any) -> Any:
         watched.held += [holds(reference()) for reference in policies]
@@ -85,7 +85,7 @@ def watch(folder: Path) -> Watched:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replicates, "train", trains)
         patch.setattr(replicates, "train_twin", trains_twin)
-        patch.setattr(pipeline, "evaluate", asks)
+        patch.setattr(measurement, "evaluate", asks)
         watched.messages = run(folder)
     return watched
 

@@ -1,0 +1,67 @@
+"""Prompts that a job rehearses, beside those it learns from: neutral ones, the lineage's, or the model's own."""
+
+from collections.abc import Sequence
+from itertools import chain, cycle, islice
+from pathlib import Path
+
+from app.domain.demonstrations import read_demonstrations
+from app.domain.trainer_protocol import Order
+from app.domain.training import TrainingConfig
+from worker.dataset import asked_before
+from worker.evals.suites import Messages, neutral_prompts, prompt_sha256
+from worker.hf.checkpoint import CheckpointState
+from worker.hf.model import HfPolicy
+from worker.reporting import PipeReporter
+from worker.sdft.own_prompts import own_prompts
+
+MIN_UNSKILLED = 128
+"""Neutral prompts beside those of the lineage: a client's few come again, so that the shares stay what they are."""
+
+
+def prompts_of_its_own(
+    policy: HfPolicy, config: TrainingConfig, resume: CheckpointState | None, reporter: PipeReporter
+) -> list[str] | None:
+    """Rehearsal prompts that the starting point makes up, once for all attempts; null where others are wanted."""
+    if config.rehearsal_prompts != "self" or config.num_rehearsal == 0:
+        return None
+    if resume:
+        kept: list[str] = resume.facts["own_prompts"]
+        return kept
+    prompts = own_prompts(policy, seed=config.seed)
+    example = f", such as {prompts[0][:80]!r}" if prompts else ""
+    reporter.event("info", f"The starting point made up {len(prompts)} prompts to rehearse{example}.")
+    return prompts
+
+
+def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> list[Messages]:
+    """Neutral prompts and, half as many, prompts that the lineage was trained on, in turn until there are enough.
+
+    What an earlier version was measured on is never rehearsed, or its score would say nothing. A file is gone
+    through in the order of its prompts' digests: as it lies there it may be sorted by kind.
+    """
+    unskilled = _neutral(order, folder, own)
+    asked = asked_before(order, folder)
+    skills = []
+    for path in order.rehearsal:
+        prompts = {prompt_sha256(one): one.messages for one in read_demonstrations(folder / path)}
+        skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
+    if not any(skills):
+        return unskilled
+    in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
+    num_unskilled = max(len(unskilled), MIN_UNSKILLED)
+    return [*islice(cycle(unskilled), num_unskilled), *islice(in_turn, num_unskilled // 2)]
+
+
+def _neutral(order: Order, folder: Path, own: Sequence[str] | None) -> list[Messages]:
+    """Rehearsal prompts on no particular skill, from where the client wants them.
+
+    Args:
+        order: Of the job.
+        folder: Of the attempt.
+        own: What the starting point made up, if it was asked to.
+    """
+    if own is not None:
+        return [[{"role": "user", "content": text}] for text in own]
+    if order.rehearsal_file is not None:
+        return [one.messages for one in read_demonstrations(folder / order.rehearsal_file)]
+    return neutral_prompts()
