@@ -15,10 +15,10 @@ from app.domain.demonstrations import read_demonstrations
 from app.domain.trainer_protocol import Order
 from app.domain.training import SupervisedHyperparameters, TrainingConfig
 from benchmarks.study.store import MAX_REPLAYED_TOKENS, file_sha256
-from worker.dataset import rehearsal
 from worker.examples import REHEARSAL_WEIGHT, encode_rehearsal
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
+from worker.rehearsal import rehearsal
 
 Conversation = list[Mapping[str, Any]]
 
