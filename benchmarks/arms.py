@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 BATCH_SIZE = 8
 LORA_RANK, LORA_ALPHA = 16, 32
-TEMPLATE = "multi_turn_twice"
+TEMPLATE: Final = "multi_turn_twice"
 """What a job's check of the teacher chooses for this base and these data."""
 
 

@@ -36,28 +36,32 @@ class Player:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1,
                 env=os.environ | ENVIRONMENT,
             )  # fmt: skip
+        assert self._process.stdin is not None  # noqa: S101 - a pipe
+        assert self._process.stdout is not None  # noqa: S101 - a pipe
+        self._words, self._answers = self._process.stdin, self._process.stdout
         self.facts = self._hear()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._words.close()
+        self._answers.close()
         self._process.wait()
 
     def play(self) -> dict[str, Any]:
         """Have it do one thing; what it says of it, and the seconds that it took as seen from here."""
         began = time.perf_counter()
-        self._process.stdin.write("go\n")
+        self._words.write("go\n")
         said = self._hear()
         return said | {"seconds": time.perf_counter() - began}
 
     def _hear(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise RuntimeError(f"an arm has died; its log is {self._log}:\n{self._log.read_text()[-2000:]}")
-        return json.loads(line)
+        said: dict[str, Any] = json.loads(line)
+        return said
 
 
 def run(names: Sequence[str], log_folder: Path, *, steps: int, threads: int, **order: Any) -> dict[str, Any]:

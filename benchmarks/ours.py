@@ -3,7 +3,6 @@
 import sys
 from dataclasses import asdict
 from itertools import cycle, islice
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -32,7 +31,7 @@ class GatedReporter:
         tokens = round(metrics["tokens_per_second"] * sum(phases.values()))
         self._gate.pass_on(phases=phases, tokens=tokens, loss=metrics["train_loss"])
 
-    def event(self, _level: str, message: str, **_data: Any) -> None:
+    def event(self, level: str, message: str, **data: Any) -> None:  # noqa: ARG002
         """To the log."""
         print(message)
 
@@ -44,18 +43,6 @@ class GatedReporter:
         return False
 
 
-class NoCheckpoints:
-    """Benchmarks measure steps, not disks."""
-
-    def due(self) -> bool:
-        """Never."""
-        return False
-
-    def write(self, *_: Any) -> Path:
-        """Nothing."""
-        return Path()
-
-
 def main() -> None:
     """One arm, from its order on the command line to its last word."""
     order, gate = Order.from_json(sys.argv[1]), Gate()
@@ -65,7 +52,7 @@ def main() -> None:
         force_length(policy, order.new_tokens)
     work = expected_work(policy, setting, config)
     gate.pass_on(size=asdict(measure(policy._peft)), work=asdict(work))  # noqa: SLF001
-    train(policy, setting.demonstrations, neutral_prompts(), config, GatedReporter(gate), NoCheckpoints())
+    train(policy, setting.demonstrations, neutral_prompts(), config, GatedReporter(gate), None)
     peak = peak_memory_bytes()
     scores = {} if order.new_tokens else {"score": setting.score(policy), "base_score": setting.score(policy, "base")}
     gate.say(peak_memory_bytes=peak, **scores)
@@ -86,7 +73,7 @@ def expected_work(policy: HfPolicy, setting: Setting, config: TrainingConfig) ->
     prompt = sum(count * fmean(len(task.prompt) for task in kind) for count, kind in tasks)
     teacher_prompt = sum(count * fmean(len(task.teacher_prompt) for task in kind) for count, kind in tasks)
     supervised = config.method == "supervised"
-    answer = config.max_completion_tokens
+    answer: float = config.max_completion_tokens
     if supervised:
         answer = fmean(len(task.answer) for task in tasks[0][1])
     return Work(prompt, None if supervised else teacher_prompt, answer * sum(count for count, _ in tasks))

@@ -86,7 +86,8 @@ def loss_memory(way: str, threads: int) -> dict[str, float]:
     """Of one way to compute the loss, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.loss_memory", way, str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
-    return json.loads(done.stdout)
+    taken: dict[str, float] = json.loads(done.stdout)
+    return taken
 
 
 def machine(threads: int) -> dict[str, Any]:

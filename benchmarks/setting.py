@@ -10,8 +10,10 @@ import torch
 
 from app.demo.skills import DATA
 from app.domain.demonstrations import Demonstration, read_demonstrations
+from app.domain.distillation import Auto
 from app.domain.training import (
     Hyperparameters,
+    Method,
     RehearsalRequest,
     SdftHyperparameters,
     SupervisedHyperparameters,
@@ -48,7 +50,7 @@ class Setting:
         )
         self._order = order
 
-    def config(self, *, method: str = "sdft", share: float | str = "auto") -> TrainingConfig:
+    def config(self, *, method: Method = "sdft", share: float | Auto = "auto") -> TrainingConfig:
         """A job's, with the batch, rank and number of steps that all arms share.
 
         Args:

@@ -1,14 +1,22 @@
 """From what the arms said to tables in markdown."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 from benchmarks.arithmetic import Size, Work, flop
 from benchmarks.arms import ARMS
 
 PHASES = ("rollout", "teacher", "student", "optimizer")
 GIGA = 1e9
+
+
+class Step(TypedDict):
+    """What is shown of a step: its seconds as the conductor saw them, those of its phases, and tokens said in it."""
+
+    seconds: float
+    phases: dict[str, float]
+    tokens: int
 
 
 def render(results: dict[str, Any]) -> str:
@@ -31,17 +39,17 @@ def render(results: dict[str, Any]) -> str:
 
 def _timed(timed: dict[str, Any], warm_up: int) -> str:
     arms = timed["arms"]
-    reference = _median(arms["trl-paper"]["steps"][warm_up:]) if "trl-paper" in arms else None
+    reference = median(map(_seconds, arms["trl-paper"]["steps"][warm_up:])) if "trl-paper" in arms else None
     rows = []
     for name, arm in arms.items():
-        steps = arm["steps"][warm_up:]
-        seconds = _median(steps)
+        steps: list[Step] = arm["steps"][warm_up:]
+        seconds = median(map(_seconds, steps))
         share = flop(Size(**arm["size"]), Work(**arm["work"])) / seconds / timed["gemm"]
         rows.append(
             [
                 ARMS[name].label,
                 f"**{seconds:.2f}** ({min(map(_seconds, steps)):.2f}-{max(map(_seconds, steps)):.2f})",
-                *(f"{_median(steps, lambda step, phase=phase: step['phases'][phase]):.2f}" for phase in PHASES),
+                *(f"{median(step['phases'][phase] for step in steps):.2f}" for phase in PHASES),
                 f"{sum(step['tokens'] for step in steps) / sum(map(_seconds, steps)):.0f}",
                 _gigabytes(arm["peak_memory_bytes"]),
                 f"{share:.0%}",
@@ -84,12 +92,8 @@ def _loss(loss: dict[str, Any]) -> str:
     return _markdown(["", "extra peak GB", "s"], rows)
 
 
-def _seconds(step: dict[str, Any]) -> float:
+def _seconds(step: Step) -> float:
     return step["seconds"]
-
-
-def _median(steps: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], float] = _seconds) -> float:
-    return median(map(key, steps))
 
 
 def _gigabytes(num_bytes: float) -> str:

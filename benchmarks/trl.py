@@ -34,7 +34,7 @@ class TimedTrainer(OurPrompts):
 
     def _forward_logits(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         began = time.perf_counter()
-        logits = super()._forward_logits(*args, **kwargs)
+        logits: torch.Tensor = super()._forward_logits(*args, **kwargs)
         if not torch.is_grad_enabled():
             self.seconds["teacher"] += time.perf_counter() - began
         return logits
@@ -43,7 +43,7 @@ class TimedTrainer(OurPrompts):
         """Rollout, teacher, student, backward; clipping and the optimizer come after it."""
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         began = time.perf_counter()
-        loss = super().training_step(*args, **kwargs)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
         self.seconds["student"] = time.perf_counter() - began - self.seconds["rollout"] - self.seconds["teacher"]
         return loss
 
@@ -62,8 +62,7 @@ class GatedSteps(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """A step's record goes out when the next is about to begin."""
-        if self._began is not None:
-            self._pass_on()
+        self._pass_on()
         self._began = time.perf_counter()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
@@ -71,9 +70,10 @@ class GatedSteps(TrainerCallback):
         self._pass_on()
 
     def _pass_on(self) -> None:
-        phases = dict(self.trainer.seconds)
-        phases["optimizer"] = time.perf_counter() - self._began - sum(phases.values())
-        self._gate.pass_on(phases=phases, tokens=self.trainer.num_tokens())
+        if self._began is not None:
+            phases = dict(self.trainer.seconds)
+            phases["optimizer"] = time.perf_counter() - self._began - sum(phases.values())
+            self._gate.pass_on(phases=phases, tokens=self.trainer.num_tokens())
 
 
 def main() -> None:

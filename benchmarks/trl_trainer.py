@@ -30,7 +30,7 @@ PAPER = {
 """What makes TRL's step the paper's: forward KL over the full vocabulary, a frozen teacher, one rollout a prompt."""
 
 
-class OurPrompts(SDFTTrainer):
+class OurPrompts(SDFTTrainer):  # type: ignore[misc]
     """Shows the teacher a demonstration in one of our templates.
 
     Args:

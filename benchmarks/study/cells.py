@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from app.demo.skills import Part, data_path
+from app.demo.skills import data_path
 from app.domain.distillation import ObjectiveRequest
 from app.domain.evaluation import ScorerName
 from app.domain.training import Hyperparameters, RehearsalRequest, SdftHyperparameters, SupervisedHyperparameters
@@ -72,8 +72,7 @@ class Skill:
 
 
 def _demo(skill: str, label: str, after: str | None = None) -> Skill:
-    paths: dict[Part, Path] = {"training": data_path(skill, "training"), "heldout": data_path(skill, "heldout")}
-    return Skill(label, **paths, after=after)
+    return Skill(label, data_path(skill, "training"), data_path(skill, "heldout"), after)
 
 
 SKILLS = {

@@ -79,7 +79,7 @@ def lay_out(cell: Cell, results: Results, folder: Path, before: dict[str, Any] |
     skill, arm = SKILLS[cell.skill], ARMS[cell.arm]
     shutil.copy(skill.training, folder / "train.jsonl")
     shutil.copy(skill.heldout, folder / "validation.jsonl")
-    lineage = _lay_out_lineage(cell, results, folder, before) if cell.parent and before else {}
+    lineage = _lay_out_lineage(cell.parent, results, folder, before) if cell.parent and before else {}
     order = Order(
         job_id=f"study-{results.digest(cell)}",
         attempt=1,
@@ -103,17 +103,16 @@ def lay_out(cell: Cell, results: Results, folder: Path, before: dict[str, Any] |
     return order
 
 
-def _lay_out_lineage(cell: Cell, results: Results, folder: Path, before: dict[str, Any]) -> dict[str, Any]:
+def _lay_out_lineage(parent: Cell, results: Results, folder: Path, before: dict[str, Any]) -> dict[str, Any]:
     """The version that a cell goes on from, what that was measured on and trained on."""
-    after = SKILLS[cell.skill].after
-    version = results.version(cell.parent)
+    version = results.version(parent)
     shutil.copytree(version / "adapter", folder / "parent")
-    for name, path in (("earlier", version / "heldout.jsonl"), ("rehearsal", SKILLS[after].training)):
+    for name, path in (("earlier", version / "heldout.jsonl"), ("rehearsal", SKILLS[parent.skill].training)):
         (folder / name).mkdir()
         shutil.copy(path, folder / name / "0.jsonl")
     asked = {name: before["finished"][name] for name in ("scorer", "max_completion_tokens")}
     return {
-        "parent": ParentRef(adapter=after, version=1, model_id=str(cell.parent)),
-        "earlier": [EarlierSkill(adapter=after, version=1, path="earlier/0.jsonl", **asked)],
+        "parent": ParentRef(adapter=parent.skill, version=1, model_id=str(parent)),
+        "earlier": [EarlierSkill(adapter=parent.skill, version=1, path="earlier/0.jsonl", **asked)],
         "rehearsal": ["rehearsal/0.jsonl"],
     }

@@ -35,8 +35,13 @@ class Estimate:
     n: int
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a rate; all of 0..1 when nothing was counted."""
+def wilson(successes: float, n: float) -> Interval:
+    """Wilson's score interval of a rate; all of 0..1 when nothing was counted.
+
+    Args:
+        successes: Up to ``n``.
+        n: How many independent items the rate is worth; of a mean over runs, neither needs to be whole.
+    """
     if n == 0:
         return Interval(0.0, 1.0)
     rate, weight = successes / n, Z_95**2 / n

@@ -1,10 +1,13 @@
 """Intervals and tests agree with scipy, and verdicts do not claim what a sample cannot show."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from worker.evals.statistics import (
+    Z_95,
     Estimate,
     Interval,
     conclude,
@@ -22,6 +25,14 @@ from worker.evals.statistics import (
 def test_wilson_is_scipys(successes: int, n: int) -> None:
     reference = stats.binomtest(successes, n).proportion_ci(0.95, "wilson")
     assert wilson(successes, n) == Interval(pytest.approx(reference.low), pytest.approx(reference.high))
+
+
+def test_wilsons_bounds_of_a_mean_count_are_where_its_score_test_is_just_passed() -> None:
+    num_right, n = 30.4, 38.5
+    interval = wilson(num_right, n)
+    for rate in (interval.low, interval.high):
+        assert abs(num_right / n - rate) == pytest.approx(Z_95 * math.sqrt(rate * (1 - rate) / n))
+    assert interval.low < num_right / n < interval.high
 
 
 def test_nothing_counted_leaves_every_rate_possible() -> None:
