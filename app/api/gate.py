@@ -54,8 +54,8 @@ class Gate:
             limit = await _admit(scope)
         except ServiceError as refusal:
             response = problems.answer(scope, refusal)
-        except problems.DATABASE_BUSY:
-            response = problems.answer(scope, problems.BUSY)
+        except problems.DATABASE_ERRORS as error:
+            response = problems.answer(scope, problems.database_error(error))
         else:
             await self._app(scope, _limited(receive, limit), send)
             return

@@ -9,7 +9,7 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -48,7 +48,10 @@ _STATUSES: dict[type[ServiceError], tuple[int, str, dict[str, str]]] = {
     Unprocessable: (422, "invalid_request_error", {}),
     Unavailable: (503, "server_error", {"Retry-After": "5"}),
 }
-DATABASE_BUSY = (PoolTimeout, OperationalError)
+DATABASE_ERRORS = (PoolTimeout, OperationalError, InternalError)
+"""Of these, ``database_error`` says which are no fault of ours."""
+_IDLE_IN_TRANSACTION = "25P03"
+"""A transaction that waited for too long was ended; for the driver an error of the program, as all of class 25."""
 _TRANSPORT_CODES = {404: "unknown_route", 405: "method_not_allowed"}
 BUSY = Unavailable("database_busy", "The service cannot reach its database now; try again in a moment.")
 
@@ -90,13 +93,25 @@ def bug(scope: Scope) -> JSONResponse:
     return _problem(scope, 500, "server_error", told)
 
 
+def database_error(error: Exception) -> Unavailable:
+    """What a client is told of one of ``DATABASE_ERRORS``.
+
+    Raises:
+        Exception: The error itself, where nothing is gained by trying again.
+    """
+    if isinstance(error, InternalError) and getattr(error.orig, "sqlstate", None) != _IDLE_IN_TRANSACTION:
+        raise error
+    log.warning("database_busy", error=type(error).__name__)
+    return BUSY
+
+
 def handle_errors(app: FastAPI) -> None:
     """Replace every handler of the framework, so that no error has another body."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    for kind in DATABASE_BUSY:
-        app.add_exception_handler(kind, _database_busy)
+    for kind in DATABASE_ERRORS:
+        app.add_exception_handler(kind, _database_error)
 
 
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
@@ -127,6 +142,5 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     return _problem(request.scope, error.status_code, kind, told_error, headers)
 
 
-async def _database_busy(request: Request, error: Exception) -> JSONResponse:
-    log.warning("database_busy", error=type(error).__name__)
-    return answer(request.scope, BUSY)
+async def _database_error(request: Request, error: Exception) -> JSONResponse:
+    return answer(request.scope, database_error(error))

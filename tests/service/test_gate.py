@@ -1,16 +1,18 @@
 """What happens before anything of a body is read."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from starlette.routing import Route
 
 from app.db.models import ApiKey, File, Job
 from app.db.session import transaction
 from app.services import access
-from tests.service.conftest import error_of, upload
+from tests.service.conftest import error_of, make_app, make_tenant, upload
 
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs"}
 
@@ -233,6 +235,56 @@ def test_a_database_that_is_away_is_a_reason_to_try_again(http, monkeypatch, whe
     assert error_of(response, 503)["code"] == "database_busy"
     assert response.headers["retry-after"]
     assert "10.0.0.1" not in response.text
+
+
+@pytest.fixture
+def committed_http(committed_sessions, store, broker, settings):
+    """Each request has a connection of its own, which it may lose."""
+    return make_tenant(make_app(committed_sessions, store, broker, settings), committed_sessions, "acme").http
+
+
+@pytest.mark.parametrize("where", ["key", "endpoint"])
+def test_a_transaction_that_postgres_ended_for_being_idle_is_a_reason_to_try_again(
+    committed_http, committed_sessions, monkeypatch, where
+):
+    from app.api import gate
+    from app.services import files
+
+    module, name = (gate, "authenticate") if where == "key" else (files, "list_files")
+    action = getattr(module, name)
+
+    def after_a_pause(session, *args, **kwargs):
+        backend = session.scalar(text("SELECT pg_backend_pid()"))
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10ms'"))
+        with committed_sessions() as other:
+            still_there = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            while other.scalar(still_there, {"pid": backend}):
+                other.rollback()  # one transaction sees one state of the activity
+                time.sleep(0.01)
+        return action(session, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, after_a_pause)
+        response = committed_http.get("/v1/files")
+    assert error_of(response, 503)["code"] == "database_busy"
+    assert response.headers["retry-after"]
+    assert committed_http.get("/v1/files").status_code == 200
+
+
+@pytest.mark.parametrize("where", ["key", "endpoint"])
+def test_another_misuse_of_a_transaction_is_a_bug(committed_http, monkeypatch, where):
+    from app.api import gate
+    from app.services import files
+
+    def goes_on_after_an_error(session, *_, **__):
+        connection = session.connection()
+        with pytest.raises(ProgrammingError):
+            connection.exec_driver_sql("SELECT no_such_column")
+        connection.exec_driver_sql("SELECT 1")
+
+    module, name = (gate, "authenticate") if where == "key" else (files, "list_files")
+    monkeypatch.setattr(module, name, goes_on_after_an_error)
+    assert error_of(committed_http.get("/v1/files"), 500)["code"] == "internal_error"
 
 
 def test_a_refused_upload_leaves_no_row(anonymous, sessions):
