@@ -30,7 +30,7 @@ def evidence(report: dict[str, Any]) -> Iterator[RenderableType]:
     )
     yield from titled("Behaviour", _behaviour(report["behaviour"]))
     yield from titled("Drift along the base's answers, nats per token", _drift(report["drift"]))
-    yield from _cost(report["cost"])
+    yield from _cost(report["cost"], has_seeds=bool(report.get("replicates")))
     yield from caveats(report)
     yield from _method(report["method"])
 
@@ -103,11 +103,12 @@ def _drift(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _cost(cost: dict[str, Any]) -> Iterator[Text]:
+def _cost(cost: dict[str, Any], *, has_seeds: bool) -> Iterator[Text]:
     phases = ", ".join(f"{words(name)} {seconds:.1f} s" for name, seconds in cost["seconds"].items())
     yield Text()
     yield Text("Cost", style="bold")
-    yield Text(f"{phases}; {cost['trained_tokens']} tokens trained on, {cost['generated_tokens']} generated.")
+    tokens = f"{cost['trained_tokens']} tokens trained on, {cost['generated_tokens']} generated"
+    yield Text(f"{phases}; {tokens}{' without the other seeds' if has_seeds else ''}.")
 
 
 def _method(method: dict[str, Any]) -> Iterator[Text]:

@@ -164,6 +164,18 @@ def test_a_version_and_what_is_said_of_it_are_the_same_with_other_seeds_or_witho
     )
 
 
+def test_the_cost_counts_tokens_of_the_version_and_its_answers_and_none_of_other_seeds(three: Watched) -> None:
+    steps = [message for message in three.messages if message.kind == "step"]
+    rollouts = sum(step.metrics["completion_tokens_mean"] * HYPERPARAMETERS.batch_size for step in steps)
+    answers = sum(sum(row["lengths"]) for row in three.report["behaviour"])
+    cost = three.report["cost"]
+    assert not any(three.report["method"]["answers_reused"].values())
+    assert cost["trained_tokens"] == steps[-1].trained_tokens > 0
+    assert rollouts > 0 < answers
+    assert cost["generated_tokens"] == pytest.approx(rollouts + answers, abs=1e-3)
+    assert cost["seconds"]["replicating"] > 0
+
+
 def test_they_have_a_phase_and_leave_no_steps_and_no_checkpoints(three: Watched) -> None:
     said = [message for message in three.messages if message.kind in {"phase", "step", "checkpoint", "progress"}]
     phases = [message.phase for message in said if message.kind == "phase"]

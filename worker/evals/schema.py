@@ -179,9 +179,12 @@ class Method(_Frozen):
 class Cost(_Frozen):
     """What the job took."""
 
-    seconds: dict[str, float] = Field(description="By phase.")
-    trained_tokens: int
-    generated_tokens: int
+    seconds: dict[str, float] = Field(description="By phase, those of a twin and of other seeds included.")
+    trained_tokens: int = Field(description="In the version's own training.")
+    generated_tokens: int = Field(
+        description="By the student in the version's own training, and for answers of all arms that the job asked. "
+        "Not counted: what other seeds generate, and what a training prepares, such as answers to rehearse."
+    )
     peak_memory_bytes: int | None
 
 

@@ -66,6 +66,11 @@ def test_seeds_stand_below_each_other_with_mean_and_range() -> None:
     ]
 
 
+def test_tokens_of_other_seeds_are_said_not_to_be_counted() -> None:
+    assert "1 tokens trained on, 2 generated without the other seeds." in " ".join(said("several seeds").split())
+    assert "1 tokens trained on, 2 generated." in " ".join(said("a first version").split())
+
+
 def test_the_lineage_is_a_row_a_version() -> None:
     text = said("a later version")
     table = text[text.index("The lineage") :].splitlines()[1:5]
