@@ -20,10 +20,10 @@ from benchmarks.study.cells import Cell
 from benchmarks.study.store import Results
 from benchmarks.study.training import lay_out
 from tests.tiny_models import save_tiny
-from worker.dataset import rehearsal
 from worker.hf.base import Base
 from worker.hf.import_model import FACTS_NAME, measure
 from worker.hf.model import HfPolicy
+from worker.rehearsal import rehearsal
 
 HOME, TOOL = (Cell("rehearsal", skill, 0) for skill in ("home", "tool"))
 
