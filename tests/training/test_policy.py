@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.tiny_models import END, STOP
+from tests.tiny_models import END, STOP, save_tiny
 from worker.hf.base import Base
 from worker.hf.generation import decode, inverse_cdf, most_likely
 from worker.hf.model import HfPolicy
@@ -17,6 +17,7 @@ from worker.sdft.divergences import forward_kl, jsd, reverse_kl
 from worker.sdft.isdft import isdft
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
+from worker.sdft.tree import make_tree
 
 SYSTEM = {"role": "system", "content": "You are a terse assistant of a large company."}
 QUESTIONS = ["Hi.", "Where is my parcel?", "Turn on the lamp in the kitchen, please.", "Why?"]
@@ -73,6 +74,44 @@ def test_hidden_states_and_head_give_the_stock_models_logits(any_base):
     for part_TV, prompt, answer in zip(logits_TV.split(batch.num_rows), prompts, answers, strict=True):
         expected_TV = plain_logits(any_base, policy, prompt + answer)[len(prompt) - 1 : -1]
         torch.testing.assert_close(part_TV, expected_TV, **CLOSE)
+
+
+def test_sequences_in_a_tree_get_the_stock_models_logits(tmp_path):
+    """Fault caught: a branch that sees its sibling, positions that count along the row, rows in another order."""
+    for family in ("llama", "qwen3"):
+        base = save_tiny(family, tmp_path / family)
+        policy = load(base)
+        assert policy.reads_trees
+        prompts, answers = prompts_of(policy) * 2, [*answers_of(policy), *(ids[::-1] for ids in answers_of(policy))]
+        logits_TV = policy.head.logits(policy.hidden(make_tree(prompts, answers, [1] * len(prompts)), arm="student"))
+        for part_TV, prompt, answer in zip(
+            logits_TV.split([len(answer) - 1 for answer in answers]), prompts, answers, strict=True
+        ):
+            expected_TV = plain_logits(base, policy, prompt + answer)[len(prompt) : -1]
+            torch.testing.assert_close(part_TV, expected_TV, **CLOSE)
+
+
+def test_only_a_base_that_reads_a_tree_as_each_sequence_alone_gets_trees(any_base, monkeypatch):
+    """A layer that sees a window takes no such mask, and attention that adds it up as numbers reads the future."""
+    assert load(any_base).reads_trees == any_base.name.startswith(("llama", "qwen3"))
+    plain = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda folder, **options: plain(folder, **options, attn_implementation="eager"),
+    )
+    assert not load(any_base).reads_trees
+
+
+def test_a_step_of_a_tree_is_the_step_of_padded_rows(llama):
+    gradients = {}
+    for trees in (True, False):
+        policy = load(llama)
+        policy.reads_trees = trees
+        sequences = aligned(policy)
+        backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=4096), max_tokens=4096)
+        gradients[trees] = torch.cat([one.grad.flatten() for one in policy.parameters().values()])
+    assert (gradients[True] - gradients[False]).norm() < 1e-5 * gradients[False].norm()
 
 
 def test_greedy_answers_are_those_of_one_row_without_a_cache(any_base):

@@ -21,6 +21,7 @@ from worker.hf.chat import Chat
 from worker.hf.folded import FoldedCopy, can_fold
 from worker.hf.generation import Choose, decode, inverse_cdf, most_likely
 from worker.hf.prompt_memory import PromptMemory, open_cache, slides
+from worker.hf.tree_check import reads_trees
 from worker.sdft.align import buckets, make_batch
 from worker.sdft.loss import Head, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
@@ -67,10 +68,11 @@ class HfPolicy:
             if parent is not None:
                 self._peft.add_adapter("parent", parent)
         self._peft.set_adapter("student")
+        self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
         self._backbone: Any = model.get_decoder()
         self.remembers_prompts = not slides(self._backbone)
         self._memory = PromptMemory(self._backbone, self.device)
-        self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
+        self.reads_trees = reads_trees(self._backbone, self.device)
 
     @classmethod
     def on(cls, base: Base, *, lora_rank: int, lora_alpha: int, parent: Path | None, seed: int) -> Self:
@@ -172,13 +174,18 @@ class HfPolicy:
         """
         batch = batch.to(self.device)
         with self._weights(arm, folded=arm in {"student", "twin"}) as backbone:
-            cache, prefix_mask_BP = self._open(backbone, batch.prefixes, arm)
+            cache, mask = None, batch.mask_BL
+            if batch.sees_LL is not None:
+                mask = batch.sees_LL[None, None]
+            elif any(batch.prefixes):
+                cache, prefix_mask_BP = self._open(backbone, batch.prefixes, arm)
+                mask = torch.cat([prefix_mask_BP, mask], dim=-1)
             hidden_BLH = backbone(
                 input_ids=batch.ids_BL,
-                attention_mask=torch.cat([prefix_mask_BP, batch.mask_BL], dim=-1),
+                attention_mask=mask,
                 position_ids=batch.positions_BL,
                 past_key_values=cache,
-                use_cache=True,
+                use_cache=cache is not None,
             ).last_hidden_state
         hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
         return hidden_TH

@@ -67,17 +67,23 @@ def buckets(lengths: Sequence[int], max_tokens: int, *, max_padding: float = MAX
     return groups
 
 
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Ids that two sequences begin with alike."""
+    length = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        length += 1
+    return length
+
+
 def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
     """What all prompts begin with, such as a system message; empty where computing it once would save too little.
 
     At least one token of each prompt is left over.
     """
     first, last = min(prompts), max(prompts)  # in lexical order: what these two share, all share
-    length = 0
-    for one, other in zip(first[:-1], last[:-1], strict=False):
-        if one != other:
-            break
-        length += 1
+    length = common_length(first[:-1], last[:-1])
     return first[:length] if length * (len(prompts) - 1) >= MIN_SAVING else []
 
 

@@ -49,6 +49,7 @@ class TokenBatch:
         rows_T: Where the loss positions' hidden states lie in the flattened [B * L].
         targets_T: The token that each loss position predicts.
         num_rows: Loss positions of each sequence, in order; they sum to T.
+        sees_LL: Of sequences that lie in one row as a tree (``worker.sdft.tree``): which token sees which.
     """
 
     prefixes: list[list[int]]
@@ -58,6 +59,7 @@ class TokenBatch:
     rows_T: Tensor
     targets_T: Tensor
     num_rows: list[int]
+    sees_LL: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
@@ -68,6 +70,7 @@ class TokenBatch:
             positions_BL=self.positions_BL.to(device),
             rows_T=self.rows_T.to(device),
             targets_T=self.targets_T.to(device),
+            sees_LL=None if self.sees_LL is None else self.sees_LL.to(device),
         )
 
 
@@ -81,6 +84,7 @@ class Policy(Protocol):
         head: From hidden states to logits.
         remembers_prompts: Whether ``hidden`` takes batches of whole prompts for the parent, which it then need not read
             twice.
+        reads_trees: Whether ``hidden`` takes sequences that lie in one row as a tree.
     """
 
     context_tokens: int
@@ -88,6 +92,7 @@ class Policy(Protocol):
     device: torch.device
     head: Head
     remembers_prompts: bool
+    reads_trees: bool
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation up to where the assistant begins to speak."""

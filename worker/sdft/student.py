@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worker.sdft.align import Aligned, buckets, make_batch, row_weights
+from worker.sdft.align import Aligned, row_weights
 from worker.sdft.divergences import Divergence, forward_kl
 from worker.sdft.loss import cross_entropy, distil
 from worker.sdft.policy import Policy
+from worker.sdft.tree import batches
 
 
 def backward(
@@ -40,26 +41,22 @@ def backward(
     """
     weights = row_weights(sequences)
     means: list[dict[str, float]] = [{}] * len(sequences)
-    for bucket in buckets([len(one.prompt) + len(one.completion) for one in sequences], max_tokens):
-        chosen = [sequences[index] for index in bucket]
-        batch = make_batch(
-            [one.prompt for one in chosen], [one.completion for one in chosen], [one.skip for one in chosen]
-        )
-        weights_T = torch.tensor([weights[index] for index in bucket]).repeat_interleave(torch.tensor(batch.num_rows))
+    for places, batch in batches([one.prompt for one in sequences], sequences, max_tokens, trees=policy.reads_trees):
+        weights_T = torch.tensor([weights[place] for place in places]).repeat_interleave(torch.tensor(batch.num_rows))
         student_TH, weights_T = policy.hidden(batch, arm="student"), weights_T.to(policy.device)
         if teacher is None:
             loss, positions = cross_entropy(student_TH, batch.targets_T.to(policy.device), policy.head, weights_T)
         else:
             loss, positions = distil(
                 student_TH,
-                torch.cat([teacher[index] for index in bucket]),
+                torch.cat([teacher[place] for place in places]),
                 policy.head,
                 weights_T,
                 divergence=divergence,
-                parent_TH=torch.cat([parent[index] for index in bucket]) if parent else None,
+                parent_TH=torch.cat([parent[place] for place in places]) if parent else None,
                 anchor_weight=anchor_weight,
             )
         loss.backward()
-        for index, mean in zip(bucket, positions.means(batch.num_rows), strict=True):
-            means[index] = mean
+        for place, mean in zip(places, positions.means(batch.num_rows), strict=True):
+            means[place] = mean
     return means

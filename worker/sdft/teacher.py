@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from worker.sdft.align import Aligned, buckets, make_batch
+from worker.sdft.align import Aligned
 from worker.sdft.policy import Policy
+from worker.sdft.tree import batches
 
 
 @torch.no_grad()
@@ -46,17 +47,12 @@ def teacher_hidden(policy: Policy, sequences: Sequence[Aligned], *, max_tokens: 
     ]
     for arm, whole_prompts in dict.fromkeys(ways):
         places = [place for place, way in enumerate(ways) if way == (arm, whole_prompts)]
-        lengths = [len(sequences[place].teacher_prompt) + len(sequences[place].completion) for place in places]
-        for bucket in buckets(lengths, max_tokens):
-            chosen = [sequences[places[index]] for index in bucket]
-            batch = make_batch(
-                [one.teacher_prompt for one in chosen],
-                [one.completion for one in chosen],
-                [one.skip for one in chosen],
-                whole_prompts=whole_prompts,
-            )
+        chosen = [sequences[place] for place in places]
+        prompts = [one.teacher_prompt for one in chosen]
+        trees = policy.reads_trees and not whole_prompts
+        for group, batch in batches(prompts, chosen, max_tokens, trees=trees, whole_prompts=whole_prompts):
             parts = policy.hidden(batch, arm=arm).split(batch.num_rows)
-            for index, part_TH in zip(bucket, parts, strict=True):
+            for index, part_TH in zip(group, parts, strict=True):
                 scored[places[index]] = part_TH
     return scored
 

@@ -31,7 +31,7 @@ class Bigrams:
         self.teacher: nn.Parameter | None = None
         self.context_tokens, self.vocab_size, self.device = 64, NUM_TOKENS, torch.device("cpu")
         self.head = Head(torch.eye(NUM_TOKENS))
-        self.remembers_prompts = True
+        self.remembers_prompts = self.reads_trees = True
         self.repeat = REPEAT
         self.asked: list[list[int]] = []
 
@@ -74,7 +74,8 @@ class Bigrams:
         for place in batch.rows_T.tolist():
             row, column = divmod(place, length)
             assert batch.mask_BL[row, column]
-            rows.append(self._logits([*batch.prefixes[row], *batch.ids_BL[row, : column + 1].tolist()], arm))
+            seen = slice(column + 1) if batch.sees_LL is None else batch.sees_LL[column]
+            rows.append(self._logits([*batch.prefixes[row], *batch.ids_BL[row, seen].tolist()], arm))
         return torch.stack(rows)
 
     def parameters(self) -> dict[str, nn.Parameter]:
