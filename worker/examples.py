@@ -20,8 +20,8 @@ MAX_REHEARSED = 512
 """Rehearsal sequences of a job; steps that ask for more see them again."""
 
 REHEARSAL_WEIGHT = 2.0
-"""Of a rehearsal sequence in a step's mean, against 1 of a demonstration: as if there were twice as many, which would
-take twice the time."""
+"""Of a rehearsal sequence in a step's mean, against 1 of all rollouts of a demonstration: as if there were twice as
+many, which would take twice the time."""
 
 _TAUGHT_BY: Mapping[str, Arm] = {"frozen": "parent", "ema": "teacher", "hard_sync": "teacher", "live": "student"}
 
@@ -36,7 +36,7 @@ class Task:
         taught_by: Whose weights the teacher has.
         answer: The expert's; for rehearsal, what the starting point said.
         skip: Completion tokens at the start without loss. Rehearsal has no demonstration to give away, so none.
-        weight: In the step's mean.
+        weight: In the step's mean, of each rollout.
     """
 
     prompt: list[int]
@@ -61,7 +61,8 @@ def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config
         shown = prompt
         if config.method == "sdft":
             shown = policy.encode_chat(teacher_messages(config.template, demonstration))
-        tasks.append(Task(prompt, shown, taught_by, answer, config.loss_skip_tokens))
+        weight = 1 / config.rollouts_per_prompt
+        tasks.append(Task(prompt, shown, taught_by, answer, config.loss_skip_tokens, weight))
     _refuse_long(policy, tasks, [demonstration.line for demonstration in demonstrations], config)
     return tasks
 

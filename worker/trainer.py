@@ -93,7 +93,8 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
 
     stop = False
     while state.step < config.total_steps and not stop:
-        chosen = [tasks[index] for index in state.tasks.take(config.batch_size)]
+        drawn = [tasks[index] for index in state.tasks.take(config.batch_size)]
+        chosen = [task for task in drawn for _ in range(config.rollouts_per_prompt)]
         chosen += [neutral[index] for index in state.neutral.take(num_rehearsal if neutral else 0)]
         metrics = _step(policy, chosen, state, config)
         reporter.step(state.step, config.total_steps, state.trained_tokens, metrics)
@@ -108,7 +109,7 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
 def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: TrainingConfig) -> dict[str, float]:
     """Take one step towards the teacher on the student's own samples; what it shows."""
     distils, phases = config.method == "sdft", Phases(policy.device)
-    own = chosen[: config.batch_size] if distils else []
+    own = chosen[: config.num_rollouts] if distils else []
     generator = state.generator
     rollouts = policy.sample([task.prompt for task in own], config.max_completion_tokens, generator=generator)
     rollouts += [Rollout(task.prompt, task.answer, stopped=True) for task in chosen[len(own) :]]
@@ -198,11 +199,11 @@ def _measure(
 ) -> dict[str, float]:
     """What a step shows, from its rollouts and from what is known of those that carried loss, by place in the step.
 
-    The first ``batch_size`` are the tasks, the rest is rehearsal.
+    The first ``num_rollouts`` are the tasks, the rest is rehearsal.
     """
-    tasks = [means for place, means in known.items() if place < config.batch_size]
-    neutral = [means["loss"] for place, means in known.items() if place >= config.batch_size]
-    said = rollouts[: config.batch_size]
+    tasks = [means for place, means in known.items() if place < config.num_rollouts]
+    neutral = [means["loss"] for place, means in known.items() if place >= config.num_rollouts]
+    said = rollouts[: config.num_rollouts]
     metrics = {"completion_tokens_mean": fmean(len(rollout.ids) for rollout in said)}
     if tasks:
         mean = {name: fmean(means[name] for means in tasks) for name in tasks[0]}

@@ -108,7 +108,7 @@ def count_tokens(config: TrainingConfig, lengths: Lengths) -> float:
     task = lengths.prompt + lengths.demonstration
     rehearsal = 0.0
     if config.method == "sdft":
-        task += lengths.document + lengths.answer
+        task += lengths.document + config.rollouts_per_prompt * lengths.answer
         rehearsal = config.num_rehearsal * (lengths.prompt + config.max_completion_tokens)
     return config.total_steps * (config.batch_size * task + rehearsal)
 
@@ -117,7 +117,7 @@ def count_trained(config: TrainingConfig, lengths: Lengths) -> float:
     """Completion tokens with loss, over all steps; rehearsal is taken to run to its limit."""
     if config.method == "supervised":
         return config.total_steps * config.batch_size * lengths.demonstration
-    task = max(0.0, lengths.answer - config.loss_skip_tokens)
+    task = config.rollouts_per_prompt * max(0.0, lengths.answer - config.loss_skip_tokens)
     return config.total_steps * (config.batch_size * task + config.num_rehearsal * config.max_completion_tokens)
 
 

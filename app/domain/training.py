@@ -68,8 +68,8 @@ class RehearsalRequest(Frozen):
 
     share: Annotated[float, Field(ge=0, le=0.75)] | Auto = Field(
         "auto",
-        description="Rehearsal sequences of all sequences in a step; 0 turns it off. auto: a third, or half where "
-        "skills of earlier versions are rehearsed too.",
+        description="Rehearsal prompts of all prompts in a step; 0 turns it off. auto: a third, or half where skills "
+        "of earlier versions are rehearsed too.",
     )
     prompts: RehearsalPrompts = Field(
         "builtin",
@@ -125,6 +125,9 @@ class SdftHyperparameters(SharedHyperparameters):
     )
     loss_skip_tokens: Annotated[int, Field(ge=0, le=16)] | Auto = Field(
         "auto", description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short."
+    )
+    rollouts_per_prompt: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="Samples of the student at each demonstration's prompt; together they weigh as one."
     )
     template: TemplateName | Auto = Field("auto", description="How the teacher is shown the demonstration.")
     weak_teacher: Literal["warn", "fail"] = Field(
@@ -187,6 +190,7 @@ class TrainingConfig(Frozen):
     lora_alpha: int = Field(ge=1)
     max_completion_tokens: int = Field(ge=1)
     loss_skip_tokens: int = Field(0, ge=0)
+    rollouts_per_prompt: int = Field(1, ge=1)
     template: TemplateName | Auto = "auto"
     weak_teacher: Literal["warn", "fail"] = "warn"
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -202,8 +206,13 @@ class TrainingConfig(Frozen):
         return self
 
     @property
+    def num_rollouts(self) -> int:
+        """Sequences a step at the prompts of demonstrations."""
+        return self.batch_size * self.rollouts_per_prompt
+
+    @property
     def num_rehearsal(self) -> int:
-        """Rehearsal sequences a step, on top of ``batch_size`` task sequences."""
+        """Rehearsal prompts a step, on top of ``batch_size`` demonstrations; each has one sequence."""
         return round(self.batch_size * self.rehearsal_share / (1 - self.rehearsal_share))
 
 
@@ -277,6 +286,7 @@ def resolve(
         **config,
         max_completion_tokens=max_completion_tokens,
         loss_skip_tokens=value_or(requested.loss_skip_tokens, skip),
+        rollouts_per_prompt=requested.rollouts_per_prompt,
         template=requested.template,
         weak_teacher=requested.weak_teacher,
         objective=resolve_objective(requested.objective, total_steps),

@@ -128,6 +128,22 @@ def test_greedy_answers_are_those_of_one_row_without_a_cache(any_base):
         assert rollout.prompt == prompt
 
 
+def test_a_prompt_that_comes_several_times_is_read_once_and_answered_as_often(any_base, monkeypatch):
+    """Fault caught: rows that go on from another prompt's keys, or prompts that are read for each of their rollouts."""
+    policy = load(any_base)
+    prompts = prompts_of(policy)
+    several = [prompts[place] for place in (2, 0, 2, 1, 0, 2)]
+    once = dict(zip(map(tuple, prompts), policy.greedy(prompts, 7, arm="student"), strict=True))
+    rows, read = [], policy._backbone.forward
+    monkeypatch.setattr(
+        policy._backbone, "forward", lambda **given: rows.append(given["input_ids"].shape) or read(**given)
+    )
+    again = decode(policy._backbone, policy.head, several, limits=[7] * 6, stop_ids=policy.stop_ids, choose=most_likely)
+    assert again == [once[tuple(prompt)] for prompt in several]
+    assert [num for num, length in rows if length > 1][-1] == 3
+    assert max(num for num, _ in rows) == 6
+
+
 def test_every_stop_id_ends_its_row_alone(llama):
     policy = load(llama)
     assert policy.stop_ids == {END, STOP}

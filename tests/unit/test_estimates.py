@@ -91,6 +91,12 @@ def test_tokens_are_those_of_every_sequence_of_every_step() -> None:
     assert count_trained(supervised, LENGTHS) == 42 * 8 * 16
 
 
+def test_each_rollout_is_generated_and_trained_and_the_prompt_read_once() -> None:
+    config = CONFIG.model_copy(update={"rollouts_per_prompt": 3})
+    assert count_tokens(config, LENGTHS) - count_tokens(CONFIG, LENGTHS) == 42 * 8 * 2 * 12
+    assert count_trained(config, LENGTHS) - count_trained(CONFIG, LENGTHS) == 42 * 8 * 2 * (12 - 2)
+
+
 def test_answers_shorter_than_the_skip_train_nothing() -> None:
     config = CONFIG.model_copy(update={"rehearsal_share": 0.0})
     assert count_trained(config, replace(LENGTHS, answer=1.0)) == 0

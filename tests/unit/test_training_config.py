@@ -103,6 +103,13 @@ def test_a_preset_fills_in_what_is_left_open(preset, objective, anchor, teacher,
     assert (config.anchor_weight, config.rehearsal_share, config.template) == (anchor, share, template)
 
 
+def test_rollouts_leave_rehearsal_as_it_is() -> None:
+    one, four = resolved(), resolved(rollouts_per_prompt=4)
+    assert (one.rollouts_per_prompt, four.rollouts_per_prompt) == (1, 4)
+    assert four.num_rollouts == 4 * one.num_rollouts == 4 * one.batch_size
+    assert four.num_rehearsal == one.num_rehearsal > 0
+
+
 def test_what_is_asked_for_wins_over_the_preset() -> None:
     config = resolved(
         preset="retain", objective={"kind": "jsd", "alpha": 0.3}, anchor_weight=0, teacher={"kind": "live"}

@@ -53,16 +53,22 @@ def decode(
     device = head.weight_VH.device
     said: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
-    prefix = [] if slides(decoder) else shared_prefix(prompts)
-    cache = open_cache(decoder, prefix, len(prompts), device)
-    ids_BL, mask_BL = _pad_left([prompt[len(prefix) :] for prompt in prompts], device)
+    different = list({tuple(prompt): prompt for prompt in prompts}.values())
+    prefix = [] if slides(decoder) else shared_prefix(different)
+    cache = open_cache(decoder, prefix, len(different), device)
+    ids_BL, mask_BL = _pad_left([prompt[len(prefix) :] for prompt in different], device)
     mask_BL = nn.functional.pad(mask_BL, (len(prefix), 0), value=1)
     positions_BL = (mask_BL.cumsum(-1) - 1).clamp_(min=0)[:, len(prefix) :]
     while rows:
         hidden_BLH = decoder(
             input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions_BL, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        next_B = choose(head.logits(hidden_BLH[:, -1]))
+        last_BH = hidden_BLH[:, -1]
+        if len(last_BH) < len(rows):  # a prompt that comes several times was read once
+            places_B = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
+            last_BH, positions_BL, mask_BL = last_BH[places_B], positions_BL[places_B], mask_BL[places_B]
+            cache.batch_select_indices(places_B)
+        next_B = choose(head.logits(last_BH))
         for row, token in zip(rows, next_B.tolist(), strict=True):
             said[row].append(token)
         going = [

@@ -138,6 +138,34 @@ def test_rehearsal_is_what_the_start_said_before_the_first_step():
     assert len(policy.asked) == 20 + 5 * 4
 
 
+def test_several_rollouts_of_a_prompt_weigh_as_one_beside_rehearsal():
+    """Fault caught: rehearsal that counts less the more rollouts there are, or rollouts that are reported as such."""
+    policy = Bigrams()
+    reporter, result = run(policy, rollouts_per_prompt=3, rehearsal_share=0.2, total_steps=5)
+    asked = policy.asked[-5 * 4 * 3 :]
+    assert all(asked[place] == asked[place + 1] == asked[place + 2] for place in range(0, len(asked), 3))
+    assert len({tuple(prompt) for prompt in asked}) == len({question.line for question in DEMONSTRATIONS})
+    tasks = encode_tasks(policy, DEMONSTRATIONS, configure(rollouts_per_prompt=3))
+    assert {task.weight for task in tasks} == {1 / 3}
+    assert len(reporter.curve("rehearsal_loss")) == 5
+    assert result.generated_tokens == 4 * 3 * sum(reporter.curve("completion_tokens_mean"))
+
+
+class Certain(Bigrams):
+    """Always says what is likeliest."""
+
+    def sample(self, prompts, max_new_tokens, *, generator, arm="student"):  # noqa: ARG002
+        return self.greedy(prompts, max_new_tokens, arm=arm)
+
+
+def test_rollouts_that_are_all_alike_make_the_step_of_one():
+    """Fault caught: a loss or a share of rehearsal that grows with the number of rollouts."""
+    one, four = Certain(), Certain()
+    for policy, rollouts in ((one, 1), (four, 4)):
+        run(policy, rollouts_per_prompt=rollouts, rehearsal_share=0.2, total_steps=3)
+    torch.testing.assert_close(one.student, four.student)
+
+
 def test_a_continued_adapter_is_taught_by_the_version_it_starts_from():
     """A teacher without the parent's weights would pull earlier skills back out."""
     parent = torch.zeros(12, 12)
