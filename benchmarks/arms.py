@@ -18,11 +18,13 @@ class Arm:
         label: For the table.
         module: Run with ``python -m``; speaks through ``benchmarks.gate``.
         settings: What sets it apart, understood by that module alone.
+        beside: The arm of TRL's that does the same work.
     """
 
     label: str
     module: str
     settings: dict[str, Any] = field(default_factory=dict)
+    beside: str = "trl-paper"
 
 
 ARMS = {
@@ -31,6 +33,8 @@ ARMS = {
     "trl-default": Arm("TRL 1.16, its defaults", "benchmarks.trl", {"paper": False}),
     "supervised": Arm("ours, supervised", "benchmarks.ours", {"method": "supervised"}),
     "rehearsal": Arm("ours with its default rehearsal", "benchmarks.ours"),
+    "ours-4": Arm("ours, 4 rollouts a prompt", "benchmarks.ours", {"share": 0.0, "rollouts": 4}, beside="trl-4"),
+    "trl-4": Arm("TRL as the paper, 4 a prompt", "benchmarks.trl", {"paper": True, "rollouts": 4}, beside="trl-4"),
 }
 
 

@@ -67,7 +67,7 @@ def force_length(policy: HfPolicy, new_tokens: int) -> None:
 
 def expected_work(policy: HfPolicy, setting: Setting, config: TrainingConfig) -> Work:
     """Tokens of a step, from means over the data."""
-    tasks = [(config.batch_size, encode_tasks(policy, setting.demonstrations, config))]
+    tasks = [(config.num_rollouts, encode_tasks(policy, setting.demonstrations, config))]
     if config.num_rehearsal:
         tasks.append((config.num_rehearsal, encode_rehearsal(policy, neutral_prompts(), config)))
     prompt = sum(count * fmean(len(task.prompt) for task in kind) for count, kind in tasks)

@@ -50,12 +50,13 @@ class Setting:
         )
         self._order = order
 
-    def config(self, *, method: Method = "sdft", share: float | Auto = "auto") -> TrainingConfig:
+    def config(self, *, method: Method = "sdft", share: float | Auto = "auto", rollouts: int = 1) -> TrainingConfig:
         """A job's, with the batch, rank and number of steps that all arms share.
 
         Args:
             method: ``sdft`` or ``supervised``.
             share: Of rehearsal.
+            rollouts: Of each prompt; a step has as many prompts fewer.
         """
         order = self._order
         asked: Hyperparameters = SupervisedHyperparameters(
@@ -63,7 +64,8 @@ class Setting:
         )
         if method == "sdft":
             asked = SdftHyperparameters(
-                batch_size=BATCH_SIZE,
+                batch_size=BATCH_SIZE // rollouts,
+                rollouts_per_prompt=rollouts,
                 lora_rank=LORA_RANK,
                 lora_alpha=LORA_ALPHA,
                 template=TEMPLATE,

@@ -81,11 +81,12 @@ def main() -> None:
     order, gate = Order.from_json(sys.argv[1]), Gate()
     setting, steps = Setting(order), GatedSteps(gate)
     config, paper = setting.config(share=0.0), bool(order.settings["paper"])
+    rollouts = {"num_generations": order.settings["rollouts"]} if "rollouts" in order.settings else {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
             Path(order.base), setting.demonstrations, Path(folder), lora_rank=config.lora_rank,
             lora_alpha=config.lora_alpha, kind=TimedTrainer, template=TEMPLATE if paper else None,
-            settings=make_settings(config, order) | (PAPER if paper else {}), callbacks=[steps],
+            settings=make_settings(config, order) | (PAPER if paper else {}) | rollouts, callbacks=[steps],
         )  # fmt: skip
         steps.trainer = trainer
         work = expected_work(trainer, setting, config)
