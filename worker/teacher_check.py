@@ -19,6 +19,8 @@ MAX_SAMPLE: Final = 16
 MAX_ANSWER_TOKENS: Final = 128
 """An answer is only compared with its demonstration; one that is longer tells no more."""
 
+_Messages = list[dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class View:
@@ -26,11 +28,12 @@ class View:
 
     Args:
         nll: Mean negative log-likelihood of the demonstration, nats per token.
-        right: Share of greedy answers that are the demonstration, but for white space.
+        right: Share of greedy answers that are the demonstration, but for white space; None of a way that was not
+            asked, because none could do better than another had.
     """
 
     nll: float
-    right: float
+    right: float | None
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,19 @@ def check_teacher(policy: Policy, demonstrations: Sequence[Demonstration], confi
         shortest = min(names, key=lambda name: (TEMPLATES[name].shown, len(TEMPLATES[name].text)))
         encode_tasks(policy, demonstrations, config.model_copy(update={"template": shortest}))
     sample = demonstrations[:: -(-len(demonstrations) // MAX_SAMPLE)]
-    views = {name: _view(policy, [teacher_messages(name, one) for one in sample], sample, config) for name in fitting}
-    best = max(views, key=lambda name: (views[name].right, -views[name].nll))
-    student = _view(policy, [list(one.messages) for one in sample], sample, config)
-    others = {name: view for name, view in views.items() if name != best}
-    return TeacherCheck(best, views[best], student, others, len(sample))
+    ways = {name: [teacher_messages(name, one) for one in sample] for name in fitting}
+    nll = {name: _nll(policy, ways[name], sample) for name in fitting}
+    right: dict[str, float] = {}
+    # The likelier first: once one is right throughout, no other can be chosen, and answers are what takes the time.
+    for name in sorted(fitting, key=nll.__getitem__):
+        right[name] = _right(policy, ways[name], sample, config)
+        if right[name] == 1.0:
+            break
+    best = max(right, key=lambda name: (right[name], -nll[name]))
+    unaided = [list(one.messages) for one in sample]
+    student = View(_nll(policy, unaided, sample), _right(policy, unaided, sample, config))
+    others = {name: View(nll[name], right.get(name)) for name in fitting if name != best}
+    return TeacherCheck(best, View(nll[best], right[best]), student, others, len(sample))
 
 
 def _fits(policy: Policy, template: str, demonstrations: Sequence[Demonstration], answer_tokens: int) -> bool:
@@ -97,13 +108,15 @@ def _fits(policy: Policy, template: str, demonstrations: Sequence[Demonstration]
     )
 
 
-def _view(
-    policy: Policy, asked: list[list[dict[str, Any]]], sample: Sequence[Demonstration], config: TrainingConfig
-) -> View:
-    prompts = [policy.encode_chat(messages) for messages in asked]
+def _nll(policy: Policy, asked: Sequence[_Messages], sample: Sequence[Demonstration]) -> float:
     expected = [policy.encode_completion(one.completion) for one in sample]
+    return fmean(policy.nll([policy.encode_chat(messages) for messages in asked], expected, arm="parent"))
+
+
+def _right(
+    policy: Policy, asked: Sequence[_Messages], sample: Sequence[Demonstration], config: TrainingConfig
+) -> float:
+    prompts = [policy.encode_chat(messages) for messages in asked]
     answers = policy.greedy(prompts, min(config.max_completion_tokens, MAX_ANSWER_TOKENS), arm="parent")
-    right = [
-        policy.decode(answer.ids).split() == one.completion.split() for answer, one in zip(answers, sample, strict=True)
-    ]
-    return View(nll=fmean(policy.nll(prompts, expected, arm="parent")), right=fmean(right))
+    pairs = zip(answers, sample, strict=True)
+    return fmean(policy.decode(answer.ids).split() == one.completion.split() for answer, one in pairs)

@@ -64,8 +64,15 @@ class Bigrams:
         assert isinstance(max_new_tokens, int)
         return [self._speak(prompt, max_new_tokens, arm, lambda p: int(p.argmax())) for prompt in prompts]
 
+    @torch.no_grad()
     def nll(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
-        raise NotImplementedError
+        return [
+            -sum(
+                float(self._logits(prompt + said[:place], arm).log_softmax(-1)[token])
+                for place, token in enumerate(said)
+            ) / len(said)
+            for prompt, said in zip(prompts, completions, strict=True)
+        ]  # fmt: skip
 
     def hidden(self, batch: TokenBatch, *, arm: Arm) -> Tensor:
         length = batch.ids_BL.shape[1]
