@@ -10,14 +10,15 @@ from worker import memory
 from worker.answers import answer_memory
 from worker.evals.page import render_html
 from worker.evals.report import build_report
-from worker.evals.run import ArmName, Measured, evaluate
+from worker.evals.run import ArmName, Measured, Peculiar, evaluate
 from worker.evals.schema import Cost, Report
 from worker.evals.scorers import NLL, ScorerChoice
-from worker.evals.suites import Split, Suite, demonstration_suite, general_suite, question_suite
+from worker.evals.suites import Split, Suite, Unaskable, demonstration_suite, general_suite, question_suite
 from worker.exporting import circumstances
+from worker.harness import open_tasks
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
-from worker.reporting import PhaseClock, PipeReporter
+from worker.reporting import PhaseClock, PipeReporter, RunFailed
 
 
 class Evaluation:
@@ -41,6 +42,7 @@ class Evaluation:
         """Do what the order says.
 
         Raises:
+            RunFailed: A task of lm-evaluation-harness cannot be asked here.
             Drained: The supervisor asked to leave; the questions will be asked anew.
         """
         memory.reset_peak()
@@ -48,6 +50,7 @@ class Evaluation:
             base = self.base = self.base or Base.load(Path(self.order.base.path), num_threads=self.order.num_threads)
             policy = self.load(base)
             suites, heldout = self.suites()
+            tasks = self.tasks(policy)
         with self.phase("evaluating"):
             measured = evaluate(
                 policy,
@@ -56,7 +59,10 @@ class Evaluation:
                 template=None,
                 memory=answer_memory(self.order, policy),
                 on_progress=self.reporter.progress,
+                peculiar=tasks,
             )
+        if not measured.suites:
+            raise RunFailed("suite_unavailable", " ".join(measured.notes), "suites")
         with self.phase("exporting"):
             self.export(self.report(measured, heldout, circumstances(policy)))
         self.reporter.report_finished()
@@ -89,6 +95,17 @@ class Evaluation:
             for suite in self.order.suites
         ]
         return [*suites, *([general_suite()] if self.order.general else []), *clients], own
+
+    def tasks(self, policy: HfPolicy) -> list[Peculiar]:
+        """Tasks of lm-evaluation-harness, found before anything is asked.
+
+        Raises:
+            RunFailed: One of them cannot be asked here.
+        """
+        try:
+            return open_tasks(self.order, policy)
+        except Unaskable as error:
+            raise RunFailed("suite_unavailable", str(error), "suites") from error
 
     def scorer(self) -> ScorerChoice:
         """What the report says of scorers: nothing is chosen here."""

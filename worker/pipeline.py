@@ -7,7 +7,6 @@ broker.
 from functools import partial
 from pathlib import Path
 
-from app.domain.lifecycle import FailureCode
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
@@ -25,21 +24,12 @@ from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.measurement import NOT_COMPARED, Measurement
 from worker.rehearsal import prompts_of_its_own, rehearsal
-from worker.reporting import Drained, PhaseClock, PipeReporter
+from worker.reporting import Drained, PhaseClock, PipeReporter, RunFailed
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
 
 PAPER_BASE = 3_000_000_000
 """Parameters below which replications of the paper found that plain fine-tuning acquires more."""
-
-
-class RunFailed(Exception):
-    """The job cannot succeed; the message is for the client."""
-
-    def __init__(self, code: FailureCode, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code: FailureCode = code
-        self.message, self.param = message, param
 
 
 class Training:

@@ -38,6 +38,15 @@ class Drained(Exception):
     """The supervisor asked this process to leave; what can be resumed has been written down."""
 
 
+class RunFailed(Exception):
+    """The job cannot succeed; the message is for the client."""
+
+    def __init__(self, code: FailureCode, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code: FailureCode = code
+        self.message, self.param = message, param
+
+
 class Reporter(Protocol):
     """What the training loop needs to say and to know."""
 

@@ -15,8 +15,8 @@ from app.domain.trainer_protocol import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, S
 from worker import memory
 from worker.evaluation import Evaluation
 from worker.hf.base import Base
-from worker.pipeline import RunFailed, Training, open_attempt
-from worker.reporting import Drained, PipeReporter, Supervisor
+from worker.pipeline import Training, open_attempt
+from worker.reporting import Drained, PipeReporter, RunFailed, Supervisor
 from worker.sdft.monitor import Diverged
 
 

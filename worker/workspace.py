@@ -85,16 +85,17 @@ def prepare(
     plan = _Plan()
     with transaction(resources.sessions) as session:
         job = held(session, claim)
-        here: dict[str, Any] = {"answers": str(answers), "num_threads": num_threads}
+        here: dict[str, Any] = {
+            "answers": str(answers),
+            "num_threads": num_threads,
+            "tasks_folder": str(tasks_folder) if tasks_folder else None,
+        }
         if job.kind == "evaluation":
             evaluation_order = _evaluation_order(session, job, plan, resources.models)
             order: AnyOrder = evaluation_order.model_copy(update=here)
         else:
             training_order = _order(session, job, plan, resources.models)
-            here |= {"checkpoint_seconds": checkpoint_seconds}
-            order = training_order.model_copy(
-                update=here | {"tasks_folder": str(tasks_folder) if tasks_folder else None}
-            )
+            order = training_order.model_copy(update=here | {"checkpoint_seconds": checkpoint_seconds})
     try:
         for path, blob in plan.files.items():
             resources.store.fetch(blob, folder / path)
@@ -125,6 +126,7 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
         general=any(suite["name"] == GENERAL for suite in suites),
         suites=_suites(session, file_ids, plan),
         trained=_rehearsal(session, [version] if file_ids else [], plan),
+        tasks=[suite["task"] for suite in suites if "task" in suite],
     )
 
 

@@ -25,8 +25,8 @@ def evaluate(
     suite: Annotated[
         list[str],
         typer.Option(
-            help="lineage, general, a version for its skill, or your own questions: an uploaded file's id, or a path "
-            "to upload; repeat. [default: lineage, general]"
+            help="lineage, general, a version for its skill, your own questions (an uploaded file's id, or a path to "
+            "upload), or lm_eval:NAME, a task of lm-evaluation-harness; repeat. [default: lineage, general]"
         ),
     ] = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the reports and show them.")] = False,

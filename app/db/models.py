@@ -349,7 +349,7 @@ class Evaluation(Base):
         ForeignKey("adapter_versions.id"), index=True, doc="The arm that reports call the parent"
     )
     suites: Mapped[list[dict[str, Any]] | None] = mapped_column(
-        doc="[{name, version_id, file_id}] as asked for; null of what a job made with its version"
+        doc="[{name, version_id, file_id, task}] as asked for; null of what a job made with its version"
     )
     report: Mapped[dict[str, Any] | None]
     html_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)

@@ -54,26 +54,35 @@ class EvaluationOptions(BaseModel):
             raise ValueError('tolerance needs scorer "numeric"; no other scorer has one')
         if len(set(self.suites)) < len(self.suites):
             raise ValueError("suites names the same twice; keep one")
-        if unnamed := [name for name in self.suites if _is_task(name) and not _TASK.fullmatch(name)]:
-            raise ValueError(
-                f"{unnamed[0]!r} names no task; write {TASK_PREFIX} and the name of a task or group of "
-                f"lm-evaluation-harness, like {TASK_PREFIX}arc_easy"
-            )
+        for name in self.suites:
+            task_of(name)
         return self
 
     @property
     def files(self) -> dict[int, str]:
         """Ids of the files among the suites, by their place."""
-        return {place: name for place, name in enumerate(self.suites) if not _is_task(name)}
+        return {place: name for place, name in enumerate(self.suites) if task_of(name) is None}
 
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks of lm-evaluation-harness among the suites."""
-        return [name.removeprefix(TASK_PREFIX) for name in self.suites if _is_task(name)]
+        return [task for name in self.suites if (task := task_of(name)) is not None]
 
 
-def _is_task(suite: str) -> bool:
-    return suite.startswith(TASK_PREFIX)
+def task_of(suite: str) -> str | None:
+    """The task or group of lm-evaluation-harness that a suite is, if it is one.
+
+    Raises:
+        ValueError: It is to be one and names none.
+    """
+    if not suite.startswith(TASK_PREFIX):
+        return None
+    if not _TASK.fullmatch(suite):
+        raise ValueError(
+            f"{suite!r} names no task; write {TASK_PREFIX} and the name of a task or group of lm-evaluation-harness, "
+            f"like {TASK_PREFIX}arc_easy"
+        )
+    return suite.removeprefix(TASK_PREFIX)
 
 
 def unusable(scorer: str, expected: str) -> str | None:

@@ -180,6 +180,8 @@ class EvaluationOrder(_Frozen):
     trained: list[str] = Field(
         [], description="The version's training file, to tell which of the suites' questions it has; none if deleted."
     )
+    tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
+    tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
     num_threads: int | None = None
 

@@ -11,6 +11,7 @@ from app.db.models import AdapterVersion, BaseModel, Blob, Evaluation, Job
 from app.db.session import after_commit
 from app.dispatch import Broker
 from app.domain.errors import Conflict, Invalid, NotFound
+from app.domain.evaluation import TASK_PREFIX, task_of
 from app.domain.ids import is_id, new_id
 from app.services import adapters, base_models, files, lineage, runs
 from app.services.pages import Page, PageRequest, page
@@ -28,7 +29,8 @@ class EvaluationRequest:
     Args:
         version: The version to judge, by any of its names.
         against: Another one to compare it with, or ``base``; its own starting point if not given.
-        suites: ``general``, ``lineage``, versions whose held-out questions are to be asked, or files of questions.
+        suites: ``general``, ``lineage``, versions whose held-out questions are to be asked, files of questions, or
+            tasks of lm-evaluation-harness.
     """
 
     version: str
@@ -171,7 +173,7 @@ def _against(
 def _suites(
     session: Session, project_id: str, version: AdapterVersion, asked: Sequence[str]
 ) -> Mapping[str, Mapping[str, str | None]]:
-    """Each suite once, with the version whose held-out questions it is or the file that has its questions."""
+    """Each suite once, with the version whose held-out questions it is, or the file or the task that has them."""
     chosen: dict[str, Mapping[str, str | None]] = {}
     for index, name in enumerate(asked):
         param = f"suites[{index}]"
@@ -181,6 +183,8 @@ def _suites(
             members = lineage.ancestors(session, version.id)
             asked_of = _having_questions(session, members)
             chosen |= {label(member): {"version_id": member.id} for member in members if member.id in asked_of}
+        elif task := task_of(name):
+            chosen[name] = {"version_id": None, "task": task}
         elif is_id("file", name):
             file = files.for_job(session, project_id, name, purpose=files.SUITE_PURPOSE, param=param)
             base_models.check_roles(session.get_one(BaseModel, version.adapter.base_model), file, param=param)
@@ -198,8 +202,8 @@ def _suite_of(session: Session, project_id: str, name: str, *, param: str) -> Ad
     found = adapters.resolve(session, project_id, name)
     if found is None:
         message = (
-            f'There is no suite {name}; name "general", "lineage", a version, like "my-adapter:3", or the id of a file '
-            f"that was uploaded with purpose {files.SUITE_PURPOSE}."
+            f'There is no suite {name}; name "general", "lineage", a version, like "my-adapter:3", the id of a file '
+            f"that was uploaded with purpose {files.SUITE_PURPOSE}, or a task, like {TASK_PREFIX}arc_easy."
         )
         raise Invalid("suite_not_found", message, param=param)
     if not _having_questions(session, [found.version]):

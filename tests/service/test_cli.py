@@ -164,6 +164,8 @@ def test_evaluate_asks_each_version(sdft, line, tmp_path):
     assert file_id.startswith("file-")
     again = json.loads(sdft("evaluate", "home:1", "--suite", file_id, "--json").stdout)
     assert again["suites"] == [file_id]
+    task = json.loads(sdft("evaluate", "home:1", "--suite", "lm_eval:arc_easy", "--json").stdout)
+    assert task["suites"] == ["lm_eval:arc_easy"]
     refused = sdft("evaluate", "home:1", "--suite", "generel")
     assert refused.returncode == 1
     assert '"general"' in refused.stderr

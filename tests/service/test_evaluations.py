@@ -157,8 +157,17 @@ def test_any_version_beside_any_other_on_any_suite(*, http, session, line, asked
             {"version": "lamps:2", "suites": [f"file-{number:032x}" for number in range(9)]},
             "invalid_value",
             "suites",
-            "more than 8 files",
+            "more than 8 files and tasks",
         ),
+        (
+            {"version": "lamps:2", "suites": [UNKNOWN_FILE, *(f"lm_eval:task{number}" for number in range(8))]},
+            "invalid_value",
+            "suites",
+            "more than 8 files and tasks",
+        ),
+        ({"version": "lamps:2", "suites": ["lm_eval:"]}, "invalid_value", "suites", "lm_eval:arc_easy"),
+        ({"version": "lamps:2", "suites": ["lm_eval:../mine.yaml"]}, "invalid_value", "suites", "lm_eval:arc_easy"),
+        ({"version": "lamps:2", "suites": ["lm-eval:arc_easy"]}, "suite_not_found", "suites[0]", "lm_eval:arc_easy"),
         ({"version": "lamps:2", "suites": ["bare:1"]}, "nothing_to_ask", "suites[0]", "another suite"),
         ({"version": "bare:1", "suites": ["lineage"]}, "nothing_to_ask", "suites", "general"),
         ({"version": "lamps:2", "suite": ["general"]}, "unknown_parameter", "suite", "suites"),
@@ -173,6 +182,18 @@ def test_what_cannot_be_asked_is_refused_with_what_can(*, http, session, project
     assert (error["code"], error["param"]) == (code, param)
     assert fix in error["message"]
     assert broker.rung == []
+
+
+def test_tasks_of_the_harness_are_suites(http, line, session):
+    asked = ["lm_eval:arc_easy", "lineage", "lm_eval:tinyMMLU"]
+    shown = post(http, version="lamps:1", suites=asked).json()
+    assert shown["suites"] == ["lm_eval:arc_easy", "lamps:1", "lm_eval:tinyMMLU"]
+    assert session.get_one(factories.models.Evaluation, shown["id"]).suites == [
+        {"name": "lm_eval:arc_easy", "version_id": None, "task": "arc_easy"},
+        {"name": "lamps:1", "version_id": line[0].id},
+        {"name": "lm_eval:tinyMMLU", "version_id": None, "task": "tinyMMLU"},
+    ]
+    assert post(http, version="bare:1", suites=["lineage", "lm_eval:arc_easy"]).json()["suites"] == ["lm_eval:arc_easy"]
 
 
 def test_files_of_questions_are_suites(http, line, session):

@@ -30,8 +30,9 @@ def versions(base: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def ask(
-    folder: Path, versions: list[Path], *, against: bool = True, general: bool = True, questions: bytes | None = None
-) -> tuple[Any, list[Any]]:
+    folder: Path, versions: list[Path], *, against: bool = True, general: bool = True, questions: bytes | None = None,
+    **order: Any,
+) -> tuple[Any, list[Any]]:  # fmt: skip
     """Ask the first version its own skill and the second one's; the report and what was said on the pipe."""
     folder.mkdir()
     if questions is not None:
@@ -54,7 +55,7 @@ def ask(
         )
     if against:
         shutil.copytree(second / "out" / "adapter", folder / "parent")
-    order = EvaluationOrder(
+    asked = EvaluationOrder(
         job_id="ftjob-2",
         attempt=1,
         base=trained.base,
@@ -65,8 +66,9 @@ def ask(
         suites=[] if questions is None else [SuiteFile(name="file mine.jsonl", path="mine.jsonl")],
         trained=[] if questions is None else [str(first / "train.jsonl")],
         num_threads=1,
+        **order,
     )
-    (folder / "order.json").write_text(order.model_dump_json())
+    (folder / "order.json").write_text(asked.model_dump_json())
     pipe = io.BytesIO()
     open_attempt(folder, PipeReporter(pipe, folder, threading.Event())).run()
     messages = [MESSAGES.validate_json(line) for line in pipe.getvalue().splitlines()]

@@ -40,9 +40,9 @@ from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.checkpoint import read_checkpoint
-from worker.pipeline import RunFailed, Training
+from worker.pipeline import Training
 from worker.rehearsal import rehearsal
-from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter
+from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter, RunFailed
 
 EXACT = ScorerChoice("exact", "a test needs no other")
 QUICK = {"batch_size": 4, "n_epochs": 1, "lora_rank": 2, "rehearsal": {"share": 0.2}, "max_completion_tokens": 8}

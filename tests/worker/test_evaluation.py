@@ -19,7 +19,7 @@ from worker.workspace import prepare
 
 @pytest.fixture
 def asked(site: Site) -> str:
-    """Of a second version beside the first, on the first one's skill, general ability and two files of one name."""
+    """Of a second version beside the first: on its skill, general ability, two files of one name, and a task."""
     with site.sessions.begin() as session:
         project = factories.make_project(session)
         first = factories.make_version(session, project=project, store=site.store, heldout=b"one\n", files={"a": b"1"})
@@ -46,6 +46,7 @@ def asked(site: Site) -> str:
             suites=[
                 {"name": "x:1", "version_id": first.id}, {"name": "general", "version_id": None},
                 *({"name": file.id, "version_id": None, "file_id": file.id} for file in questions),
+                {"name": "lm_eval:arc_easy", "version_id": None, "task": "arc_easy"},
             ],
         )  # fmt: skip
         session.add(evaluation)
@@ -57,8 +58,15 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     assert claim is not None
     folder = site.folder / "attempt"
     folder.mkdir()
-    answers = site.folder / "answers"
-    prepare(site.resources(), claim, folder, answers=answers, tasks_folder=None, checkpoint_seconds=60.0, num_threads=2)
+    prepare(
+        site.resources(),
+        claim,
+        folder,
+        answers=site.folder / "answers",
+        tasks_folder=site.folder / "tasks",
+        checkpoint_seconds=60.0,
+        num_threads=2,
+    )
     order = ORDERS.validate_json((folder / "order.json").read_bytes())
     assert isinstance(order, EvaluationOrder)
     assert (order.version.version, order.against and order.against.version) == (2, 1)
@@ -71,6 +79,7 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     assert [suite.name.partition(" (")[0] for suite in order.suites] == ["file mine.jsonl"] * 2
     assert len({suite.name for suite in order.suites}) == 2
     assert [(folder / suite.path).read_bytes() for suite in order.suites] == [b"three\n", b"four\n"]
+    assert (order.tasks, order.tasks_folder) == (["arc_easy"], str(site.folder / "tasks"))
     assert (order.answers, order.num_threads) == (str(site.folder / "answers"), 2)
 
 

@@ -290,7 +290,7 @@ def _unknown(manager: TaskManager, name: str) -> str:
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return (
         f"There is no task {name} in lm-evaluation-harness {metadata.version('lm_eval')} or in the operator's folder."
-        f"{hint} Correct it in evaluation.suites or leave it out."
+        f"{hint} Correct it among the suites or leave it out."
     )
 
 
@@ -305,11 +305,11 @@ def _told(name: str) -> Iterator[None]:
         traceback.print_exc()  # for the operator: the end of the trainer's output is in the log
         raise Unaskable(
             f"The data of lm_eval:{name} are not on the worker, which fetches nothing. Leave it out of "
-            "evaluation.suites, or have the operator put them there (docs/evaluation.md says how)."
+            "the suites, or have the operator put them there (docs/evaluation.md says how)."
         ) from error
     except Exception as error:
         traceback.print_exc()
         raise Unaskable(
             f"lm_eval:{name} cannot be asked here: {type(error).__name__}: {str(error)[:300]}. Leave it out of "
-            "evaluation.suites, or have the operator see to it."
+            "the suites, or have the operator see to it."
         ) from error

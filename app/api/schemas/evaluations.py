@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from app.api.schemas.common import Identified, Strict, unix, unix_or_none
 from app.api.schemas.jobs import JobErrorObject
-from app.domain.evaluation import MAX_SUITES
+from app.domain.evaluation import MAX_SUITES, task_of
 from app.domain.gate import GateDecision
 from app.domain.ids import is_id
 from app.services.evaluations import Evaluated, EvaluationRequest, label
@@ -19,9 +19,10 @@ def _once(names: list[str]) -> list[str]:
     return names
 
 
-def _few_files(names: list[str]) -> list[str]:
-    if sum(is_id("file", name) for name in names) > MAX_SUITES:
-        msg = f"more than {MAX_SUITES} files are named; ask the others in another evaluation."
+def _few(names: list[str]) -> list[str]:
+    """As many files and tasks as a job may name."""
+    if sum(is_id("file", name) or task_of(name) is not None for name in names) > MAX_SUITES:
+        msg = f"more than {MAX_SUITES} files and tasks are named; ask the others in another evaluation."
         raise ValueError(msg)
     return names
 
@@ -36,12 +37,13 @@ class CreateEvaluation(Strict):
     against: str | None = Field(
         None, min_length=1, max_length=400, description='Another version, or "base"; what it started from if left out.'
     )
-    suites: Annotated[list[SuiteName], AfterValidator(_once), AfterValidator(_few_files)] = Field(
+    suites: Annotated[list[SuiteName], AfterValidator(_once), AfterValidator(_few)] = Field(
         ["lineage", "general"],
         min_length=1,
         max_length=50,
         description='"lineage": what was held out of its own skill and of those before it; "general"; a version: '
-        "what was held out of its skill; or the id of a file of purpose evals: its questions.",
+        "what was held out of its skill; the id of a file of purpose evals: its questions; or a task of "
+        "lm-evaluation-harness as lm_eval:NAME, where the worker has it and its data.",
     )
 
     def understood(self) -> EvaluationRequest:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore_glob = [] if find_spec("lm_eval") else ["test_suite.py"]
+collect_ignore_glob = [] if find_spec("lm_eval") else ["test_evaluation.py", "test_suite.py"]
 TASKS = Path(__file__).parent / "tasks"
 
 
