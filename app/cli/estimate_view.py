@@ -18,6 +18,8 @@ def show_estimate(client: "OpenAI", request: Mapping[str, Any], *, as_json: bool
         print_json(estimate)
         return
     print_table(("", ""), _rows(estimate), empty="")
+    if estimate["not_counted"]:
+        typer.echo(f"Not counted, for the worker alone knows the questions: {', '.join(estimate['not_counted'])}.")
     if not estimate["calibrated_on"]:
         typer.echo("No job on this base and method has finished yet: how long one takes is not known.")
 

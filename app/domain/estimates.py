@@ -122,8 +122,9 @@ def count_trained(config: TrainingConfig, lengths: Lengths) -> float:
 
 
 def count_answers(
-    *, general: int, skill: int, earlier: int, has_parent: bool, has_ceiling: bool, has_twin: bool, seeds: int = 1
-) -> int:
+    *, general: int, skill: int, earlier: int, client: int, has_parent: bool, has_ceiling: bool, has_twin: bool,
+    seeds: int = 1,
+) -> int:  # fmt: skip
     """Answers that the evaluation has to ask for: items of each sort of suite times the arms that are asked.
 
     Args:
@@ -131,6 +132,7 @@ def count_answers(
             remembers what base and parent said.
         skill: Held-out items of the job's own: of base, candidate, parent and, where there is a teacher, the ceiling.
         earlier: Items of the lineage's skills: of candidate and parent.
+        client: Questions of the client's files: of base, candidate and parent.
         has_parent: Whether the job starts from a version.
         has_ceiling: Whether a teacher is shown the demonstrations.
         has_twin: Whether a supervised twin is asked all that the candidate is.
@@ -138,4 +140,4 @@ def count_answers(
     """
     trained = seeds * (1 + has_twin)
     arms = 1 + has_parent + trained
-    return general * trained + skill * (arms + has_ceiling) + earlier * (arms - 1)
+    return general * trained + skill * (arms + has_ceiling) + earlier * (arms - 1) + client * arms

@@ -72,10 +72,12 @@ class EvaluationOptions(BaseModel):
 def task_of(suite: str) -> str | None:
     """The task or group of lm-evaluation-harness that a suite is, if it is one.
 
+    No task is called a number: ``lm_eval:3`` is a version of an adapter of that name.
+
     Raises:
         ValueError: It is to be one and names none.
     """
-    if not suite.startswith(TASK_PREFIX):
+    if not suite.startswith(TASK_PREFIX) or suite.removeprefix(TASK_PREFIX).isdecimal():
         return None
     if not _TASK.fullmatch(suite):
         raise ValueError(

@@ -20,6 +20,7 @@ from app.db.models import Evaluation, File, Job, JobMetric, Worker
 from app.db.session import transaction
 from app.domain import estimates
 from app.domain.errors import Invalid
+from app.domain.evaluation import TASK_PREFIX, task_of
 from app.domain.estimates import Finished, Lengths, Spread, Work
 from app.domain.training import DatasetFacts, TrainingConfig, count_heldout, resolve
 from app.services import jobs, lineage
@@ -33,6 +34,8 @@ MAX_CALIBRATED: Final = 10
 LIVE_SECONDS: Final = 60
 """A worker reports itself four times in that time."""
 MAX_LINES: Final = 100
+_BESIDES: Final = ("replicating", "evaluation_tasks")
+"""Phases that a job has only if it asks for them, and that tell nothing of another."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Estimate:
         document_tokens: Of the training part, once; 0 where no teacher reads them.
         trained_tokens: With loss, over all steps.
         cut_lines: Examples whose demonstration is longer than a rollout may be.
+        not_counted: Suites whose questions are known to the worker alone; their time comes on top.
         seconds: From claim to end; None where no finished job tells it.
         peak_memory_bytes: Of the trainer; likewise.
         queue: As it stands.
@@ -74,6 +78,7 @@ class Estimate:
     document_tokens: int
     trained_tokens: int
     cut_lines: list[int]
+    not_counted: list[str]
     seconds: Spread | None
     peak_memory_bytes: int | None
     queue: Queue
@@ -119,6 +124,7 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
         document_tokens=round(training.means.document * num_trained) if asked.method == "sdft" else 0,
         trained_tokens=round(estimates.count_trained(config, lengths) * trained_share),
         cut_lines=training.longer_than(config.max_completion_tokens)[:MAX_LINES] if asked.method == "sdft" else [],
+        not_counted=[TASK_PREFIX + task for task in asked.evaluation.tasks] if asked.evaluation else [],
         seconds=estimates.predict(finished, work),
         peak_memory_bytes=max((one.peak_memory_bytes or 0 for one in finished), default=0) or None,
         queue=queue,
@@ -185,9 +191,10 @@ class _Report(BaseModel):
 
     @property
     def num_answers(self) -> int:
-        """That were asked for, not remembered."""
+        """That were asked for, not remembered; what the harness asks has seconds of its own."""
         reused = self.method.answers_reused
-        return sum(suite.n * (len(suite.arms) - len(reused.get(suite.name, ()))) for suite in self.suites)
+        asked = [suite for suite in self.suites if task_of(suite.name) is None]
+        return sum(suite.n * (len(suite.arms) - len(reused.get(suite.name, ()))) for suite in asked)
 
     def num_items(self, role: str) -> int:
         return sum(suite.n for suite in self.suites if suite.role == role)
@@ -255,6 +262,7 @@ class _Past:
             general=self.general,
             skill=num_heldout,
             earlier=self.earlier,
+            client=sum((file.validation or {})["n_examples"] for file in checked.suites),
             has_parent=checked.parent is not None,
             has_ceiling=checked.row.method == "sdft",
             has_twin=checked.row.compare is not None,
@@ -290,7 +298,7 @@ def _finished(run: _Run, means: Lengths) -> Finished | None:
         seconds_training=counted[0],
         seconds_answering=counted[1],
         seconds_comparing=counted[2],
-        seconds_other=max(0.0, total - sum(counted) - seconds.get("replicating", 0.0)),
+        seconds_other=max(0.0, total - sum(counted) - sum(seconds.get(phase, 0.0) for phase in _BESIDES)),
         peak_memory_bytes=report.cost.peak_memory_bytes,
         answer_share=answer / means.answer,
         trained_share=report.cost.trained_tokens / max(1.0, estimates.count_trained(config, lengths)),

@@ -68,6 +68,7 @@ class Checked:
     base: BaseModel
     counter: TokenCounter
     examples: list[Examples]
+    suites: list[File]
     parent: AdapterVersion | None
 
     @property
@@ -89,14 +90,11 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
     """
     base = base_models.required(session, asked.model)
     examples = _examples(session, project_id, base, asked)
-    for index, file_id in asked.evaluation.files.items() if asked.evaluation else ():
-        param = f"evaluation.suites[{index}]"
-        suite = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
-        base_models.check_roles(base, suite, param=param)
+    suites = _suites(session, project_id, base, asked)
     parent = _parent(session, project_id, base, asked.parent_adapter)
     row = _row(project_id, base, asked, parent)
     _check_line(session, project_id, row.adapter_name, base)
-    return Checked(row, base, base_models.counter(session, store, base), examples, parent)
+    return Checked(row, base, base_models.counter(session, store, base), examples, suites, parent)
 
 
 def check_lengths(store: Store, checked: Checked) -> None:
@@ -230,6 +228,17 @@ def _examples(session: Session, project_id: str, base: BaseModel, asked: JobRequ
         file = files.for_job(session, project_id, file_id, purpose=files.TRAINING_PURPOSE, param=param)
         base_models.check_roles(base, file, param=param)
         found.append(Examples(file, param, hyperparameters))
+    return found
+
+
+def _suites(session: Session, project_id: str, base: BaseModel, asked: JobRequest) -> list[File]:
+    """The files of questions that a request names; nobody deletes them meanwhile."""
+    found = []
+    for index, file_id in asked.evaluation.files.items() if asked.evaluation else ():
+        param = f"evaluation.suites[{index}]"
+        file = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
+        base_models.check_roles(base, file, param=param)
+        found.append(file)
     return found
 
 

@@ -70,7 +70,7 @@ def finish(session, project, store):
 
     def make(
         http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, settings=None,
-        compare=None, replicating=0.0, **values,
+        compare=None, replicating=0.0, harness=0.0, **values,
     ):  # fmt: skip
         file_id = upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
         estimate = told(http, file_id, **({"parent_adapter": parent.model_id} if parent else {}))
@@ -93,6 +93,9 @@ def finish(session, project, store):
         )
         seconds = {phase: pace * value for phase, value in seconds.items()}
         seconds |= {"replicating": replicating} if replicating else {}
+        if harness:
+            seconds |= {"evaluation_tasks": harness}
+            suites.append({"name": "lm_eval:arc_easy", "role": "client", "n": 2000, "arms": arms})
         total = sum(seconds.values()) + 12
         ended = datetime.now(UTC)
         fixed = {
@@ -171,6 +174,30 @@ def seconds_of_one_more_run(http, file_id):
         compared=False,
     )  # fmt: skip
     return seconds["training"] + seconds["evaluation_answers"]
+
+
+def test_questions_of_ones_own_are_counted_and_those_of_the_harness_named(http, base, finish):
+    finish(http)
+    same = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    content = b"".join(b'{"prompt": "%d?", "expected": "no", "scorer": "exact"}\n' % number for number in range(100))
+    suite = http.post("/v1/files", files={"file": ("own.jsonl", content)}, data={"purpose": "evals"}).json()["id"]
+    without = told(http, same)
+    own = told(http, same, evaluation={"suites": [suite]})
+    assert (without["not_counted"], own["not_counted"]) == ([], [])
+    assert own["seconds"]["p50"] - without["seconds"]["p50"] == pytest.approx(0.06 * 2 * 100, rel=0.25)
+    both = told(http, same, evaluation={"suites": ["lm_eval:arc_easy", suite, "lm_eval:ifeval"]})
+    assert both["not_counted"] == ["lm_eval:arc_easy", "lm_eval:ifeval"]
+    assert both["seconds"] == own["seconds"]
+
+
+def test_what_the_harness_asked_tells_nothing_of_a_job_without(http, base, finish):
+    finish(http)
+    same = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    without = told(http, same)["seconds"]["p50"]
+    finish(http, harness=3000.0)
+    estimate = told(http, same)
+    assert estimate["calibrated_on"] == 2
+    assert estimate["seconds"]["p50"] == pytest.approx(without, rel=0.05)
 
 
 def test_answers_that_were_remembered_took_no_time(http, base, finish):

@@ -196,6 +196,22 @@ def test_tasks_of_the_harness_are_suites(http, line, session):
     assert post(http, version="bare:1", suites=["lineage", "lm_eval:arc_easy"]).json()["suites"] == ["lm_eval:arc_easy"]
 
 
+def test_a_number_after_lm_eval_is_a_version_of_an_adapter_of_that_name(http, session, project, store):
+    version = factories.make_version(
+        session,
+        project=project,
+        job=factories.make_job(session, "succeeded", project=project, adapter_name="lm_eval"),
+        heldout=b"one\n",
+        store=store,
+    )
+    session.commit()
+    shown = post(http, version="lm_eval:1", suites=["lm_eval:1", "lm_eval:arc_easy"]).json()
+    assert session.get_one(factories.models.Evaluation, shown["id"]).suites == [
+        {"name": "lm_eval:1", "version_id": version.id},
+        {"name": "lm_eval:arc_easy", "version_id": None, "task": "arc_easy"},
+    ]
+
+
 def test_files_of_questions_are_suites(http, line, session):
     suite_id = upload_suite(http).json()["id"]
     shown = post(http, version="lamps:1", suites=["general", suite_id]).json()

@@ -81,6 +81,7 @@ def test_a_job_says_how_it_is_measured_and_shows_it(http, base, session, file_id
         ({"suites": ["lm_eval:arc_*"]}, "evaluation"),
         ({"suites": ["lm_eval:arc_easy", "lm_eval:arc_easy"]}, "evaluation"),
         ({"suites": ["lm_eval:arc_easy", "file-" + "0" * 32]}, "evaluation.suites[1]"),
+        ({"suites": ["lm_eval:3"]}, "evaluation.suites[0]"),
     ],
 )
 def test_what_cannot_be_measured_so_is_refused(http, base, file_id, evaluation, param):

@@ -12,6 +12,7 @@ CONFIG = TrainingConfig(
     lora_alpha=32, max_completion_tokens=24, loss_skip_tokens=2, rehearsal_share=1 / 3,
 )  # fmt: skip
 LENGTHS = Lengths(prompt=40, demonstration=16, answer=12, document=0)
+ALONE = {"has_parent": False, "has_ceiling": True, "has_twin": False}
 
 
 def finished(work: Work, *, pace: float = 1.0) -> Finished:
@@ -39,13 +40,13 @@ def test_one_job_predicts_another_with_more_rehearsal_longer_texts_and_a_parent(
     first = work(
         CONFIG,
         LENGTHS,
-        answers=count_answers(general=312, skill=8, earlier=0, has_parent=False, has_ceiling=True, has_twin=False),
+        answers=count_answers(general=312, skill=8, earlier=0, client=0, **ALONE),
     )
     other = CONFIG.model_copy(update={"rehearsal_share": 1 / 2, "total_steps": 60})
     second = work(
         other,
         Lengths(prompt=55, demonstration=20, answer=15, document=0),
-        answers=count_answers(general=312, skill=8, earlier=8, has_parent=True, has_ceiling=True, has_twin=False),
+        answers=count_answers(general=312, skill=8, earlier=8, client=0, **ALONE | {"has_parent": True}),
     )
     truth = finished(second)
     actual = truth.seconds_training + truth.seconds_answering + truth.seconds_other
@@ -105,27 +106,28 @@ def test_answers_shorter_than_the_skip_train_nothing() -> None:
 @pytest.mark.parametrize(
     ("has_parent", "has_ceiling", "has_twin", "seeds", "arms"),
     [
-        (False, False, False, 1, (1, 2, 1)),
-        (False, True, False, 1, (1, 3, 1)),
-        (True, True, False, 1, (1, 4, 2)),
-        (True, True, True, 1, (2, 5, 3)),
-        (True, True, False, 3, (3, 6, 4)),
-        (True, True, True, 3, (6, 9, 7)),
+        (False, False, False, 1, (1, 2, 1, 2)),
+        (False, True, False, 1, (1, 3, 1, 2)),
+        (True, True, False, 1, (1, 4, 2, 3)),
+        (True, True, True, 1, (2, 5, 3, 4)),
+        (True, True, False, 3, (3, 6, 4, 5)),
+        (True, True, True, 3, (6, 9, 7, 8)),
     ],
 )
 def test_each_suite_asks_its_own_arms(
-    has_parent: bool, has_ceiling: bool, has_twin: bool, seeds: int, arms: tuple[int, int, int]
+    has_parent: bool, has_ceiling: bool, has_twin: bool, seeds: int, arms: tuple[int, int, int, int]
 ) -> None:
     asked = count_answers(
         general=100,
         skill=10,
         earlier=1,
+        client=1000,
         has_parent=has_parent,
         has_ceiling=has_ceiling,
         has_twin=has_twin,
         seeds=seeds,
     )
-    assert asked == 100 * arms[0] + 10 * arms[1] + 1 * arms[2]
+    assert asked == 100 * arms[0] + 10 * arms[1] + 1 * arms[2] + 1000 * arms[3]
 
 
 @pytest.mark.parametrize(

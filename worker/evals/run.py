@@ -192,7 +192,7 @@ def evaluate(
             measured.drift.append(run.drift(suite, measured.answers[suite.name, "base"]))
         progress.add(1)
     for one in peculiar:
-        with measured.timed("answers"):
+        with measured.timed("tasks"):
             _ask_peculiar(measured, one, run, progress, known)
     return measured
 

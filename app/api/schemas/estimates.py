@@ -55,6 +55,9 @@ class EstimateObject(BaseModel):
     examples: ExamplesObject
     tokens: TokensObject
     truncations: TruncationsObject
+    not_counted: list[str] = Field(
+        description="Suites of lm-evaluation-harness: the worker alone knows their questions, and their time comes on top."
+    )
     steps: int
     seconds: SecondsObject | None
     peak_memory_bytes: int | None
@@ -79,6 +82,7 @@ class EstimateObject(BaseModel):
                 trained=found.trained_tokens,
             ),
             truncations=TruncationsObject(count=len(found.cut_lines), lines=found.cut_lines),
+            not_counted=found.not_counted,
             steps=found.config.total_steps,
             seconds=SecondsObject(p50=round(seconds.p50, 1), p90=round(seconds.p90, 1)) if seconds else None,
             peak_memory_bytes=found.peak_memory_bytes,

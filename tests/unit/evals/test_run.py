@@ -208,6 +208,7 @@ def test_a_suite_with_a_way_of_its_own_is_asked_of_every_arm_and_counted() -> No
     }  # fmt: skip
     assert measured.suites == (GENERAL, Quiz.suite)
     assert measured.notes == ["quiz: some were left out."]
+    assert {"answers", "tasks"} <= measured.seconds.keys()  # apart: estimates are told by the one only
     total = told[0][1]
     assert told[-8:] == [(done, total) for done in range(total - 7, total + 1)]
 
