@@ -26,7 +26,7 @@ $(PEER): $(INSTALLED)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench,lm-eval]'
 	@touch $@
 
-demo: $(INSTALLED) ## Train two skills, one on top of the other (SKILLS=1: only the first; COMPARE=1: plain fine-tuning too)
+demo: $(INSTALLED) ## Train two skills, one on top of the other (SKILLS=1 or 3; COMPARE=1: plain fine-tuning too)
 	$(BIN)/sdft demo --skills $(SKILLS) $(if $(COMPARE),--compare)
 
 test: $(PEER) ## Run every test against real servers and live processes

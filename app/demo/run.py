@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rich.table import Table
 from app.cli.connection import connect
 from app.cli.download import pull_adapter
 from app.cli.home import Home
+from app.cli.lineage_view import show_lineage
 from app.cli.output import JOB_FAILED_EXIT_CODE
 from app.cli.report_view import show_findings
 from app.cli.watch import watch
@@ -38,6 +39,7 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SKILLS = {
     "home": "commands to a smart home: `Turn on the lamp in the kitchen.` becomes `lamp.on @ kitchen`",
     "route": "who answers a customer: `My parcel has not arrived.` becomes `team=shipping`",
+    "tool": "calls of a tool: `Ship item 4972 to Paula in Bath.` becomes `@ship|item=4972|to=Paula|city=Bath`",
 }
 ADAPTER = "demo"
 SDFT: Any = {"type": "sdft"}
@@ -51,7 +53,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 def main() -> int:
     """Tell the story; 0 if every job succeeded."""
     parser = argparse.ArgumentParser(prog="python -m app.demo.run", description=__doc__)
-    parser.add_argument("--skills", type=int, default=len(SKILLS), choices=range(1, len(SKILLS) + 1))
+    parser.add_argument("--skills", type=int, default=2, choices=range(1, len(SKILLS) + 1))
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="leave the service running")
@@ -62,16 +64,16 @@ def main() -> int:
     with service(home, keep=arguments.keep) as runs_on:
         base = add_base_model(home)
         client = connect(home, url=None, key=None)
-        version: str | None = None
-        taught: list[str] = []
+        taught: dict[str, str] = {}
         for skill in list(SKILLS)[: arguments.skills]:
-            job = train(client, skill, parent=version, seed=arguments.seed, compare=arguments.compare)
+            job = train(client, skill, taught, seed=arguments.seed, compare=arguments.compare)
             if job.status != "succeeded":
                 return JOB_FAILED_EXIT_CODE
-            version = version_of(job)
-            taught.append(skill)
+            taught[version_of(job)] = skill
             show_evaluation(client, job)
-            try_adapter(pull(client, job, home), base, taught)
+            try_adapter(pull(client, job, home), base, list(taught.values()))
+        if len(taught) > 1:
+            sum_up(client, taught)
     minutes = (time.monotonic() - began) / 60
     console.rule(f"Done in {minutes:.1f} minutes")
     say_how_to_go_on(home, job, runs_on=runs_on)
@@ -124,6 +126,8 @@ def stop(up: subprocess.Popen[str]) -> None:
     """End the service in order."""
     up.send_signal(signal.SIGTERM)
     up.wait()
+    if up.stdout:
+        up.stdout.close()
 
 
 def add_base_model(home: Home) -> Path:
@@ -136,11 +140,12 @@ def add_base_model(home: Home) -> Path:
     return home.folder("models") / str(facts["path"])
 
 
-def train(client: OpenAI, skill: str, *, parent: str | None, seed: int, compare: bool) -> FineTuningJob:
-    """Upload a skill's demonstrations and train on them until the end."""
-    step(f"{'The next skill' if parent else 'A skill'}: {SKILLS[skill]}")
+def train(client: OpenAI, skill: str, taught: dict[str, str], *, seed: int, compare: bool) -> FineTuningJob:
+    """Upload a skill's demonstrations and train on them until the end, on top of what was taught before."""
+    step(f"Skill {len(taught) + 1}, {SKILLS[skill]}")
+    parent = next(reversed(taught), None)
     if parent:
-        console.print(f"On top of {parent}, which must not forget what it knows.")
+        console.print(f"On top of {parent}, which must not forget what it knows: {' and '.join(taught.values())}.")
     training, heldout = (upload(client, DATA / f"{skill}{part}.jsonl") for part in ("", "-heldout"))
     job = client.fine_tuning.jobs.create(
         model=MODEL,
@@ -208,6 +213,29 @@ def version_of(job: FineTuningJob) -> str:
     """What a job made, as other jobs may start from it: ``name:version``."""
     adapter: Any = getattr(job, "adapter", None)
     return f"{adapter['name']}:{adapter['version']}"
+
+
+def sum_up(client: OpenAI, taught: dict[str, str]) -> None:
+    """What each version of this run knows of each skill; earlier runs below the same home left versions too."""
+    step("What the skills did to each other")
+    show_command("adapters", "lineage", ADAPTER)
+    console.print(", ".join(f"{version} was taught {skill}" for version, skill in taught.items()) + ".")
+    lineage: Any = client.get(f"/adapters/{ADAPTER}/lineage", cast_to=object)
+    show_lineage(restricted(lineage, taught), console)
+
+
+def restricted(lineage: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Rows and columns of some versions."""
+    rows, columns = (
+        [index for index, one in enumerate(lineage[axis]) if f"{one['adapter']}:{one['version']}" in names]
+        for axis in ("versions", "suites")
+    )
+    return lineage | {
+        "versions": [lineage["versions"][row] for row in rows],
+        "suites": [lineage["suites"][column] for column in columns],
+        "base": [lineage["base"][column] for column in columns],
+        "scores": [[lineage["scores"][row][column] for column in columns] for row in rows],
+    }
 
 
 def say_how_to_go_on(home: Home, job: FineTuningJob, *, runs_on: bool) -> None:
