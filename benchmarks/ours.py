@@ -52,7 +52,7 @@ def main() -> None:
         force_length(policy, order.new_tokens)
     work = expected_work(policy, setting, config)
     gate.pass_on(size=asdict(measure(policy._peft)), work=asdict(work))  # noqa: SLF001
-    train(policy, setting.demonstrations, neutral_prompts(), config, GatedReporter(gate), None)
+    train(policy, setting.demonstrations, {"base": neutral_prompts()}, config, GatedReporter(gate), None)
     peak = peak_memory_bytes()
     scores = {} if order.new_tokens else {"score": setting.score(policy), "base_score": setting.score(policy, "base")}
     gate.say(peak_memory_bytes=peak, **scores)
@@ -69,7 +69,7 @@ def expected_work(policy: HfPolicy, setting: Setting, config: TrainingConfig) ->
     """Tokens of a step, from means over the data."""
     tasks = [(config.num_rollouts, encode_tasks(policy, setting.demonstrations, config))]
     if config.num_rehearsal:
-        tasks.append((config.num_rehearsal, encode_rehearsal(policy, neutral_prompts(), config)))
+        tasks.append((config.num_rehearsal, encode_rehearsal(policy, {"base": neutral_prompts()}, config)))
     prompt = sum(count * fmean(len(task.prompt) for task in kind) for count, kind in tasks)
     teacher_prompt = sum(count * fmean(len(task.teacher_prompt) for task in kind) for count, kind in tasks)
     supervised = config.method == "supervised"

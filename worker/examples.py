@@ -23,6 +23,9 @@ REHEARSAL_WEIGHT = 2.0
 """Of a rehearsal sequence in a step's mean, against 1 of all rollouts of a demonstration: as if there were twice as
 many, which would take twice the time."""
 
+Rehearsal = Mapping[Arm, Sequence[Sequence[Mapping[str, Any]]]]
+"""Conversations without an answer, by whose answer the student is to keep."""
+
 _TAUGHT_BY: Mapping[str, Arm] = {"frozen": "parent", "ema": "teacher", "hard_sync": "teacher", "live": "student"}
 
 
@@ -34,7 +37,7 @@ class Task:
         prompt: The student's context.
         teacher_prompt: The teacher's: with the demonstration, or the same one for rehearsal.
         taught_by: Whose weights the teacher has.
-        answer: The expert's; for rehearsal, what the starting point said.
+        answer: The expert's; for rehearsal, what its teacher said.
         skip: Completion tokens at the start without loss. Rehearsal has no demonstration to give away, so none.
         weight: In the step's mean, of each rollout.
     """
@@ -67,23 +70,32 @@ def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config
     return tasks
 
 
-def encode_rehearsal(
-    policy: Policy, rehearsal: Sequence[Sequence[Mapping[str, Any]]], config: TrainingConfig
-) -> list[Task]:
-    """Rehearsal prompts with what the starting point says to them, which also teaches.
+def encode_rehearsal(policy: Policy, rehearsal: Rehearsal, config: TrainingConfig) -> list[Task]:
+    """Rehearsal prompts with what the weights say to them that also teach.
 
-    Its answers are sampled once, all together, and not from the student at every step: the student is to stay what its
-    start is, on what the start says. Prompts that do not fit the context are left out.
+    Their answers are sampled once, all together, and not from the student at every step: the student is to stay what
+    they are, on what they say. Prompts that do not fit the context are left out.
     """
     generator = torch.Generator().manual_seed(config.seed)
     room = policy.context_tokens - config.max_completion_tokens
-    fitting = [ids for messages in rehearsal if len(ids := policy.encode_chat(messages)) <= room]
+    fitting = [
+        (arm, ids)
+        for arm, prompts in rehearsal.items()
+        for messages in prompts
+        if len(ids := policy.encode_chat(messages)) <= room
+    ]
     num_sequences = min(MAX_REHEARSED, config.num_rehearsal * config.total_steps)
     passes = math.ceil(num_sequences / len(fitting)) if fitting else 0
     shuffled = [fitting[index] for _ in range(passes) for index in torch.randperm(len(fitting), generator=generator)]
-    prompts = shuffled[:num_sequences]
-    rollouts = policy.sample(prompts, config.max_completion_tokens, generator=generator, arm="parent")
-    return [Task(rollout.prompt, rollout.prompt, "parent", rollout.ids, 0, REHEARSAL_WEIGHT) for rollout in rollouts]
+    drawn = shuffled[:num_sequences]
+    tasks: dict[int, Task] = {}
+    for arm in rehearsal:
+        places = [place for place, (taught_by, _) in enumerate(drawn) if taught_by == arm]
+        prompts = [drawn[place][1] for place in places]
+        rollouts = policy.sample(prompts, config.max_completion_tokens, generator=generator, arm=arm)
+        for place, said in zip(places, rollouts, strict=True):
+            tasks[place] = Task(said.prompt, said.prompt, arm, said.ids, 0, REHEARSAL_WEIGHT)
+    return [tasks[place] for place in range(len(drawn))]
 
 
 def _refuse_long(policy: Policy, tasks: list[Task], lines: list[int], config: TrainingConfig) -> None:

@@ -1,4 +1,4 @@
-"""Prompts that a job rehearses, beside those it learns from: neutral ones, the lineage's, or the model's own."""
+"""Prompts that a job rehearses, beside those it learns from, and whose answers to them it is to keep."""
 
 from collections.abc import Sequence
 from itertools import chain, cycle, islice
@@ -9,10 +9,12 @@ from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
 from worker.dataset import asked_before
 from worker.evals.suites import Messages, neutral_prompts, prompt_sha256
+from worker.examples import Rehearsal
 from worker.hf.checkpoint import CheckpointState
 from worker.hf.model import HfPolicy
 from worker.reporting import PipeReporter
 from worker.sdft.own_prompts import own_prompts
+from worker.sdft.policy import Arm
 
 MIN_UNSKILLED = 128
 """Neutral prompts beside those of the lineage: a client's few come again, so that the shares stay what they are."""
@@ -33,27 +35,32 @@ def prompts_of_its_own(
     return prompts
 
 
-def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> list[Messages]:
+def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> Rehearsal:
     """Neutral prompts and, half as many, prompts that the lineage was trained on, in turn until there are enough.
+
+    Those that ship with the project are about no skill: the base answers them, or what each version of a lineage lost
+    would be added up. All others may be about an earlier one: the starting point does.
 
     What an earlier version was measured on is never rehearsed, or its score would say nothing. A file is gone
     through in the order of its prompts' digests: as it lies there it may be sorted by kind.
     """
-    unskilled = _neutral(order, folder, own)
+    taught_by, unskilled = _unskilled(order, folder, own)
     asked = asked_before(order, folder)
     skills = []
     for path in order.rehearsal:
         prompts = {prompt_sha256(one): one.messages for one in read_demonstrations(folder / path)}
         skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
     if not any(skills):
-        return unskilled
+        return {taught_by: unskilled}
     in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
     num_unskilled = max(len(unskilled), MIN_UNSKILLED)
-    return [*islice(cycle(unskilled), num_unskilled), *islice(in_turn, num_unskilled // 2)]
+    rehearsed: dict[Arm, list[Messages]] = {taught_by: list(islice(cycle(unskilled), num_unskilled))}
+    rehearsed.setdefault("parent", []).extend(islice(in_turn, num_unskilled // 2))
+    return rehearsed
 
 
-def _neutral(order: Order, folder: Path, own: Sequence[str] | None) -> list[Messages]:
-    """Rehearsal prompts on no particular skill, from where the client wants them.
+def _unskilled(order: Order, folder: Path, own: Sequence[str] | None) -> tuple[Arm, list[Messages]]:
+    """Rehearsal prompts on no particular skill, from where the client wants them, and who answers them.
 
     Args:
         order: Of the job.
@@ -61,7 +68,7 @@ def _neutral(order: Order, folder: Path, own: Sequence[str] | None) -> list[Mess
         own: What the starting point made up, if it was asked to.
     """
     if own is not None:
-        return [[{"role": "user", "content": text}] for text in own]
+        return "parent", [[{"role": "user", "content": text}] for text in own]
     if order.rehearsal_file is not None:
-        return [one.messages for one in read_demonstrations(folder / order.rehearsal_file)]
-    return neutral_prompts()
+        return "parent", [one.messages for one in read_demonstrations(folder / order.rehearsal_file)]
+    return "base", neutral_prompts()

@@ -5,13 +5,14 @@ so that all seeds are asked the same. Keeps no checkpoint, as a twin: an attempt
 nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from app.domain.training import MAX_SEED, TrainingConfig
 from worker.evals.replicates import Replicate
 from worker.evals.run import Measured
-from worker.evals.suites import Messages, Split
+from worker.evals.suites import Split
+from worker.examples import Rehearsal
 from worker.hf.model import HfPolicy
 from worker.reporting import PipeReporter
 from worker.sdft.monitor import Diverged
@@ -39,7 +40,7 @@ class Replication:
     plain: TrainingConfig | None
     data: Split
     start: Callable[[TrainingConfig], HfPolicy]
-    rehearsal: Callable[[HfPolicy, TrainingConfig], Sequence[Messages]]
+    rehearsal: Callable[[HfPolicy, TrainingConfig], Rehearsal]
     ask: Ask
     reporter: PipeReporter
 

@@ -7,18 +7,17 @@ Knows neither transformers nor file formats: a policy speaks for the first, ``Ch
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 import torch
 
 from app.domain.demonstrations import Demonstration
 from app.domain.distillation import ObjectiveConfig
 from app.domain.training import TrainingConfig
-from worker.examples import Task, encode_rehearsal, encode_tasks
+from worker.examples import Rehearsal, Task, encode_rehearsal, encode_tasks
 from worker.hf.checkpoint import Checkpoints, CheckpointState
 from worker.reporting import Reporter
 from worker.sdft.align import Aligned
@@ -58,7 +57,7 @@ class TrainResult:
 def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from where
     policy: Policy,
     demonstrations: Sequence[Demonstration],
-    rehearsal: Sequence[Sequence[Mapping[str, Any]]],
+    rehearsal: Rehearsal,
     config: TrainingConfig,
     reporter: Reporter,
     checkpoints: Checkpoints | None,
@@ -69,7 +68,7 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
     Args:
         policy: Student and teacher.
         demonstrations: The training part of the data.
-        rehearsal: Conversations without an answer, neutral or of earlier skills; ``config.num_rehearsal`` a step.
+        rehearsal: Neutral conversations or of earlier skills; ``config.num_rehearsal`` a step.
         config: Every number fixed, the template too.
         reporter: Told of each step and checkpoint; asked whether to stop.
         checkpoints: Where they go, and when one is due; none of a run that begins anew rather than goes on.

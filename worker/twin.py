@@ -85,5 +85,5 @@ def train_twin(policy: HfPolicy, data: Split, config: TrainingConfig, reporter: 
         Drained: The supervisor asked to leave; nothing is kept.
         Diverged: A guard ended the run.
     """
-    result = train(policy, data.training, [], config, reporter, None)
+    result = train(policy, data.training, {}, config, reporter, None)
     return Twin(config, result, {name: factor.detach() for name, factor in policy.parameters().items()})

@@ -60,7 +60,7 @@ as far from the base."""
 
 
 class RehearsalRequest(Frozen):
-    """Prompts mixed into each step whose teacher is the starting point without any demonstration.
+    """Prompts mixed into each step whose teacher is the base or the starting point, without any demonstration.
 
     They are neutral ones; where the job goes on from a version, a third are those that the version and its ancestors
     were trained on.

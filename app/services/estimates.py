@@ -20,8 +20,8 @@ from app.db.models import Evaluation, File, Job, JobMetric, Worker
 from app.db.session import transaction
 from app.domain import estimates
 from app.domain.errors import Invalid
-from app.domain.evaluation import TASK_PREFIX, task_of
 from app.domain.estimates import Finished, Lengths, Spread, Work
+from app.domain.evaluation import TASK_PREFIX, task_of
 from app.domain.training import DatasetFacts, TrainingConfig, count_heldout, resolve
 from app.services import jobs, lineage
 from app.services.base_models import TokenCounter

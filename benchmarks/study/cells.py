@@ -25,7 +25,7 @@ class Arm:
     Args:
         label: For people.
         hyperparameters: As a client would ask.
-        replay: Whether the starting point's answers to the rehearsal prompts are mixed into the training file.
+        replay: Whether answers to the rehearsal prompts, by whom rehearsal has them, are mixed into the training file.
     """
 
     label: str

@@ -1,8 +1,8 @@
-"""Plain fine-tuning with replay, as a training file: demonstrations, and the starting point's own answers beside them.
+"""Plain fine-tuning with replay, as a training file: demonstrations, and a model's own answers beside them.
 
 The control of rehearsal. It has the same prompts, answered by the same weights at the same temperature, as often and
 with the same weight in a step as rehearsal has by default; what differs is what is learned from an answer (its text, or
-the starting point's whole distribution along it) and from a demonstration.
+the whole distribution along it of the weights that gave it) and from a demonstration.
 """
 
 import json
@@ -32,7 +32,7 @@ def write_replay(order: Order, folder: Path, rehearsing: TrainingConfig) -> Orde
         rehearsing: Of the job whose rehearsal this is the control of.
 
     Raises:
-        RuntimeError: The starting point says nothing that can be replayed.
+        RuntimeError: There is no answer that can be replayed.
     """
     num_replayed = round(rehearsing.num_rehearsal * REHEARSAL_WEIGHT)
     file = folder / "train.jsonl"
@@ -40,7 +40,7 @@ def write_replay(order: Order, folder: Path, rehearsing: TrainingConfig) -> Orde
     shown = islice(cycle(demonstrations), rehearsing.total_steps * rehearsing.batch_size)
     said = list(own_answers(order, folder, rehearsing))
     if not said:
-        raise RuntimeError(f"no answer of the starting point ends within {MAX_REPLAYED_TOKENS} tokens")
+        raise RuntimeError(f"no answer to a rehearsal prompt ends within {MAX_REPLAYED_TOKENS} tokens")
     replayed = islice(cycle(said), rehearsing.total_steps * num_replayed)
     lines = (json.dumps({"messages": messages}) + "\n" for messages in chain(shown, replayed))
     file.write_text("".join(lines), encoding="utf-8")
@@ -53,7 +53,7 @@ def write_replay(order: Order, folder: Path, rehearsing: TrainingConfig) -> Orde
 
 
 def own_answers(order: Order, folder: Path, rehearsing: TrainingConfig) -> Iterator[Conversation]:
-    """What the starting point says to the prompts that the job would rehearse, as far as a training file may hold it.
+    """Answers to the prompts that the job would rehearse, by who teaches them, as far as a training file may hold them.
 
     Left out: answers that do not end in time, are empty, or hold a NUL.
     """
@@ -66,7 +66,7 @@ def own_answers(order: Order, folder: Path, rehearsing: TrainingConfig) -> Itera
         seed=order.seed,
     )
     prompts = rehearsal(order, folder)
-    messages = {tuple(policy.encode_chat(one)): one for one in prompts}
+    messages = {tuple(policy.encode_chat(one)): one for some in prompts.values() for one in some}
     to_the_end = rehearsing.model_copy(update={"max_completion_tokens": MAX_REPLAYED_TOKENS})
     for task in encode_rehearsal(policy, prompts, to_the_end):
         text = policy.decode(task.answer)

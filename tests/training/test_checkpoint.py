@@ -43,7 +43,7 @@ def run(base, folder, *, parent=None, resume_from=None, every_seconds=0.0, polic
     reporter = Remembered()
     checkpoints = Checkpoints(folder, every_seconds=every_seconds, base_name="tiny/base", base_revision="abc")
     resume = read_checkpoint(resume_from) if resume_from else None
-    train(policy, DEMONSTRATIONS, NEUTRAL, TrainingConfig(**(fixed | changes)), reporter, checkpoints, resume)
+    train(policy, DEMONSTRATIONS, {"base": NEUTRAL}, TrainingConfig(**(fixed | changes)), reporter, checkpoints, resume)
     return policy, reporter
 
 

@@ -241,13 +241,14 @@ def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier.jsonl")
     shutil.copy(before / "train.jsonl", folder / "lamp.jsonl")
     order = Order.model_validate_json((folder / "order.json").read_bytes())
-    prompts = [messages[-1]["content"] for messages in rehearsal(order, folder)]
-    lamps = [prompt for prompt in prompts if prompt.startswith("lamp")]
+    rehearsed = rehearsal(order, folder)
+    neutral, lamps = ([messages[-1]["content"] for messages in rehearsed[arm]] for arm in ("base", "parent"))
     lines = (folder / "earlier.jsonl").read_text().splitlines()
     heldout = {json.loads(line)["messages"][0]["content"] for line in lines}
     assert len(set(lamps)) == 30 - len(heldout)
     assert not heldout & set(lamps)
-    assert len(lamps) == (len(prompts) - len(lamps)) / 2
+    assert not set(neutral) & set(lamps)
+    assert len(lamps) == len(neutral) / 2
 
 
 def own_prompts_of(folder: Path, step: int) -> list[str]:
@@ -286,7 +287,7 @@ def test_the_clients_own_prompts_are_rehearsed(base: BaseModelRef, tmp_path: Pat
     line = {"prompt": "Mine.", "completion": "unused"}
     (folder / "rehearsal.jsonl").write_text(json.dumps(line) + "\n")
     order = Order.model_validate_json((folder / "order.json").read_bytes())
-    assert [list(messages) for messages in rehearsal(order, folder)] == [[{"role": "user", "content": "Mine."}]]
+    assert rehearsal(order, folder) == {"parent": [({"role": "user", "content": "Mine."},)]}
 
 
 def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class EstimateObject(BaseModel):
     tokens: TokensObject
     truncations: TruncationsObject
     not_counted: list[str] = Field(
-        description="Suites of lm-evaluation-harness: the worker alone knows their questions, and their time comes on top."
+        description="Suites of lm-evaluation-harness: the worker alone knows their questions; their time comes on top."
     )
     steps: int
     seconds: SecondsObject | None

@@ -71,7 +71,7 @@ def step_ours(policy, config, monkeypatch, *, lengths=(9, 4, 7, 5)):
 
     monkeypatch.setattr(policy, "sample", remember)
     monkeypatch.setattr(torch.optim, "AdamW", lambda factors, lr, **_: torch.optim.SGD(factors, lr=lr))
-    train(policy, DEMONSTRATIONS, [], config, Remembered(), Kept())
+    train(policy, DEMONSTRATIONS, {}, config, Remembered(), Kept())
     return script
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ DEMONSTRATIONS = [
     for number, question in enumerate(["i", "h", "ih", "hi", "ii", "hh"], start=1)
 ]
 NEUTRAL = [[{"role": "user", "content": letter}] for letter in "efg"]
+REHEARSAL = {"base": NEUTRAL}
+OF_THE_START = {"parent": NEUTRAL}
 
 
 def configure(**changes):
@@ -38,9 +41,9 @@ def configure(**changes):
     return TrainingConfig(**(fixed | changes))
 
 
-def run(policy, *, reporter=None, checkpoints=None, resume=None, **changes):
+def run(policy, *, rehearsal=REHEARSAL, reporter=None, checkpoints=None, resume=None, **changes):
     reporter = reporter or Remembered()
-    result = train(policy, DEMONSTRATIONS, NEUTRAL, configure(**changes), reporter, checkpoints or Kept(), resume)
+    result = train(policy, DEMONSTRATIONS, rehearsal, configure(**changes), reporter, checkpoints or Kept(), resume)
     return reporter, result
 
 
@@ -123,19 +126,40 @@ def test_rehearsal_keeps_the_student_where_it_began_and_is_reported_apart():
     assert drift(rehearsed) < drift(plain)
 
 
-def test_rehearsal_is_what_the_start_said_before_the_first_step():
+def test_rehearsal_is_what_its_teacher_said_before_the_first_step():
     """Fault caught: answers of the student in training, which wander off with it; a prompt that is never asked."""
     policy = Bigrams(parent=torch.randn(12, 12, generator=torch.Generator().manual_seed(1)))
-    before = encode_rehearsal(policy, NEUTRAL, configure(rehearsal_share=0.5, total_steps=5))
+    before = encode_rehearsal(policy, REHEARSAL, configure(rehearsal_share=0.5, total_steps=5))
     assert len(before) == 20
     assert {tuple(task.prompt) for task in before} == {tuple(policy.encode_chat(messages)) for messages in NEUTRAL}
     assert len({tuple(task.answer) for task in before}) > len(NEUTRAL)  # a prompt that comes again is answered anew
     with torch.no_grad():
         policy.student.normal_(std=5)
-    assert encode_rehearsal(policy, NEUTRAL, configure(rehearsal_share=0.5, total_steps=5)) == before
+    assert encode_rehearsal(policy, REHEARSAL, configure(rehearsal_share=0.5, total_steps=5)) == before
     policy.asked.clear()
     run(policy, rehearsal_share=0.5, total_steps=5)
     assert len(policy.asked) == 20 + 5 * 4
+
+
+def test_rehearsal_is_answered_and_taught_by_the_weights_that_it_names():
+    """Fault caught: neutral prompts taught by a version that lost some of the base, so that losses add up."""
+    lost = torch.randn(12, 12, generator=torch.Generator().manual_seed(1)) * 2
+    config = configure(rehearsal_share=0.5, total_steps=25)
+    tasks = encode_rehearsal(Bigrams(parent=lost), {"base": NEUTRAL[:2], "parent": NEUTRAL[2:]}, config)
+    encode = Bigrams().encode_chat
+    assert {(tuple(task.prompt), task.taught_by) for task in tasks} == {
+        *((tuple(encode(messages)), "base") for messages in NEUTRAL[:2]),
+        (tuple(encode(NEUTRAL[2])), "parent"),
+    }
+    for arm, other in (("base", "parent"), ("parent", "base")):
+        mine = [(task.prompt, task.answer) for task in tasks if task.taught_by == arm]
+        likely, unlikely = (fmean(Bigrams(parent=lost).nll(*zip(*mine, strict=True), arm=by)) for by in (arm, other))
+        assert likely < unlikely
+    to_the_base, _ = run(Bigrams(parent=lost), rehearsal=REHEARSAL, rehearsal_share=0.5)
+    to_the_start, _ = run(Bigrams(parent=lost), rehearsal=OF_THE_START, rehearsal_share=0.5)
+    assert to_the_start.steps[0]["rehearsal_loss"] == pytest.approx(0, abs=1e-6)
+    assert to_the_base.steps[0]["rehearsal_loss"] > 0.1
+    assert to_the_base.steps[-1]["rehearsal_loss"] < to_the_base.steps[0]["rehearsal_loss"]
 
 
 def test_several_rollouts_of_a_prompt_weigh_as_one_beside_rehearsal():
@@ -171,7 +195,7 @@ def test_a_continued_adapter_is_taught_by_the_version_it_starts_from():
     parent = torch.zeros(12, 12)
     parent[3:6] = torch.randn(3, 12, generator=torch.Generator().manual_seed(1)) * 4
     policy = Bigrams(parent=parent)
-    rehearsal_losses = run(policy, rehearsal_share=0.5)[0].curve("rehearsal_loss")
+    rehearsal_losses = run(policy, rehearsal=OF_THE_START, rehearsal_share=0.5)[0].curve("rehearsal_loss")
     assert rehearsal_losses[0] == pytest.approx(0, abs=1e-6)
     assert torch.equal(policy.parent, parent)
 
@@ -200,8 +224,9 @@ def test_a_following_teacher_begins_at_the_parent_and_moves_when_it_is_due(kind)
 def test_rehearsal_is_taught_by_the_start_even_where_the_teacher_moves():
     """Fault caught: a moving teacher as the target of rehearsal, which then holds nobody."""
     moving = TeacherConfig(kind="hard_sync", rate=1.0, every=1)
-    reporter, _ = run(Bigrams(), rehearsal_share=0.5, teacher=moving)
-    assert max(reporter.curve("rehearsal_loss")[5:]) > 1e-4
+    for rehearsal in (REHEARSAL, OF_THE_START):
+        reporter, _ = run(Bigrams(), rehearsal=rehearsal, rehearsal_share=0.5, teacher=moving)
+        assert max(reporter.curve("rehearsal_loss")[5:]) > 1e-4
 
 
 def test_an_anchor_holds_the_student_back_and_is_reported():
@@ -310,7 +335,7 @@ def test_a_run_that_had_ended_has_nothing_left_to_do():
 def test_a_run_without_checkpoints_is_the_same_run():
     plain, kept = Bigrams(), Bigrams()
     reporter = Remembered(stop_after=3)
-    result = train(plain, DEMONSTRATIONS, NEUTRAL, configure(total_steps=6), reporter, None)
+    result = train(plain, DEMONSTRATIONS, REHEARSAL, configure(total_steps=6), reporter, None)
     run(kept, total_steps=6, reporter=Remembered(stop_after=3))
     assert (result.step, reporter.checkpoints) == (3, [])
     assert torch.equal(plain.student, kept.student)
