@@ -9,9 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.tiny_models import END, STOP, save_tiny
+from worker.hf import generation
 from worker.hf.base import Base
-from worker.hf.generation import decode, inverse_cdf, most_likely
+from worker.hf.generation import choose, decode
 from worker.hf.model import HfPolicy
+from worker.sdft import side_by_side
 from worker.sdft.align import Aligned, make_batch
 from worker.sdft.divergences import forward_kl, jsd, reverse_kl
 from worker.sdft.isdft import isdft
@@ -138,7 +140,7 @@ def test_a_prompt_that_comes_several_times_is_read_once_and_answered_as_often(an
     monkeypatch.setattr(
         policy._backbone, "forward", lambda **given: rows.append(given["input_ids"].shape) or read(**given)
     )
-    again = decode(policy._backbone, policy.head, several, limits=[7] * 6, stop_ids=policy.stop_ids, choose=most_likely)
+    again = decode(policy._backbone, policy.head, several, limits=[7] * 6, stop_ids=policy.stop_ids, quantiles_BT=None)
     assert again == [once[tuple(prompt)] for prompt in several]
     assert [num for num, length in rows if length > 1][-1] == 3
     assert max(num for num, _ in rows) == 6
@@ -150,7 +152,7 @@ def test_every_stop_id_ends_its_row_alone(llama):
     prompts = prompts_of(policy)
     free = policy.greedy(prompts, 8, arm="student")
     stops = frozenset({free[0].ids[1], free[2].ids[4]})
-    cut = decode(policy._backbone, policy.head, prompts, limits=[8] * 4, stop_ids=stops, choose=most_likely)
+    cut = decode(policy._backbone, policy.head, prompts, limits=[8] * 4, stop_ids=stops, quantiles_BT=None)
     for before, after in zip(free, cut, strict=True):
         end = next((place for place, token in enumerate(before.ids) if token in stops), None)
         assert after.ids == (before.ids if end is None else before.ids[: end + 1])
@@ -160,17 +162,31 @@ def test_every_stop_id_ends_its_row_alone(llama):
 
 def test_sampling_follows_the_softmax_and_never_takes_the_impossible():
     logits_V = torch.tensor([1.0, 2.0, float("-inf"), 0.0, 3.0, float("-inf")])
-    chosen = inverse_cdf(torch.Generator().manual_seed(0))(logits_V.expand(200_000, -1))
+    quantiles = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    chosen = choose(logits_V.expand(200_000, -1), quantiles)
     share_V = chosen.bincount(minlength=6) / len(chosen)
     torch.testing.assert_close(share_V, logits_V.softmax(-1), rtol=0, atol=5e-3)
     assert share_V[2] == share_V[5] == 0
 
 
-@pytest.mark.parametrize(("draw", "token"), [(0.0, 1), (1.0, 2)])
-def test_the_ends_of_the_unit_interval_fall_on_tokens_that_can_be_said(monkeypatch, draw, token):
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, draw))
+@pytest.mark.parametrize(("quantile", "token"), [(0.0, 1), (1.0, 2)])
+def test_the_ends_of_the_unit_interval_fall_on_tokens_that_can_be_said(quantile, token):
     logits_V = torch.tensor([float("-inf"), 1.0, 0.0])
-    assert inverse_cdf(torch.Generator())(logits_V[None]).tolist() == [token]
+    assert choose(logits_V[None], torch.tensor([quantile])).tolist() == [token]
+
+
+def test_what_is_drawn_belongs_to_its_prompt_whatever_is_decoded_with_it(any_base, monkeypatch):
+    """Fault caught: draws in the order in which batches, or threads, happen to come by."""
+    policy = load(any_base)
+    prompts = prompts_of(policy) * 2
+
+    def said():
+        return policy.sample(prompts, 6, generator=torch.Generator().manual_seed(3))
+
+    together = said()
+    monkeypatch.setattr("worker.hf.model.SCORE_TOKENS", 1)
+    assert said() == together
+    assert len({tuple(one.ids) for one in together}) > len(prompts_of(policy))  # the second time, draws of its own
 
 
 def test_a_seed_fixes_the_rollouts_and_ids_reach_the_loss_as_they_were_said(llama):
@@ -226,6 +242,34 @@ def test_micro_batches_do_not_change_loss_or_gradient(any_base):
         assert (gradient - results[0][1]).norm() < 1e-4 * results[0][1].norm()
 
 
+def test_rows_that_are_read_side_by_side_are_those_of_one_batch(any_base, monkeypatch):
+    """Fault caught: rows of another part, or gradients and modes that hold for the thread that asked."""
+    policy = load(any_base)
+    batch = make_batch(prompts_of(policy), answers_of(policy), [0, 1, 0, 2])
+    hidden = {}
+    for tokens in (1_000_000, 1):
+        monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)
+        with torch.no_grad():
+            hidden[tokens] = policy.hidden(batch, arm="student")
+    torch.testing.assert_close(hidden[1], hidden[1_000_000], **CLOSE)
+    assert not hidden[1].requires_grad
+
+
+def test_parts_side_by_side_do_not_change_loss_or_gradient(any_base, monkeypatch):
+    results = []
+    for tokens in (1_000_000, 1):
+        monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)
+        policy = load(any_base)
+        sequences = aligned(policy)
+        known = backward(policy, sequences, teacher_hidden(policy, sequences, max_tokens=4096), max_tokens=4096)
+        results.append(
+            ([one["loss"] for one in known], torch.cat([p.grad.flatten() for p in policy.parameters().values()]))
+        )
+    (losses, gradient), (apart, gradient_apart) = results
+    assert apart == pytest.approx(losses, rel=1e-4, abs=1e-5)
+    assert (gradient_apart - gradient).norm() < 1e-4 * gradient.norm()
+
+
 def test_a_continued_adapters_teacher_is_that_adapter(any_base, tmp_path):
     """Not the base, and not what the student becomes; rank and alpha are the parent's."""
     parent = load(any_base, rank=3)
@@ -269,7 +313,7 @@ def test_a_moving_teacher_begins_as_the_student_and_has_weights_of_its_own(any_b
     assert not any(parameter.requires_grad for parameter in policy.teacher_parameters().values())
 
 
-def test_what_was_sampled_is_what_is_trained(any_base):
+def test_what_was_sampled_is_what_is_trained(any_base, monkeypatch):
     """So the importance of every sampled token is 1 and there is nothing to weigh or to cap.
 
     Fault caught: a merged copy for decoding that lags behind the student, or another temperature.
@@ -278,11 +322,12 @@ def test_what_was_sampled_is_what_is_trained(any_base):
     prompts = prompts_of(policy)
     seen = []
 
-    def choose(logits_BV):
+    def watched(logits_BV, quantiles_B):
         seen.append(logits_BV.log_softmax(-1))
-        return logits_BV.argmax(-1)
+        return choose(logits_BV, quantiles_B)
 
-    rollouts = policy._decode(prompts, [6] * 4, "student", choose, None)
+    monkeypatch.setattr(generation, "choose", watched)
+    rollouts = policy.sample(prompts, 6, generator=torch.Generator().manual_seed(1))
     batch = make_batch(prompts, [rollout.ids for rollout in rollouts], [0] * 4)
     trained = policy.head.logits(policy.hidden(batch, arm="student")).log_softmax(-1).split(batch.num_rows)
     first_BV = torch.stack([log_p_TV[0] for log_p_TV in trained])

@@ -71,3 +71,18 @@ def test_what_is_remembered_does_not_depend_on_what_was_read_with_it():
     for found, expected in zip(after.open(prompts)[0].layers, together.open(prompts)[0].layers, strict=True):
         assert torch.equal(found.keys, expected.keys)
         assert torch.equal(found.values, expected.values)
+
+
+def test_what_is_remembered_does_not_depend_on_how_many_threads_read_it():
+    """Fault caught: bits that change with the prompts that came in the same batch, each of which had fewer threads."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+    backbone = LlamaModel(LlamaConfig(vocab_size=300, num_hidden_layers=2, **shape)).eval()
+    prompt = torch.randint(300, (157,)).tolist()
+    before, found = torch.get_num_threads(), []
+    for num_threads in (1, 2, 3):
+        torch.set_num_threads(num_threads)
+        found.append(PromptMemory(backbone, torch.device("cpu")).open([prompt])[0].layers[-1].keys)
+        assert torch.get_num_threads() == num_threads
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0], keys) for keys in found[1:])

@@ -5,6 +5,7 @@ does with it: sampling, and the forward and backward pass on what was sampled. K
 """
 
 import copy
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ class FoldedCopy:
         shared = {id(tensor): tensor for tensor in model.parameters()}
         self._model: Any = copy.deepcopy(model, memo=shared)
         self._holds: tuple[str, int] | None = None
+        self._folding = threading.Lock()
 
     def backbone(self, adapted: nn.Module, adapter: str) -> Any:
         """The backbone with ``adapter``'s present weights; a backward pass through it reaches their gradients.
@@ -45,9 +47,10 @@ class FoldedCopy:
         factors = [factor for layer in layers.values() for factor in _factors(layer, adapter)]
         # Every change in place counts up a tensor's version, an optimizer's step too.
         holds = adapter, sum(factor._version for factor in factors)  # noqa: SLF001 - torch has no public name for it
-        if holds != self._holds:
-            self._fold(layers, adapter)
-            self._holds = holds
+        with self._folding:
+            if holds != self._holds:
+                self._fold(layers, adapter)
+                self._holds = holds
         return self._model.get_decoder()
 
     def forget(self) -> None:

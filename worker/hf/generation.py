@@ -3,7 +3,7 @@
 Prompts are padded on the left with explicit mask and positions; rows that are done leave the batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,31 +14,23 @@ from worker.sdft.align import shared_prefix
 from worker.sdft.loss import Head
 from worker.sdft.policy import Rollout
 
-Choose = Callable[[Tensor], Tensor]
-"""From logits [B, V] to token ids [B]."""
 
+def choose(logits_BV: Tensor, quantiles_B: Tensor | None) -> Tensor:
+    """Token ids [B]: the most likely, or those that lie at a quantile of the softmax as it is, temperature 1.
 
-def most_likely(logits_BV: Tensor) -> Tensor:
-    """Greedy choice."""
-    return logits_BV.argmax(-1)
-
-
-def inverse_cdf(generator: torch.Generator) -> Choose:
-    """Sampling from the softmax as it is, temperature 1; ``torch.multinomial`` takes 20 times as long on a CPU."""
-
-    def choose(logits_BV: Tensor) -> Tensor:
-        cdf_BV = logits_BV.softmax(-1).cumsum(-1)
-        uniform_B1 = torch.rand(len(cdf_BV), 1, generator=generator).to(cdf_BV.device)
-        chosen_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:], right=True)
-        return chosen_B1.clamp_(max=cdf_BV.shape[-1] - 1)[:, 0]
-
-    return choose
+    Uniform quantiles sample from it; ``torch.multinomial`` takes 20 times as long on a CPU.
+    """
+    if quantiles_B is None:
+        return logits_BV.argmax(-1)
+    cdf_BV = logits_BV.softmax(-1).cumsum(-1)
+    chosen_B1 = torch.searchsorted(cdf_BV, quantiles_B[:, None] * cdf_BV[:, -1:], right=True)
+    return chosen_B1.clamp_(max=cdf_BV.shape[-1] - 1)[:, 0]
 
 
 @torch.no_grad()
 def decode(
     decoder: Any, head: Head, prompts: Sequence[list[int]], *, limits: Sequence[int], stop_ids: frozenset[int],
-    choose: Choose,
+    quantiles_BT: Tensor | None,
 ) -> list[Rollout]:  # fmt: skip
     """Extend each prompt until a stop id or its limit.
 
@@ -48,9 +40,10 @@ def decode(
         prompts: One row each.
         limits: New tokens allowed, a prompt each.
         stop_ids: Any of these ends a row, and is part of it.
-        choose: Greedy or sampling.
+        quantiles_BT: Where each token of each prompt's answer lies in its distribution; None for the most likely.
     """
     device = head.weight_VH.device
+    quantiles_BT = None if quantiles_BT is None else quantiles_BT.to(device)
     said: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     different = list({tuple(prompt): prompt for prompt in prompts}.values())
@@ -68,7 +61,8 @@ def decode(
             places_B = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
             last_BH, positions_BL, mask_BL = last_BH[places_B], positions_BL[places_B], mask_BL[places_B]
             cache.batch_select_indices(places_B)
-        next_B = choose(head.logits(last_BH))
+        place = len(said[rows[0]])
+        next_B = choose(head.logits(last_BH), None if quantiles_BT is None else quantiles_BT[rows, place])
         for row, token in zip(rows, next_B.tolist(), strict=True):
             said[row].append(token)
         going = [

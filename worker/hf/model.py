@@ -5,9 +5,11 @@ that moves has a third. Alone knows device and dtype.
 """
 
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,12 +21,13 @@ from torch import Tensor, nn
 from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.folded import FoldedCopy, can_fold
-from worker.hf.generation import Choose, decode, inverse_cdf, most_likely
+from worker.hf.generation import decode
 from worker.hf.prompt_memory import PromptMemory, open_cache, slides
 from worker.hf.tree_check import reads_trees
 from worker.sdft.align import buckets, make_batch
 from worker.sdft.loss import Head, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
+from worker.sdft.side_by_side import cut, num_parts, side_by_side
 from worker.sdft.teacher import freeze
 
 CONFIG_NAME = "adapter_config.json"
@@ -174,19 +177,27 @@ class HfPolicy:
         """
         batch = batch.to(self.device)
         with self._weights(arm, folded=arm in {"student", "twin"}) as backbone:
-            cache, mask = None, batch.mask_BL
-            if batch.sees_LL is not None:
-                mask = batch.sees_LL[None, None]
-            elif any(batch.prefixes):
-                cache, prefix_mask_BP = self._open(backbone, batch.prefixes, arm)
-                mask = torch.cat([prefix_mask_BP, mask], dim=-1)
-            hidden_BLH = backbone(
-                input_ids=batch.ids_BL,
-                attention_mask=mask,
-                position_ids=batch.positions_BL,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            ).last_hidden_state
+            if torch.is_grad_enabled() or batch.sees_LL is not None:
+                return self._read(backbone, batch, arm)
+            sizes = [len(prefix) + batch.ids_BL.shape[1] for prefix in batch.prefixes]
+            parts = [batch.part(rows) for rows in cut(sizes, num_parts(sum(sizes), self.device))]
+            read = torch.no_grad()(partial(self._read, backbone, arm=arm))
+            return torch.cat(side_by_side(read, parts, self.device))
+
+    def _read(self, backbone: Any, batch: TokenBatch, arm: Arm) -> Tensor:
+        cache, mask = None, batch.mask_BL
+        if batch.sees_LL is not None:
+            mask = batch.sees_LL[None, None]
+        elif any(batch.prefixes):
+            cache, prefix_mask_BP = self._open(backbone, batch.prefixes, arm)
+            mask = torch.cat([prefix_mask_BP, mask], dim=-1)
+        hidden_BLH = backbone(
+            input_ids=batch.ids_BL,
+            attention_mask=mask,
+            position_ids=batch.positions_BL,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
         hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
         return hidden_TH
 
@@ -203,8 +214,12 @@ class HfPolicy:
     def sample(
         self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
     ) -> list[Rollout]:
-        """One rollout of an arm a prompt, temperature 1, nothing cut off."""
-        return self._decode(prompts, [max_new_tokens] * len(prompts), arm, inverse_cdf(generator), None)
+        """One rollout of an arm a prompt, temperature 1, nothing cut off.
+
+        What is drawn belongs to a prompt and a place in its answer, whatever is decoded with it.
+        """
+        quantiles_BT = torch.rand(len(prompts), max_new_tokens, generator=generator)
+        return self._decode(prompts, [max_new_tokens] * len(prompts), arm, quantiles_BT, None)
 
     def greedy(
         self, prompts: list[list[int]], max_new_tokens: int | list[int], *, arm: Arm,
@@ -219,7 +234,7 @@ class HfPolicy:
             on_batch: Told after each batch how many prompts are done.
         """
         limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
-        return self._decode(prompts, limits, arm, most_likely, on_batch)
+        return self._decode(prompts, limits, arm, None, on_batch)
 
     def nll(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
         """Mean negative log-likelihood per completion token, one number a pair."""
@@ -274,27 +289,33 @@ class HfPolicy:
         return means
 
     def _decode(
-        self, prompts: list[list[int]], limits: list[int], arm: Arm, choose: Choose,
+        self, prompts: list[list[int]], limits: list[int], arm: Arm, quantiles_BT: Tensor | None,
         on_batch: Callable[[int], None] | None,
     ) -> list[Rollout]:  # fmt: skip
         lengths = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
         if max(lengths, default=0) > self.context_tokens:
             raise ValueError(f"a prompt and its answer need {max(lengths)} tokens, more than {self.context_tokens}")
         max_tokens = SCORE_TOKENS if self.device.type == "cpu" else DECODE_TOKENS_ON_DEVICE
+        groups = buckets(lengths, max_tokens, max_padding=DECODE_PADDING)
         answers: dict[int, Rollout] = {}
+        telling = threading.Lock()
         with self._weights(arm, folded=True) as decoder:
-            for bucket in buckets(lengths, max_tokens, max_padding=DECODE_PADDING):
+
+            def answer(group: list[int]) -> None:
                 batch = decode(
                     decoder,
                     self.head,
-                    [prompts[index] for index in bucket],
-                    limits=[limits[index] for index in bucket],
+                    [prompts[index] for index in group],
+                    limits=[limits[index] for index in group],
                     stop_ids=self.stop_ids,
-                    choose=choose,
+                    quantiles_BT=None if quantiles_BT is None else quantiles_BT[group],
                 )
-                answers.update(zip(bucket, batch, strict=True))
-                if on_batch:
-                    on_batch(len(answers))
+                with telling:
+                    answers.update(zip(group, batch, strict=True))
+                    if on_batch:
+                        on_batch(len(answers))
+
+            side_by_side(answer, groups, self.device)
         return [answers[index] for index in range(len(prompts))]
 
     def _add(self, adapter: str, factors: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """Keys and values that are computed once: of what all rows of a batch begin with, and of prompts that come again."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
+
+from worker.sdft.side_by_side import on_one_thread
 
 MAX_REMEMBERED_BYTES = 1 << 30
 """What remembered prompts may take: 46 KB a token on a model of 135M parameters in fp32."""
@@ -48,6 +51,7 @@ class PromptMemory:
         self._backbone, self._device = backbone, device
         self._max_bytes = self._bytes_left = max_bytes
         self._known: dict[tuple[int, ...], _Layers] = {}
+        self._keeping = threading.Lock()
 
     def forget(self) -> None:
         """Hold nothing: what comes is read anew."""
@@ -72,11 +76,14 @@ class PromptMemory:
     def _read(self, prompt: list[int]) -> _Layers:
         # Alone, and so to the same bits in whatever order prompts come: a run that goes on starts with no memory.
         cache = DynamicCache(config=self._backbone.config)
-        self._backbone(input_ids=torch.tensor([prompt], device=self._device), past_key_values=cache, use_cache=True)
+        ids_1L = torch.tensor([prompt], device=self._device)
+        with on_one_thread():
+            self._backbone(input_ids=ids_1L, past_key_values=cache, use_cache=True)
         read: list[Any] = cache.layers
         layers = [(layer.keys[0], layer.values[0]) for layer in read]
         num_bytes = sum(part.nbytes for pair in layers for part in pair)
-        if num_bytes <= self._bytes_left:
-            self._bytes_left -= num_bytes
-            self._known[tuple(prompt)] = layers
+        with self._keeping:
+            if num_bytes <= self._bytes_left:
+                self._bytes_left -= num_bytes
+                self._known[tuple(prompt)] = layers
         return layers

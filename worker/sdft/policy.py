@@ -5,6 +5,7 @@ Knows nothing of tokenizers, adapters or devices: a table of bigrams is a policy
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -60,6 +61,21 @@ class TokenBatch:
     targets_T: Tensor
     num_rows: list[int]
     sees_LL: Tensor | None = None
+
+    def part(self, rows: slice) -> Self:
+        """Some of its sequences, which are rows."""
+        ends = list(accumulate(self.num_rows, initial=0))
+        positions = slice(ends[rows.start], ends[rows.stop])
+        return replace(
+            self,
+            prefixes=self.prefixes[rows],
+            ids_BL=self.ids_BL[rows],
+            mask_BL=self.mask_BL[rows],
+            positions_BL=self.positions_BL[rows],
+            rows_T=self.rows_T[positions] - rows.start * self.ids_BL.shape[1],
+            targets_T=self.targets_T[positions],
+            num_rows=self.num_rows[rows],
+        )
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""

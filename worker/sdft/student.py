@@ -1,17 +1,23 @@
 """The student's part of a step: hidden states with a graph, the divergence, the gradient on its weights.
 
-Micro-batches bound memory and change nothing else: every position carries its weight in the step's mean.
+Parts side by side and micro-batches change nothing but time and memory: every position carries its weight in the step's
+mean.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from worker.sdft.align import Aligned, row_weights
 from worker.sdft.divergences import Divergence, forward_kl
 from worker.sdft.loss import cross_entropy, distil
 from worker.sdft.policy import Policy
+from worker.sdft.side_by_side import cut, num_parts, side_by_side
 from worker.sdft.tree import batches
 
 
@@ -39,24 +45,73 @@ def backward(
     Returns:
         What is known of the positions (``Positions``), averaged over each sequence.
     """
+    # Neighbours in the order of their ids begin alike, and are best computed together.
+    order = sorted(range(len(sequences)), key=lambda place: sequences[place].prompt + sequences[place].completion)
+    sizes = [len(sequences[place].prompt) + len(sequences[place].completion) for place in order]
     weights = row_weights(sequences)
-    means: list[dict[str, float]] = [{}] * len(sequences)
-    for places, batch in batches([one.prompt for one in sequences], sequences, max_tokens, trees=policy.reads_trees):
-        weights_T = torch.tensor([weights[place] for place in places]).repeat_interleave(torch.tensor(batch.num_rows))
+    parts = [
+        _Part(
+            [sequences[place] for place in order[run]],
+            [weights[place] for place in order[run]],
+            [teacher[place] for place in order[run]] if teacher is not None else None,
+            [parent[place] for place in order[run]] if parent is not None else None,
+        )
+        for run in cut(sizes, num_parts(sum(sizes), policy.device))
+    ]
+    parameters = list(policy.parameters().values())
+    gradient = partial(
+        _gradient, policy, parameters, max_tokens=max_tokens // max(1, len(parts)),
+        divergence=divergence, anchor_weight=anchor_weight,
+    )  # fmt: skip
+    known: list[dict[str, float]] = []
+    for total, means in side_by_side(gradient, parts, policy.device):
+        _add(parameters, total)
+        known += means
+    return [means for _, means in sorted(zip(order, known, strict=True), key=itemgetter(0))]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of a step's sequences, with what belongs to each."""
+
+    sequences: list[Aligned]
+    weights: list[float]
+    teacher: list[Tensor] | None
+    parent: list[Tensor] | None
+
+
+def _gradient(
+    policy: Policy, parameters: list[Parameter], part: _Part, *,
+    max_tokens: int, divergence: Divergence, anchor_weight: float,
+) -> tuple[list[Tensor], list[dict[str, float]]]:  # fmt: skip
+    """The gradient of a part's loss, one tensor a parameter, and what is known of each of its sequences."""
+    total: list[Tensor] = []
+    means: list[dict[str, float]] = [{}] * len(part.sequences)
+    prompts = [one.prompt for one in part.sequences]
+    for places, batch in batches(prompts, part.sequences, max_tokens, trees=policy.reads_trees):
+        weights_T = torch.tensor([part.weights[place] for place in places]).repeat_interleave(
+            torch.tensor(batch.num_rows)
+        )
         student_TH, weights_T = policy.hidden(batch, arm="student"), weights_T.to(policy.device)
-        if teacher is None:
+        if part.teacher is None:
             loss, positions = cross_entropy(student_TH, batch.targets_T.to(policy.device), policy.head, weights_T)
         else:
             loss, positions = distil(
                 student_TH,
-                torch.cat([teacher[place] for place in places]),
+                torch.cat([part.teacher[place] for place in places]),
                 policy.head,
                 weights_T,
                 divergence=divergence,
-                parent_TH=torch.cat([parent[place] for place in places]) if parent else None,
+                parent_TH=torch.cat([part.parent[place] for place in places]) if part.parent else None,
                 anchor_weight=anchor_weight,
             )
-        loss.backward()
+        found = torch.autograd.grad(loss, parameters)
+        total = [one + other for one, other in zip(total, found, strict=True)] if total else list(found)
         for place, mean in zip(places, positions.means(batch.num_rows), strict=True):
             means[place] = mean
-    return means
+    return total, means
+
+
+def _add(parameters: list[Parameter], gradient: list[Tensor]) -> None:
+    for parameter, found in zip(parameters, gradient, strict=True):
+        parameter.grad = found if parameter.grad is None else parameter.grad + found

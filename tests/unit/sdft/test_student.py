@@ -3,6 +3,7 @@
 import torch
 
 from tests.unit.sdft.bigram import Bigrams
+from worker.sdft import side_by_side
 from worker.sdft.align import Aligned, make_batch
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
@@ -31,3 +32,18 @@ def test_it_is_that_of_the_mean_over_sequences_of_the_mean_over_positions():
 
     torch.testing.assert_close(policy.student.grad, expected)
     torch.testing.assert_close(torch.tensor([one["loss"] for one in known]), torch.stack(means).detach())
+
+
+def test_parts_side_by_side_give_what_all_at_once_gives_each_to_its_sequence(monkeypatch):
+    """Fault caught: a mean or a teacher of another sequence, and a part's share in the mean taken alone."""
+    results = []
+    for tokens in (1_000, 1):
+        monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)
+        policy = Bigrams()
+        teacher = teacher_hidden(policy, SEQUENCES, max_tokens=1000)
+        known = backward(policy, SEQUENCES, teacher, max_tokens=1000)
+        results.append((policy.student.grad, torch.tensor([one["loss"] for one in known])))
+    (gradient, losses), (gradient_apart, losses_apart) = results
+    torch.testing.assert_close(gradient_apart, gradient)
+    torch.testing.assert_close(losses_apart, losses)
+    assert len(set(losses.tolist())) == len(SEQUENCES)
