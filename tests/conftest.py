@@ -82,3 +82,14 @@ def committed_sessions(_pool: sessionmaker[Session]) -> Iterator[sessionmaker[Se
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """Torch computes on four threads, whatever the machine has and whatever tiny models are best off with."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)

@@ -175,7 +175,7 @@ def test_the_ends_of_the_unit_interval_fall_on_tokens_that_can_be_said(quantile,
     assert choose(logits_V[None], torch.tensor([quantile])).tolist() == [token]
 
 
-def test_what_is_drawn_belongs_to_its_prompt_whatever_is_decoded_with_it(any_base, monkeypatch):
+def test_what_is_drawn_belongs_to_its_prompt_whatever_is_decoded_with_it(any_base, four_threads, monkeypatch):
     """Fault caught: draws in the order in which batches, or threads, happen to come by."""
     policy = load(any_base)
     prompts = prompts_of(policy) * 2
@@ -242,20 +242,27 @@ def test_micro_batches_do_not_change_loss_or_gradient(any_base):
         assert (gradient - results[0][1]).norm() < 1e-4 * results[0][1].norm()
 
 
-def test_rows_that_are_read_side_by_side_are_those_of_one_batch(any_base, monkeypatch):
+def test_rows_that_are_read_side_by_side_are_those_of_one_batch(any_base, four_threads, monkeypatch):
     """Fault caught: rows of another part, or gradients and modes that hold for the thread that asked."""
     policy = load(any_base)
     batch = make_batch(prompts_of(policy), answers_of(policy), [0, 1, 0, 2])
-    hidden = {}
+    hidden, parts, read = {}, [], HfPolicy._read
+
+    def watched(*given, **named):
+        part = read(*given, **named)
+        parts.append(part.requires_grad)
+        return part
+
+    monkeypatch.setattr(HfPolicy, "_read", watched)
     for tokens in (1_000_000, 1):
         monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)
         with torch.no_grad():
             hidden[tokens] = policy.hidden(batch, arm="student")
     torch.testing.assert_close(hidden[1], hidden[1_000_000], **CLOSE)
-    assert not hidden[1].requires_grad
+    assert parts == [False] * 5
 
 
-def test_parts_side_by_side_do_not_change_loss_or_gradient(any_base, monkeypatch):
+def test_parts_side_by_side_do_not_change_loss_or_gradient(any_base, four_threads, monkeypatch):
     results = []
     for tokens in (1_000_000, 1):
         monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)

@@ -42,13 +42,17 @@ def test_two_steps_of_sgd_give_trls_weights(step_both, family, template, size):
 
 
 @pytest.mark.parametrize(
-    ("objective", "alpha"),
-    [({"kind": "reverse_kl"}, 1.0), ({"kind": "jsd", "alpha": 0.5}, 0.5)],
+    ("objective", "alpha", "rate"),
+    [({"kind": "reverse_kl"}, 1.0, 1e-3), ({"kind": "jsd", "alpha": 0.5}, 0.5, 4e-3)],
     ids=["reverse", "jsd"],
 )
-def test_other_objectives_give_trls_weights(step_both, objective, alpha):
-    """Fault caught: an objective that is asked for and not used, or used with another's scale."""
-    config = make_config(steps=2, objective=ObjectiveConfig(**objective), **UNCLIPPED)
+def test_other_objectives_give_trls_weights(step_both, objective, alpha, rate):
+    """Fault caught: an objective that is asked for and not used, or used with another's scale.
+
+    Near the teacher the gradient of the JSD is a quarter of the KL's; at the same rate, the last bits of the weights
+    would be 1e-4 of what changes.
+    """
+    config = make_config(steps=2, objective=ObjectiveConfig(**objective), **UNCLIPPED | {"learning_rate": rate})
     ours, theirs = step_both(config, distillation_alpha=alpha)
     assert (theirs - ours).norm() < 1e-4 * ours.norm()
 

@@ -10,12 +10,7 @@ from worker.sdft.side_by_side import cut, num_parts, on_one_thread, side_by_side
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("four_threads")
 
 
 @pytest.mark.parametrize("sizes", [[5], [3, 3, 3, 3, 3, 3], [100, 1, 1, 1], [1, 1, 1, 100], [7, 1, 9, 2, 8, 8, 3]])

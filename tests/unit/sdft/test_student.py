@@ -34,7 +34,7 @@ def test_it_is_that_of_the_mean_over_sequences_of_the_mean_over_positions():
     torch.testing.assert_close(torch.tensor([one["loss"] for one in known]), torch.stack(means).detach())
 
 
-def test_parts_side_by_side_give_what_all_at_once_gives_each_to_its_sequence(monkeypatch):
+def test_parts_side_by_side_give_what_all_at_once_gives_each_to_its_sequence(four_threads, monkeypatch):
     """Fault caught: a mean or a teacher of another sequence, and a part's share in the mean taken alone."""
     results = []
     for tokens in (1_000, 1):
