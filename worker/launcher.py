@@ -26,8 +26,8 @@ LOG_TAIL_BYTES: Final = 16 * 1024
 PIPE_BYTES: Final = 1 << 16
 
 _PASSED_ON: Final = (
-    "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "PYTHON", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OMP_", "MKL_",
-    "CUDA", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "ROCR_", "HIP_", "HSA_", "HF_HOME", "HF_DATASETS_CACHE",
+    "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "PYTHON", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OMP_", "GOMP_",
+    "MKL_", "CUDA", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "ROCR_", "HIP_", "HSA_", "HF_HOME", "HF_DATASETS_CACHE",
     "NLTK_DATA",
 )  # fmt: skip
 _FIXED: Final = {
@@ -35,7 +35,9 @@ _FIXED: Final = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that spin while they wait make a shared machine five times slower.
+}
+_UNLESS_SET: Final = {
+    # Threads that spin for long while they wait make a shared machine many times slower.
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "0",
 }
@@ -182,7 +184,8 @@ class Trainer:
 
 
 def _environment(ours: Mapping[str, str], device: str) -> dict[str, str]:
-    chosen = {name: value for name, value in ours.items() if name.startswith(_PASSED_ON)} | _FIXED
+    passed_on = {name: value for name, value in ours.items() if name.startswith(_PASSED_ON)}
+    chosen = _UNLESS_SET | passed_on | _FIXED
     if device == "cpu":
         chosen["CUDA_VISIBLE_DEVICES"] = ""
     elif device.startswith("cuda:"):

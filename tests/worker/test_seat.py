@@ -43,6 +43,19 @@ def test_a_trainer_that_has_finished_takes_the_next_job(site: Site) -> None:
     assert all(len(site.attempts(job_id)) == 1 for job_id in others)
 
 
+@pytest.mark.parametrize(("asked", "given"), [({}, "0"), ({"GOMP_SPINCOUNT": "10000"}, "10000")])
+def test_its_environment_has_no_credentials_and_the_operators_way_to_wait(
+    site: Site, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], given: str
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    for name, value in (asked | {"SDFT_DATABASE__URL": "secret", "HF_TOKEN": "secret", "HF_HUB_OFFLINE": "0"}).items():
+        monkeypatch.setenv(name, value)
+    environment = psutil.Process(ran_in(site, site.slot())).environ()
+    assert environment["GOMP_SPINCOUNT"] == given
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert "secret" not in environment.values()
+
+
 def test_what_it_prints_during_a_job_is_kept_with_that_job_only(site: Site) -> None:
     slot = site.slot()
     site.post(prints="a line that is longer than what the next job prints\n" * 9)
