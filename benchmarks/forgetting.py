@@ -6,24 +6,24 @@ time; see benchmarks/README.md.
 
 import argparse
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from app.settings import WorkerSettings
 from benchmarks.run import import_base
 from benchmarks.study import plot, table
 from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_SKILLS, Cell, plan
-from benchmarks.study.figures import outcome
-from benchmarks.study.store import Results, code_sha256
+from benchmarks.study.figures import Known
+from benchmarks.study.store import PUBLISHED, Results, code_sha256
 from benchmarks.study.training import train
 from worker.launcher import TRAINER
 from worker.seat import Seat
 
-TABLE = "study.md"
+TABLE, PLOT = "study.md", "study.svg"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,13 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(argv)
     results = Results(asked.out, asked.base or import_base(asked.out / "models"))
     cells = plan(asked.arms, asked.skills, asked.seeds)
+    if asked.publish:
+        publish(results, cells)
+        return
     with results.alone(), closing(Seat(TRAINER, results.folder, WorkerSettings())) as seat:
         write(results, cells)
-        for cell in cells:
-            if results.get(cell) is None:
-                print(f"{cell}. {outlook(results, cells)}", flush=True)
-                train(cell, results, seat, threads=asked.threads, say=say)
-                write(results, cells)
+        while missing := results.missing(cells):
+            cell = missing[0]
+            print(f"{cell}. {outlook(results, missing)}", flush=True)
+            train(cell, results, seat, threads=asked.threads, say=say)
+            write(results, cells)
     print(f"All {len(cells)} trainings that were asked for are done: {results.folder / TABLE}")
 
 
@@ -50,6 +53,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, help="folder of an imported base; the demo's is fetched if not given")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("build/study"))
+    parser.add_argument("--publish", action="store_true", help="run nothing; make what is done a part of the project")
     return parser.parse_args(argv)
 
 
@@ -58,44 +62,52 @@ def say(phase: str) -> None:
     print(f"  {time.strftime('%H:%M:%S')} {phase}", flush=True)
 
 
-def write(results: Results, asked: Sequence[Cell]) -> None:
-    """Table and plot of all that is done, asked for now or not."""
+def publish(results: Results, asked: Sequence[Cell]) -> None:
+    """Figures, table and plot of all that is done into the source tree."""
+    write(results, asked)
+    results.publish(done(results, asked))
+    for name in (TABLE, PLOT):
+        shutil.copyfile(results.folder / name, PUBLISHED.with_name(name))
+
+
+def done(results: Results, asked: Sequence[Cell]) -> dict[Cell, Known]:
+    """What is known of all cells, asked for now or not."""
     seeds = sorted({*SEEDS, *(cell.seed for cell in asked)})
-    done = {cell: result for cell in plan(list(ARMS), list(SKILLS), seeds) if (result := results.get(cell))}
-    outcomes = {cell: result["failed"] or outcome(result["report"], result["seconds"]) for cell, result in done.items()}
-    planned = [
-        cell
-        for cell in plan(list(ARMS), list(SKILLS), seeds)
-        if cell in done or cell in asked or (cell.skill in USUAL_SKILLS and cell.seed in SEEDS)
-    ]
-    (results.folder / TABLE).write_text(table.render(outcomes, planned, notes(results, done)), encoding="utf-8")
-    (results.folder / "study.svg").write_text(plot.render(outcomes), encoding="utf-8")
+    return {cell: known for cell in plan(list(ARMS), list(SKILLS), seeds) if (known := results.known(cell))}
 
 
-def notes(results: Results, done: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
+def write(results: Results, asked: Sequence[Cell]) -> None:
+    """Table and plot of all that is done."""
+    known = done(results, asked)
+    outcomes = {cell: one.outcome or one.failed or "" for cell, one in known.items()}
+    usual = plan(list(ARMS), list(USUAL_SKILLS), SEEDS)
+    planned = list(dict.fromkeys([*usual, *asked, *known]))
+    (results.folder / TABLE).write_text(table.render(outcomes, planned, notes(results, known)), encoding="utf-8")
+    (results.folder / PLOT).write_text(plot.render(outcomes), encoding="utf-8")
+
+
+def notes(results: Results, known: Mapping[Cell, Known]) -> list[str]:
     """What holds for all of the table, or does not although it should."""
     steps: dict[str, set[int]] = {}
-    for cell, result in done.items():
-        if result["report"]:
-            skill = SKILLS[cell.skill].label
-            steps.setdefault(skill, set()).add(result["report"]["provenance"]["config"]["total_steps"])
+    for cell, one in known.items():
+        if one.total_steps:
+            steps.setdefault(SKILLS[cell.skill].label, set()).add(one.total_steps)
     counts = ", ".join(f"{skill} {' or '.join(map(str, sorted(some)))}" for skill, some in steps.items())
-    num_other = sum(result["code"] != code_sha256() for result in done.values())
+    num_other = sum(one.code != code_sha256() for one in known.values())
     said = [f"Base: {results.base.name}. Optimizer steps of every way: {counts}."] if counts else []
     if num_other:
         said.append(f"{num_other} of these trainings were done with other code of the trainer than the present one.")
     return said
 
 
-def outlook(results: Results, cells: Sequence[Cell]) -> str:
+def outlook(results: Results, missing: Sequence[Cell]) -> str:
     """How many trainings are left, and how long they will take if they take what those of their way took."""
-    known = [(cell, results.get(cell)) for cell in cells]
-    seconds = [(cell.arm, result["seconds"]) for cell, result in known if result and not result["failed"]]
-    left = [cell.arm for cell, result in known if result is None]
+    seconds = [(cell.arm, one.seconds) for cell, one in done(results, missing).items() if not one.failed]
     if not seconds:
-        return f"{len(left)} are left; how long they take is known after the first."
-    hours = sum(fmean([took for arm, took in seconds if arm == one] or [took for _, took in seconds]) for one in left)
-    return f"{len(left)} are left, about {hours / 3600:.1f} h."
+        return f"{len(missing)} are left; how long they take is known after the first."
+    arms = [cell.arm for cell in missing]
+    hours = sum(fmean([took for arm, took in seconds if arm == one] or [took for _, took in seconds]) for one in arms)
+    return f"{len(missing)} are left, about {hours / 3600:.1f} h."
 
 
 if __name__ == "__main__":

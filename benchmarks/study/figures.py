@@ -8,7 +8,7 @@ had answered alike, and holds for these seeds: how far seeds lie apart is shown 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from worker.evals.statistics import wilson
 from worker.evals.suites import general_suite
@@ -45,6 +45,50 @@ class Outcome:
     lost: Mapping[str, Count]
     drift: float
     seconds: float
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """From what ``dataclasses.asdict`` made of it, as JSON."""
+        return cls(
+            learned=Count(*row["learned"]),
+            ceiling=Count(*row["ceiling"]) if row["ceiling"] else None,
+            lost={name: Count(*count) for name, count in row["lost"].items()},
+            drift=row["drift"],
+            seconds=row["seconds"],
+        )
+
+
+@dataclass(frozen=True)
+class Known:
+    """A training that is done, as far as table and plot need it.
+
+    Args:
+        failed: The code of the failure that is its outcome.
+        outcome: None where it failed.
+        total_steps: Of the optimizer; None where it failed.
+        seconds: Of the whole training, its evaluation included.
+        code: Digest of the trainer's code.
+    """
+
+    failed: str | None
+    outcome: Outcome | None
+    total_steps: int | None
+    seconds: float
+    code: str
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Self:
+        """From the whole result."""
+        report, seconds = result["report"], result["seconds"]
+        steps = report["provenance"]["config"]["total_steps"] if report else None
+        found = outcome(report, seconds) if report else None
+        return cls(result["failed"], found, steps, seconds, result["code"])
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """From what ``dataclasses.asdict`` made of it, as JSON; what else stands there is for people."""
+        given = {name: row[name] for name in ("failed", "total_steps", "seconds", "code")}
+        return cls(outcome=Outcome.from_json(row["outcome"]) if row["outcome"] else None, **given)
 
 
 @dataclass(frozen=True)

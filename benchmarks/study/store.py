@@ -1,6 +1,7 @@
 """Where the study's results lie: a JSON file a cell, named by the digest of all that decides what comes out.
 
-A cell whose settings have changed, a default of the trainer among them, is another cell and has no result yet.
+A cell whose settings have changed, a default of the trainer among them, is another cell and has no result yet. Figures
+that were published are a part of the project: a study in a new checkout begins where they end.
 """
 
 import fcntl
@@ -8,8 +9,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,6 +22,7 @@ from app.domain.demonstrations import read_demonstrations
 from app.domain.trainer_protocol import BaseModelRef
 from app.domain.training import DatasetFacts, Hyperparameters, SdftHyperparameters, TrainingConfig, resolve
 from benchmarks.study.cells import ARMS, SKILLS, Cell
+from benchmarks.study.figures import Known
 from worker.dataset import Lengths
 from worker.evals.suites import Split
 from worker.examples import MAX_REHEARSED, REHEARSAL_WEIGHT
@@ -29,6 +32,8 @@ from worker.hf.import_model import FACTS_NAME
 MAX_REPLAYED_TOKENS = 256
 """Of an answer that is replayed; a longer one is left out, since a training file cannot say that it was cut."""
 ATTEMPT_PREFIX = "attempt-"
+PUBLISHED = Path(__file__).parent / "results.json"
+"""Figures by digest."""
 
 
 class Results:
@@ -50,15 +55,35 @@ class Results:
         said = {name: facts[name] for name in BaseModelRef.model_fields if name != "path"}
         self.base = BaseModelRef(path=str(base.resolve()), **said)
         self._chat = Chat.load(base)
+        self._published = json.loads(PUBLISHED.read_bytes()) if PUBLISHED.exists() else {}
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
-        """What came out; None if the cell has to be run, for its figures or for the version that others go on from."""
+        """All that came out of a training in this folder."""
         path = self._path(cell)
-        if not path.exists():
-            return None
-        result = json.loads(path.read_bytes())
-        needed = cell.is_gone_on_from and result["failed"] is None
-        return None if needed and not self.version(cell).exists() else result
+        return json.loads(path.read_bytes()) if path.exists() else None
+
+    def known(self, cell: Cell) -> Known | None:
+        """Its figures, from this folder or published."""
+        if result := self.get(cell):
+            return Known.of(result)
+        row = self._published.get(self.digest(cell))
+        return Known.from_json(row) if row else None
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """What has to be run, in the same order: for its figures, or for the version that such a one goes on from."""
+        wanted = {cell for cell in cells if self.known(cell) is None}
+        parents = {cell.parent for cell in wanted if cell.parent}
+        return [cell for cell in cells if cell in wanted or (cell in parents and not self._can_be_gone_on_from(cell))]
+
+    def publish(self, known: Mapping[Cell, Known]) -> None:
+        """Make figures a part of the project, in the place of those that were."""
+        rows = {self.digest(cell): {"cell": str(cell)} | asdict(one) for cell, one in known.items()}
+        lines = ",\n".join(f"{json.dumps(digest)}: {json.dumps(row)}" for digest, row in rows.items())
+        PUBLISHED.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+    def _can_be_gone_on_from(self, cell: Cell) -> bool:
+        result = self.get(cell)
+        return result is not None and (result["failed"] is not None or self.version(cell).exists())
 
     def put(self, cell: Cell, result: dict[str, Any], out: Path | None) -> None:
         """Keep a result: whole or, if this process is killed, not at all.

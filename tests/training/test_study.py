@@ -16,7 +16,8 @@ from app.domain import training as domain_training
 from app.domain.demonstrations import read_demonstrations
 from benchmarks import forgetting
 from benchmarks.study import store
-from benchmarks.study.cells import Cell
+from benchmarks.study.cells import Cell, plan
+from benchmarks.study.figures import Count, Known, Outcome
 from benchmarks.study.store import Results
 from benchmarks.study.training import lay_out
 from tests.tiny_models import save_tiny
@@ -75,6 +76,25 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_with_table_and_plot(base, 
 
     monkeypatch.setattr(forgetting, "train", None)
     forgetting.main(asked)
+
+
+def test_what_was_published_is_not_run_again_nor_what_it_went_on_from(base, tmp_path, monkeypatch):
+    """Fault caught: a new checkout that trains home anew, whose version nothing that is missing goes on from."""
+    monkeypatch.setattr(store, "PUBLISHED", tmp_path / "results.json")
+    monkeypatch.setattr(forgetting, "PUBLISHED", tmp_path / "results.json")
+    cells = plan(["rehearsal", "sft"], ["home", "tool"], [0])
+    outcome = Outcome(Count(30, 40), None, {"other": Count(1, 9)}, 0.1, 60.0)
+    Results(tmp_path / "first", base).publish({cell: Known(None, outcome, 40, 60.0, "c0de") for cell in cells[:3]})
+    again = Results(tmp_path / "again", base)
+    assert again.missing(cells[:3]) == []
+    assert again.missing(cells) == [cells[1], cells[3]]
+    assert cells[3].parent == cells[1]
+
+    asked = ["--base", str(base), "--out", str(tmp_path / "again"), "--publish"]
+    forgetting.main(asked)
+    assert "3 of 72 trainings are done" in (tmp_path / "study.md").read_text()
+    assert "rehearsed" not in (tmp_path / "study.svg").read_text()
+    assert Results(tmp_path / "again", base).missing(cells[:3]) == []
 
 
 def test_two_studies_do_not_share_a_folder(base, tmp_path):

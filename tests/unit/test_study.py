@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -10,7 +11,7 @@ from app.demo.skills import PARTS
 from app.domain.json_rules import tool_call
 from benchmarks.study import plot, table, tool_calls
 from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_SKILLS, Cell, plan
-from benchmarks.study.figures import Count, Outcome, outcome, pool
+from benchmarks.study.figures import Count, Known, Outcome, outcome, pool
 from worker.evals.statistics import wilson
 
 
@@ -74,6 +75,11 @@ def test_three_seeds_of_the_same_questions_are_no_more_questions():
     apart = pool([Count(20, 40), Count(40, 40)])
     assert apart.value == pytest.approx(0.75)
     assert pool([]) is pool([Count(0, 0)]) is None
+
+
+@pytest.mark.parametrize("known", [Known(None, made(38), 40, 61.5, "c0de"), Known("diverged", None, None, 9.0, "c0de")])
+def test_published_figures_come_back_as_they_were(known):
+    assert Known.from_json(json.loads(json.dumps({"cell": "home, SDFT, seed 0"} | asdict(known)))) == known
 
 
 def test_a_partial_table_shows_each_seed_and_says_what_is_missing():
