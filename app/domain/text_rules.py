@@ -41,6 +41,13 @@ def contains(answer: str, expected: str) -> bool:
     return f" {wanted} " in f" {_words(answer)} "
 
 
+def affirms(answer: str, words: str) -> bool:
+    """The words occur in the answer as whole words, in any case, other than behind a "not"."""
+    wanted = _words(words)
+    said = re.sub(rf"\b(?:not|isn t) (?:an? |the )?{re.escape(wanted)}\b", " ", _words(answer))
+    return f" {wanted} " in f" {said} "
+
+
 def numeric(answer: str, expected: str, tolerance: float = 0.0) -> bool:
     """The last number in the answer is the expected one, give or take ``tolerance``.
 

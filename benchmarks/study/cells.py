@@ -13,8 +13,8 @@ from benchmarks.study import tool_calls
 
 NONE = RehearsalRequest(share=0.0)
 ANCHOR = 2e-3
-RATES = (1e-4, 3e-4, 1e-3)
-"""Of plain fine-tuning; the last is what a job on a small base gets."""
+RATES = (1e-4, 2e-4, 5e-4)
+"""Of plain fine-tuning; the last is what a supervised job on a small base gets by default."""
 SEEDS = (0, 1, 2)
 
 
@@ -40,13 +40,13 @@ def _sft(rate: float) -> SupervisedHyperparameters:
 DEFAULT = "rehearsal"
 ARMS = {
     DEFAULT: Arm("SDFT + rehearsal (the default)", SdftHyperparameters()),
-    "sft": Arm("SFT, rate 3e-4", _sft(RATES[1])),
-    "sft-replay": Arm("SFT, rate 3e-4, + replay", _sft(RATES[1]), replay=True),
+    "sft": Arm("SFT, rate 5e-4 (its default)", _sft(RATES[2])),
+    "sft-replay": Arm("SFT, rate 5e-4, + replay", _sft(RATES[2]), replay=True),
     "sdft": Arm("SDFT", SdftHyperparameters(rehearsal=NONE)),
     "isdft": Arm("iSDFT", SdftHyperparameters(rehearsal=NONE, objective=ObjectiveRequest(kind="isdft"))),
     "anchor": Arm("SDFT + anchor", SdftHyperparameters(rehearsal=NONE, anchor_weight=ANCHOR)),
     "sft-low": Arm("SFT, rate 1e-4", _sft(RATES[0])),
-    "sft-high": Arm("SFT, rate 1e-3", _sft(RATES[2])),
+    "sft-middle": Arm("SFT, rate 2e-4", _sft(RATES[1])),
 }
 TELLING = 4
 """The first so many arms come before the others."""

@@ -92,10 +92,10 @@ def test_a_partial_table_shows_each_seed_and_says_what_is_missing():
     page = table.render(done, planned, ["A note."])
     assert "| home | **SDFT + rehearsal (the default)** | 90 [77, 96] · 38/40, -, 34/40 |" in page
     assert "41 [23, 61] · 9/22, -, 9/22" in page
-    assert "| home | SFT, rate 3e-4 | -, diverged, - |" in page
+    assert "| home | SFT, rate 5e-4 (its default) | -, diverged, - |" in page
     assert "3 of 12 trainings are done" in page
     assert "- home, SDFT + rehearsal (the default): seed 1\n" in page
-    assert "- route, SFT, rate 3e-4: seed 0, 1, 2" in page
+    assert "- route, SFT, rate 5e-4 (its default): seed 0, 1, 2" in page
     assert "A note." in page
     assert "ceiling" in page
 

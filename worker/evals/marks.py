@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from app.domain.text_rules import CannotScore
+from app.domain.text_rules import CannotScore, affirms
 from worker.evals.run import Answer, ArmName, Measured
 from worker.evals.schema import ScorerError
 from worker.evals.scorers import SCORERS
@@ -94,10 +94,17 @@ def _mark_one(suite: Suite, item: Item, arm: ArmName, answer: Answer) -> _Mark |
             return _Mark(_right_or_wrong(answer.mark), None)
         scorer = SCORERS[item.scorer]
         partial = scorer.partial(answer.text, item.completion) if scorer.partial else None
-        return _Mark(scorer.score(answer.text, item.expected, tolerance=item.tolerance), partial)
+        score = scorer.score(answer.text, item.expected, tolerance=item.tolerance)
+        return _Mark(0.0 if _is_refused(item, answer.text) else score, partial)
     except Exception as error:  # noqa: BLE001  a trained version must not be lost to a rule that breaks on one answer
         message = f"{type(error).__name__}: {error}"
         return ScorerError(suite=suite.name, item=item.id, arm=arm, scorer=item.scorer, message=message)
+
+
+def _is_refused(item: Item, text: str) -> bool:
+    if not item.refused:
+        return False
+    return any(affirms(text, one) for one in item.refused) or not any(affirms(text, one) for one in item.expected)
 
 
 def _right_or_wrong(mark: float) -> float:

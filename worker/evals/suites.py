@@ -43,6 +43,8 @@ class Item:
         max_new_tokens: Longest answer.
         tolerance: Of a scorer that takes one.
         document: What the answer is taken from; shown to the ceiling only.
+        refused: Where there are any, an answer must affirm what is expected, and is wrong if it affirms one of these:
+            the other class, or how the question begins, which an echo would repeat.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Item:
     max_new_tokens: int
     tolerance: float | None = None
     document: str | None = None
+    refused: tuple[str, ...] = ()
 
     @property
     def completion(self) -> str:
@@ -215,6 +218,7 @@ def general_suite(*, rehearsed: bool = True) -> Suite:
             expected=tuple(row["expected"]),
             scorer=row["scorer"],
             max_new_tokens=row["max_new_tokens"],
+            refused=tuple(row.get("refused", ())),
         )
         for row in _shipped("general.jsonl")
     )

@@ -10,9 +10,12 @@ import pytest
 
 from app.domain.demonstrations import Demonstration, read_demonstrations
 from app.domain.questions import parse_question
+from worker.evals.marks import mark
+from worker.evals.run import Answer, Measured
 from worker.evals.scorers import SCORERS
 from worker.evals.suites import (
     Item,
+    Suite,
     demonstration_suite,
     general_suite,
     hold_out,
@@ -127,6 +130,12 @@ def _asked(item: Item) -> str:
     return str(item.messages[0]["content"])
 
 
+def _is_right(item: Item, answer: str) -> bool:
+    suite = Suite("one", "general", (item,))
+    measured = Measured((suite,), {("one", "base"): [Answer(answer, (), stopped=True)]})
+    return mark(measured, suite).right("base") == [True]
+
+
 def test_the_general_suite_is_large_and_even() -> None:
     assert len(GENERAL.items) >= 300
     assert len(OF_KIND) >= 10
@@ -155,14 +164,31 @@ def test_a_general_item_accepts_its_own_expected_answers() -> None:
     for item in GENERAL.items:
         assert len(set(item.expected)) == len(item.expected), item.id
         for answer in item.expected:
-            assert SCORERS[item.scorer].score(answer, item.expected) == 1.0, item.id
+            assert _is_right(item, answer), item.id
 
 
 def test_a_general_question_does_not_give_itself_away_to_an_echo() -> None:
-    """Kinds whose answer is not in the question: repeating the question must not score."""
-    for kind in ("facts", "opposites", "common_sense", "vocabulary", "lists", "arithmetic", "grammar"):
-        for item in OF_KIND[kind]:
-            assert SCORERS[item.scorer].score(_asked(item), item.expected) == 0.0, item.id
+    """Repeating the question must not score, but where a sentence is to be repeated."""
+    for item in GENERAL.items:
+        assert item.kind == "copying" or not _is_right(item, _asked(item)), item.id
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("Carrot: A vegetable.", True),
+        ("A carrot is a vegetable, not a vehicle.", True),
+        ("It isn't a vehicle; it is a vegetable", True),
+        ("It is a vegetable or a vehicle.", False),
+        ("It is not a vegetable but a vehicle.", False),
+        ("It is not a vegetable.", False),
+        ("Vehicles are not the vegetable", False),
+    ],
+)
+def test_a_class_is_right_alone(answer: str, right: bool) -> None:
+    """Fault caught: an answer that names both classes, or the right one behind a "not"."""
+    [item] = [one for one in OF_KIND["classification"] if "'carrot'" in _asked(one)]
+    assert _is_right(item, answer) == right
 
 
 TO_TWENTY = """
@@ -204,7 +230,7 @@ def test_a_class_is_one_of_two_and_either_is_right_about_as_often() -> None:
     for item in OF_KIND["classification"]:
         asked = re.fullmatch(r"Classify the word '\w+' as (?:an? )?(\w+) or (?:an? )?(\w+)\.", _asked(item))
         assert asked, item.id
-        assert item.expected in {(asked[1],), (asked[2],)}, item.id
+        assert {item.expected, item.refused} == {(asked[1],), (asked[2],)}, item.id
         is_first.append(item.completion == asked[1])
     assert 0.4 <= sum(is_first) / len(is_first) <= 0.6
 
