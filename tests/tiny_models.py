@@ -12,6 +12,8 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
@@ -38,6 +40,15 @@ FAMILIES = {
     "mistral": lambda size: MistralConfig(vocab_size=size, sliding_window=16, **_SHAPE),
 }  # fmt: skip
 
+MIXTURE = "mixtral"
+"""Experts are one tensor for all, which PEFT adapts in a way of its own; few tokens do not reach all of them."""
+
+
+def _config(family: str, size: int) -> PreTrainedConfig:
+    if family == MIXTURE:
+        return MixtralConfig(vocab_size=size, num_local_experts=8, num_experts_per_tok=1, **_SHAPE)
+    return FAMILIES[family](size)
+
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Bytes, and six special tokens before them."""
@@ -56,7 +67,7 @@ def save_tiny(family: str, folder: Path) -> Path:
     """Write a tiny base of a family; end and padding are one id, and the generation config knows a second stop id."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family](len(tokenizer)))
+    model = AutoModelForCausalLM.from_config(_config(family, len(tokenizer)))
     model.generation_config.eos_token_id = [END, STOP]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

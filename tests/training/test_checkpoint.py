@@ -19,6 +19,7 @@ from worker.hf import checkpoint, load_check
 from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
+from worker.sdft import side_by_side
 from worker.trainer import train
 
 STEPS = 6
@@ -97,6 +98,22 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(llama,
         assert torch.equal(value, factors(resumed)[name])
     last = [written(step_folder(tmp_path / name, STEPS)) for name in ("whole", "resumed")]
     assert last[0] == last[1]
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_it_does_from_every_step_with_several_rollouts_and_threads(llama, tmp_path, teacher, four_threads, monkeypatch):
+    """Fault caught: a sum over threads in the order in which they came, or bits of a prompt that depend on what was
+    read with it."""
+    monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", 16)
+    changes = TEACHERS[teacher] | {"rollouts_per_prompt": 2}
+    whole, straight = run(llama, tmp_path / "whole", **changes)
+    for step in range(1, STEPS):
+        folder = tmp_path / f"from-{step}"
+        resumed, rest = run(llama, folder, resume_from=step_folder(tmp_path / "whole", step), **changes)
+        assert rest.curve("train_loss") == straight.curve("train_loss")[step:]
+        assert written(step_folder(folder, STEPS)) == written(step_folder(tmp_path / "whole", STEPS))
+        for name, value in factors(whole).items():
+            assert torch.equal(value, factors(resumed)[name])
 
 
 @pytest.mark.parametrize("kind", ["ema", "hard_sync"])

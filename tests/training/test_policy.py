@@ -254,6 +254,7 @@ def test_rows_that_are_read_side_by_side_are_those_of_one_batch(any_base, four_t
         return part
 
     monkeypatch.setattr(HfPolicy, "_read", watched)
+    monkeypatch.setattr(side_by_side, "MAX_AGAIN", 4.0)
     for tokens in (1_000_000, 1):
         monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)
         with torch.no_grad():
@@ -264,6 +265,7 @@ def test_rows_that_are_read_side_by_side_are_those_of_one_batch(any_base, four_t
 
 def test_parts_side_by_side_do_not_change_loss_or_gradient(any_base, four_threads, monkeypatch):
     results = []
+    monkeypatch.setattr(side_by_side, "MAX_AGAIN", 4.0)
     for tokens in (1_000_000, 1):
         monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)
         policy = load(any_base)

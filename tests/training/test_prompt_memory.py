@@ -60,29 +60,49 @@ def test_weights_that_move_cannot_use_the_memory(any_base):
         policy.hidden(batch, arm="student")
 
 
-def test_what_is_remembered_does_not_depend_on_what_was_read_with_it():
+@pytest.fixture
+def memories():
+    """Makes memories of one backbone, large enough for sums in another order to have other bits."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+    backbone = LlamaModel(LlamaConfig(vocab_size=300, num_hidden_layers=2, **shape)).eval()
+    return lambda: PromptMemory(backbone, torch.device("cpu"))
+
+
+def prompts_of_length(*lengths):
+    return [torch.randint(300, (length,)).tolist() for length in lengths]
+
+
+def equal(some, others):
+    return all(
+        torch.equal(one, other)
+        for layers, again in zip(some, others, strict=True)
+        for pair, pair_again in zip(layers, again, strict=True)
+        for one, other in zip(pair, pair_again, strict=True)
+    )
+
+
+def test_what_is_remembered_does_not_depend_on_what_was_read_with_it(memories):
     """Fault caught: prompts read as a batch, whose keys then differ in their last bits after a resume."""
-    torch.manual_seed(0)
-    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-    backbone = LlamaModel(LlamaConfig(vocab_size=300, num_hidden_layers=2, **shape)).eval()
-    prompts = [torch.randint(300, (length,)).tolist() for length in (31, 37, 33, 35)]
-    together, after = (PromptMemory(backbone, torch.device("cpu")) for _ in range(2))
-    after.open(prompts[:1])
-    for found, expected in zip(after.open(prompts)[0].layers, together.open(prompts)[0].layers, strict=True):
-        assert torch.equal(found.keys, expected.keys)
-        assert torch.equal(found.values, expected.values)
+    prompts = prompts_of_length(31, 37, 33, 35)
+    after = memories()
+    after.read(prompts[:1])
+    assert equal(after.read(prompts), memories().read(prompts))
 
 
-def test_what_is_remembered_does_not_depend_on_how_many_threads_read_it():
-    """Fault caught: bits that change with the prompts that came in the same batch, each of which had fewer threads."""
-    torch.manual_seed(0)
-    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-    backbone = LlamaModel(LlamaConfig(vocab_size=300, num_hidden_layers=2, **shape)).eval()
-    prompt = torch.randint(300, (157,)).tolist()
-    before, found = torch.get_num_threads(), []
-    for num_threads in (1, 2, 3):
-        torch.set_num_threads(num_threads)
-        found.append(PromptMemory(backbone, torch.device("cpu")).open([prompt])[0].layers[-1].keys)
-        assert torch.get_num_threads() == num_threads
-    torch.set_num_threads(before)
-    assert all(torch.equal(found[0], keys) for keys in found[1:])
+def test_what_is_remembered_does_not_depend_on_how_many_were_read_at_the_same_time(memories, four_threads):
+    """Fault caught: bits that change with the company, in which each prompt has fewer threads."""
+    prompts = prompts_of_length(157, 31, 600, 75)
+    together = memories().read(prompts, num_lanes=4)
+    assert equal(together, [memories().read([prompt], num_lanes=4)[0] for prompt in prompts])
+    assert torch.get_num_threads() == 4
+
+
+def test_a_prompt_that_comes_several_times_at_once_is_read_and_counted_once(memories, monkeypatch):
+    """As each of its rollouts has it."""
+    memory, read = memories(), []
+    monkeypatch.setattr(memory, "_read", lambda prompt, plain=memory._read: read.append(prompt) or plain(prompt))
+    [prompt] = prompts_of_length(9)
+    found = memory.read([prompt] * 3, num_lanes=3)
+    assert read == [tuple(prompt)]
+    assert memory._max_bytes - memory._bytes_left == sum(part.nbytes for pair in found[0] for part in pair)

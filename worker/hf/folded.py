@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
@@ -18,9 +18,14 @@ from transformers.pytorch_utils import Conv1D
 from worker.sdft.products import linear
 
 
-def can_fold(model: nn.Module) -> bool:
-    """Whether what PEFT would adapt are plain linear layers only: some old architectures hold theirs transposed."""
-    return not any(isinstance(module, Conv1D) for module in model.modules())
+def adapts_plain_layers(adapted: nn.Module) -> bool:
+    """Whether all that PEFT has adapted are plain linear layers.
+
+    Some old architectures hold theirs transposed, and a mixture of experts is one tensor for all, which PEFT changes
+    while it is asked.
+    """
+    layers: list[Any] = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    return all(type(layer) is Linear and not isinstance(layer.base_layer, Conv1D) for layer in layers)
 
 
 class FoldedCopy:

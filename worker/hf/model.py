@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,14 +19,14 @@ from torch import Tensor, nn
 
 from worker.hf.base import Base
 from worker.hf.chat import Chat
-from worker.hf.folded import FoldedCopy, can_fold
+from worker.hf.folded import FoldedCopy, adapts_plain_layers
 from worker.hf.generation import decode
-from worker.hf.prompt_memory import PromptMemory, open_cache, slides
+from worker.hf.prompt_memory import Layers, PromptMemory, open_cache, slides
 from worker.hf.tree_check import reads_trees
 from worker.sdft.align import buckets, make_batch
 from worker.sdft.loss import Head, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
-from worker.sdft.side_by_side import cut, num_parts, side_by_side
+from worker.sdft.side_by_side import cut, side_by_side
 from worker.sdft.teacher import freeze
 
 CONFIG_NAME = "adapter_config.json"
@@ -36,6 +35,9 @@ SCORE_TOKENS = 4096
 DECODE_TOKENS_ON_DEVICE = 32768
 """Padded tokens of a batch without gradients, new tokens included: on a CPU, and for decoding on an accelerator, where
 a step takes as long for many rows as for few."""
+MAX_DECODE_LANES = 4
+"""Batches that are decoded at the same time, which share the tokens above: a batch of few rows wastes its pass over the
+weights."""
 DECODE_PADDING = 0.5
 """Decoding pays for padding only once, in the first pass, and for a batch of its own at every token."""
 
@@ -63,7 +65,7 @@ class HfPolicy:
         self.parent_alpha = (parent or lora).lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
         self.user_turn, self.prompt_text, self.encode_text = chat.user_turn, chat.prompt_text, chat.encode_text
-        self._folded = FoldedCopy(model) if self.device.type == "cpu" and can_fold(model) else None
+        folded = FoldedCopy(model) if self.device.type == "cpu" else None
         with warnings.catch_warnings():
             # What PEFT 0.21 asks transformers 5 for has been renamed there.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -72,6 +74,10 @@ class HfPolicy:
                 self._peft.add_adapter("parent", parent)
         self._peft.set_adapter("student")
         self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
+        plain = adapts_plain_layers(self._peft)
+        self._folded = folded if plain else None
+        alone = self.device.type != "cpu" or not plain or _moves_rope(model.config.to_dict())
+        self.num_lanes = 1 if alone else torch.get_num_threads()
         self._backbone: Any = model.get_decoder()
         self.remembers_prompts = not slides(self._backbone)
         self._memory = PromptMemory(self._backbone, self.device)
@@ -176,21 +182,37 @@ class HfPolicy:
             ValueError: Whole prompts were given for weights that move.
         """
         batch = batch.to(self.device)
+        alike = all(prefix == batch.prefixes[0] for prefix in batch.prefixes)
+        if not alike and arm != "parent":
+            raise ValueError("only what unchanging weights make of a prompt can be remembered")
         with self._weights(arm, folded=arm in {"student", "twin"}) as backbone:
             if torch.is_grad_enabled() or batch.sees_LL is not None:
-                return self._read(backbone, batch, arm)
-            sizes = [len(prefix) + batch.ids_BL.shape[1] for prefix in batch.prefixes]
-            parts = [batch.part(rows) for rows in cut(sizes, num_parts(sum(sizes), self.device))]
-            read = torch.no_grad()(partial(self._read, backbone, arm=arm))
-            return torch.cat(side_by_side(read, parts, self.device))
+                return self._read(backbone, batch)
+            known = None if alike else self._memory.read(batch.prefixes, num_lanes=self.num_lanes)
+            shared = [len(prefix) if alike else 0 for prefix in batch.prefixes]
+            runs = cut([batch.ids_BL.shape[1]] * len(shared), shared, self.num_lanes)
+            parts = [(batch.part(run), known and known[run]) for run in runs]
+            read = torch.no_grad()(lambda part: self._read(backbone, *part))
+            return torch.cat(side_by_side(read, parts, self.num_lanes))
 
-    def _read(self, backbone: Any, batch: TokenBatch, arm: Arm) -> Tensor:
+    def _read(self, backbone: Any, batch: TokenBatch, prompts: list[Layers] | None = None) -> Tensor:
+        """Hidden states at the loss positions, [T, H], of a batch in one pass.
+
+        Args:
+            backbone: With an arm's weights.
+            batch: Rows, or a tree.
+            prompts: What the weights have made of each row's prefix; without it all begin alike.
+        """
         cache, mask = None, batch.mask_BL
         if batch.sees_LL is not None:
             mask = batch.sees_LL[None, None]
         elif any(batch.prefixes):
-            cache, prefix_mask_BP = self._open(backbone, batch.prefixes, arm)
-            mask = torch.cat([prefix_mask_BP, mask], dim=-1)
+            if prompts is None:
+                cache = open_cache(backbone, batch.prefixes[0], len(batch.prefixes), self.device)
+                seen_BP = mask.new_ones(len(batch.prefixes), len(batch.prefixes[0]))
+            else:
+                cache, seen_BP = self._memory.open(prompts)
+            mask = torch.cat([seen_BP, mask], dim=-1)
         hidden_BLH = backbone(
             input_ids=batch.ids_BL,
             attention_mask=mask,
@@ -200,16 +222,6 @@ class HfPolicy:
         ).last_hidden_state
         hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
         return hidden_TH
-
-    def _open(self, backbone: Any, prefixes: list[list[int]], arm: Arm) -> tuple[Any, Tensor]:
-        """A cache of what each row begins with, and its mask [B, P]."""
-        shared = prefixes[0]
-        if all(prefix == shared for prefix in prefixes):
-            cache = open_cache(backbone, shared, len(prefixes), self.device)
-            return cache, torch.ones(len(prefixes), len(shared), dtype=torch.long, device=self.device)
-        if arm != "parent":
-            raise ValueError("only what unchanging weights make of a prompt can be remembered")
-        return self._memory.open(prefixes)
 
     def sample(
         self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
@@ -295,7 +307,8 @@ class HfPolicy:
         lengths = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
         if max(lengths, default=0) > self.context_tokens:
             raise ValueError(f"a prompt and its answer need {max(lengths)} tokens, more than {self.context_tokens}")
-        max_tokens = SCORE_TOKENS if self.device.type == "cpu" else DECODE_TOKENS_ON_DEVICE
+        num_lanes = min(self.num_lanes, MAX_DECODE_LANES)
+        max_tokens = SCORE_TOKENS // num_lanes if self.device.type == "cpu" else DECODE_TOKENS_ON_DEVICE
         groups = buckets(lengths, max_tokens, max_padding=DECODE_PADDING)
         answers: dict[int, Rollout] = {}
         telling = threading.Lock()
@@ -315,7 +328,7 @@ class HfPolicy:
                     if on_batch:
                         on_batch(len(answers))
 
-            side_by_side(answer, groups, self.device)
+            side_by_side(answer, groups, num_lanes)
         return [answers[index] for index in range(len(prompts))]
 
     def _add(self, adapter: str, factors: Mapping[str, Tensor]) -> None:
@@ -355,6 +368,13 @@ class HfPolicy:
         return {
             name.replace(infix, "."): parameter for name, parameter in self._peft.named_parameters() if infix in name
         }
+
+
+def _moves_rope(config: Any) -> bool:
+    """Whether the length of a sequence changes what the modules hold, for whatever passes through them meanwhile."""
+    if isinstance(config, dict):
+        return config.get("rope_type") in {"dynamic", "longrope"} or any(map(_moves_rope, config.values()))
+    return False
 
 
 def _lora(rank: int, alpha: int) -> LoraConfig:

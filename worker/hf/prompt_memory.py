@@ -1,6 +1,5 @@
 """Keys and values that are computed once: of what all rows of a batch begin with, and of prompts that come again."""
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +8,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from worker.sdft.side_by_side import on_one_thread
+from worker.sdft.side_by_side import on_one_thread, side_by_side
 
 MAX_REMEMBERED_BYTES = 1 << 30
 """What remembered prompts may take: 46 KB a token on a model of 135M parameters in fp32."""
 
-_Layers = list[tuple[Tensor, Tensor]]
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values of one prompt, [heads, length, size] each, a pair a layer."""
+
+LONG_TOKENS = 512
+"""Of a prompt that keeps all threads busy by itself."""
 
 
 def slides(backbone: Any) -> bool:
@@ -50,40 +53,50 @@ class PromptMemory:
     def __init__(self, backbone: Any, device: torch.device, *, max_bytes: int = MAX_REMEMBERED_BYTES) -> None:
         self._backbone, self._device = backbone, device
         self._max_bytes = self._bytes_left = max_bytes
-        self._known: dict[tuple[int, ...], _Layers] = {}
-        self._keeping = threading.Lock()
+        self._known: dict[tuple[int, ...], Layers] = {}
 
     def forget(self) -> None:
         """Hold nothing: what comes is read anew."""
         self._bytes_left = self._max_bytes
         self._known.clear()
 
-    @torch.no_grad()
-    def open(self, prompts: Sequence[list[int]]) -> tuple[DynamicCache, Tensor]:
-        """A cache with a prompt in each row, padded on the right, and the mask of it, [B, P]."""
-        rows = [self._known.get(tuple(prompt)) or self._read(prompt) for prompt in prompts]
-        longest = max(len(prompt) for prompt in prompts)
-        cache = DynamicCache(config=self._backbone.config)
-        for number, layers in enumerate(zip(*rows, strict=True)):
-            keys, values = (
-                torch.stack([pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
-                for parts in zip(*layers, strict=True)
-            )
-            cache.update(keys, values, number)
-        lengths_B1 = torch.tensor([[len(prompt)] for prompt in prompts])
-        return cache, (torch.arange(longest) < lengths_B1).long().to(self._device)
+    def read(self, prompts: Sequence[list[int]], *, num_lanes: int = 1) -> list[Layers]:
+        """What the weights make of each prompt.
 
-    def _read(self, prompt: list[int]) -> _Layers:
-        # Alone, and so to the same bits in whatever order prompts come: a run that goes on starts with no memory.
-        cache = DynamicCache(config=self._backbone.config)
-        ids_1L = torch.tensor([prompt], device=self._device)
-        with on_one_thread():
-            self._backbone(input_ids=ids_1L, past_key_values=cache, use_cache=True)
-        read: list[Any] = cache.layers
-        layers = [(layer.keys[0], layer.values[0]) for layer in read]
-        num_bytes = sum(part.nbytes for pair in layers for part in pair)
-        with self._keeping:
+        Each is read alone, and on as many threads as its length says, so that its bits depend on nothing else: a run
+        that goes on starts with no memory, and meets prompts in other company.
+        """
+        new = list(dict.fromkeys(key for key in map(tuple, prompts) if key not in self._known))
+        short = [key for key in new if len(key) < LONG_TOKENS]
+        layers = dict(zip(short, side_by_side(self._read_on_one_thread, short, num_lanes), strict=True))
+        layers |= {key: self._read(key) for key in new if len(key) >= LONG_TOKENS}
+        for key, read in layers.items():
+            num_bytes = sum(part.nbytes for pair in read for part in pair)
             if num_bytes <= self._bytes_left:
                 self._bytes_left -= num_bytes
-                self._known[tuple(prompt)] = layers
-        return layers
+                self._known[key] = read
+        return [self._known.get(tuple(prompt)) or layers[tuple(prompt)] for prompt in prompts]
+
+    def open(self, prompts: Sequence[Layers]) -> tuple[DynamicCache, Tensor]:
+        """A cache with a prompt in each row, padded on the right, and the mask of it, [B, P]."""
+        lengths = [layers[0][0].shape[1] for layers in prompts]
+        longest = max(lengths)
+        cache = DynamicCache(config=self._backbone.config)
+        for number, pairs in enumerate(zip(*prompts, strict=True)):
+            keys, values = (
+                torch.stack([pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+                for parts in zip(*pairs, strict=True)
+            )
+            cache.update(keys, values, number)
+        return cache, (torch.arange(longest) < torch.tensor(lengths)[:, None]).long().to(self._device)
+
+    def _read_on_one_thread(self, prompt: tuple[int, ...]) -> Layers:
+        with on_one_thread():
+            return self._read(prompt)
+
+    @torch.no_grad()
+    def _read(self, prompt: tuple[int, ...]) -> Layers:
+        cache = DynamicCache(config=self._backbone.config)
+        self._backbone(input_ids=torch.tensor([prompt], device=self._device), past_key_values=cache, use_cache=True)
+        read: list[Any] = cache.layers
+        return [(layer.keys[0], layer.values[0]) for layer in read]

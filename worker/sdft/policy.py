@@ -101,6 +101,7 @@ class Policy(Protocol):
         remembers_prompts: Whether ``hidden`` takes batches of whole prompts for the parent, which it then need not read
             twice.
         reads_trees: Whether ``hidden`` takes sequences that lie in one row as a tree.
+        num_lanes: How many threads may ask the student at the same time, each with its share of the processor.
     """
 
     context_tokens: int
@@ -109,6 +110,7 @@ class Policy(Protocol):
     head: Head
     remembers_prompts: bool
     reads_trees: bool
+    num_lanes: int
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation up to where the assistant begins to speak."""

@@ -7,17 +7,18 @@ mean.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from worker.sdft.align import Aligned, row_weights
+from worker.sdft.align import Aligned, common_length, row_weights
 from worker.sdft.divergences import Divergence, forward_kl
-from worker.sdft.loss import cross_entropy, distil
+from worker.sdft.loss import CHUNK_ELEMENTS, cross_entropy, distil
 from worker.sdft.policy import Policy
-from worker.sdft.side_by_side import cut, num_parts, side_by_side
+from worker.sdft.side_by_side import cut, side_by_side
 from worker.sdft.tree import batches
 
 
@@ -46,8 +47,12 @@ def backward(
         What is known of the positions (``Positions``), averaged over each sequence.
     """
     # Neighbours in the order of their ids begin alike, and are best computed together.
-    order = sorted(range(len(sequences)), key=lambda place: sequences[place].prompt + sequences[place].completion)
-    sizes = [len(sequences[place].prompt) + len(sequences[place].completion) for place in order]
+    ids = [one.prompt + one.completion for one in sequences]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    shared = [0, *(common_length(ids[before], ids[place]) for before, place in pairwise(order))][: len(order)]
+    own = [len(ids[place]) - length for place, length in zip(order, shared, strict=True)]
+    # All parts together hold no more than one micro-batch would.
+    most = min(policy.num_lanes, max_tokens // max(map(len, ids), default=1))
     weights = row_weights(sequences)
     parts = [
         _Part(
@@ -56,16 +61,18 @@ def backward(
             [teacher[place] for place in order[run]] if teacher is not None else None,
             [parent[place] for place in order[run]] if parent is not None else None,
         )
-        for run in cut(sizes, num_parts(sum(sizes), policy.device))
+        for run in cut(own, shared, most)
     ]
     parameters = list(policy.parameters().values())
+    share = max(1, len(parts))
     gradient = partial(
-        _gradient, policy, parameters, max_tokens=max_tokens // max(1, len(parts)),
+        _gradient, policy, parameters, max_tokens=max_tokens // share, chunk_elements=CHUNK_ELEMENTS // share,
         divergence=divergence, anchor_weight=anchor_weight,
     )  # fmt: skip
     known: list[dict[str, float]] = []
-    for total, means in side_by_side(gradient, parts, policy.device):
-        _add(parameters, total)
+    for total, means in side_by_side(gradient, parts, policy.num_lanes):
+        for parameter, found in zip(parameters, total, strict=True):
+            parameter.grad = _sum(parameter.grad, found)
         known += means
     return [means for _, means in sorted(zip(order, known, strict=True), key=itemgetter(0))]
 
@@ -82,10 +89,13 @@ class _Part:
 
 def _gradient(
     policy: Policy, parameters: list[Parameter], part: _Part, *,
-    max_tokens: int, divergence: Divergence, anchor_weight: float,
-) -> tuple[list[Tensor], list[dict[str, float]]]:  # fmt: skip
-    """The gradient of a part's loss, one tensor a parameter, and what is known of each of its sequences."""
-    total: list[Tensor] = []
+    max_tokens: int, chunk_elements: int, divergence: Divergence, anchor_weight: float,
+) -> tuple[list[Tensor | None], list[dict[str, float]]]:  # fmt: skip
+    """The gradient of a part's loss, one tensor a parameter, and what is known of each of its sequences.
+
+    A parameter may have none: of a mixture of experts, those that no token was sent to.
+    """
+    total: list[Tensor | None] = [None] * len(parameters)
     means: list[dict[str, float]] = [{}] * len(part.sequences)
     prompts = [one.prompt for one in part.sequences]
     for places, batch in batches(prompts, part.sequences, max_tokens, trees=policy.reads_trees):
@@ -94,7 +104,10 @@ def _gradient(
         )
         student_TH, weights_T = policy.hidden(batch, arm="student"), weights_T.to(policy.device)
         if part.teacher is None:
-            loss, positions = cross_entropy(student_TH, batch.targets_T.to(policy.device), policy.head, weights_T)
+            targets_T = batch.targets_T.to(policy.device)
+            loss, positions = cross_entropy(
+                student_TH, targets_T, policy.head, weights_T, chunk_elements=chunk_elements
+            )
         else:
             loss, positions = distil(
                 student_TH,
@@ -104,14 +117,16 @@ def _gradient(
                 divergence=divergence,
                 parent_TH=torch.cat([part.parent[place] for place in places]) if part.parent else None,
                 anchor_weight=anchor_weight,
+                chunk_elements=chunk_elements,
             )
-        found = torch.autograd.grad(loss, parameters)
-        total = [one + other for one, other in zip(total, found, strict=True)] if total else list(found)
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        total = [_sum(one, other) for one, other in zip(total, found, strict=True)]
         for place, mean in zip(places, positions.means(batch.num_rows), strict=True):
             means[place] = mean
     return total, means
 
 
-def _add(parameters: list[Parameter], gradient: list[Tensor]) -> None:
-    for parameter, found in zip(parameters, gradient, strict=True):
-        parameter.grad = found if parameter.grad is None else parameter.grad + found
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other

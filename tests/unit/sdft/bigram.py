@@ -32,6 +32,7 @@ class Bigrams:
         self.context_tokens, self.vocab_size, self.device = 64, NUM_TOKENS, torch.device("cpu")
         self.head = Head(torch.eye(NUM_TOKENS))
         self.remembers_prompts = self.reads_trees = True
+        self.num_lanes = 1
         self.repeat = REPEAT
         self.asked: list[list[int]] = []
 

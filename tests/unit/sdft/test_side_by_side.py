@@ -5,33 +5,35 @@ import threading
 import pytest
 import torch
 
-from worker.sdft.side_by_side import cut, num_parts, on_one_thread, side_by_side
-
-CPU = torch.device("cpu")
-
+from worker.sdft import side_by_side as module
+from worker.sdft.side_by_side import cut, on_one_thread, side_by_side
 
 pytestmark = pytest.mark.usefixtures("four_threads")
 
 
-@pytest.mark.parametrize("sizes", [[5], [3, 3, 3, 3, 3, 3], [100, 1, 1, 1], [1, 1, 1, 100], [7, 1, 9, 2, 8, 8, 3]])
-@pytest.mark.parametrize("num", [1, 2, 3, 10])
-def test_a_cut_keeps_the_order_loses_nothing_and_is_about_even(sizes, num):
-    parts = [sizes[run] for run in cut(sizes, num)]
-    assert [size for part in parts for size in part] == sizes
-    assert len(parts) <= num
-    assert all(parts)
-    assert max(map(sum, parts)) <= sum(sizes) / num + max(sizes)
+@pytest.mark.parametrize("sizes", [[5], [3, 3, 3, 3, 3, 3], [100, 1, 1, 1], [1, 1, 1, 100], [7, 1, 9, 2, 8, 8, 3], []])
+@pytest.mark.parametrize("most", [1, 2, 3, 10])
+def test_a_cut_keeps_the_order_loses_nothing_and_is_about_even(sizes, most, monkeypatch):
+    monkeypatch.setattr(module, "MIN_PART_TOKENS", 1)
+    runs = [sizes[run] for run in cut(sizes, [0] * len(sizes), most)]
+    assert [size for run in runs for size in run] == sizes
+    assert len(runs) <= most
+    assert all(runs)
+    assert max(map(sum, runs), default=0) <= sum(sizes) / most + max(sizes, default=0)
 
 
-def test_nothing_is_cut_into_nothing():
-    assert cut([], 3) == []
+def test_few_tokens_are_not_worth_a_thread():
+    assert len(cut([20] * 5, [0] * 5, 4)) == 1
+    assert len(cut([20] * 7, [0] * 7, 4)) == 2
+    assert len(cut([20] * 50, [0] * 50, 4)) == 4
 
 
-def test_an_accelerator_gets_all_in_one_part_and_few_tokens_are_not_worth_a_thread():
-    assert num_parts(100_000, torch.device("cuda")) == 1
-    assert num_parts(100, CPU) == 1
-    assert num_parts(130, CPU) == 2
-    assert num_parts(100_000, CPU) == 4
+def test_what_all_begin_with_is_not_computed_in_every_part():
+    """Fault caught: rollouts of one long prompt, each of which reads it again."""
+    assert cut([1_012] + [12] * 7, [0] + [1_000] * 7, 4) == [slice(0, 8)]
+    two_prompts = cut([1_012, 12, 12, 12] * 2, [0, 1_000, 1_000, 1_000] * 2, 4)
+    assert two_prompts == [slice(0, 4), slice(4, 8)]
+    assert len(cut([64] + [40] * 11, [0] + [24] * 11, 2)) == 2
 
 
 def test_parts_run_at_the_same_time_with_their_share_of_threads_and_come_back_in_order():
@@ -42,7 +44,8 @@ def test_parts_run_at_the_same_time_with_their_share_of_threads_and_come_back_in
         both.wait()
         return part, torch.get_num_threads()
 
-    assert side_by_side(work, ["a", "b"], CPU) == [("a", 2), ("b", 2)]
+    assert side_by_side(work, ["a", "b"], 4) == [("a", 2), ("b", 2)]
+    assert side_by_side(lambda part: (part, torch.get_num_threads()), ["a", "b"], 1) == [("a", 4), ("b", 4)]
     assert torch.get_num_threads() == 4
 
 
@@ -59,13 +62,16 @@ def test_what_a_part_raises_is_raised_when_no_part_is_at_work_any_more():
             at_work.remove(part)
 
     with pytest.raises(ZeroDivisionError):
-        side_by_side(work, range(8), CPU)
+        side_by_side(work, range(8), 4)
     assert at_work == []
     assert torch.get_num_threads() == 4
 
 
-def test_threads_to_come_are_not_left_with_a_lanes_share():
-    side_by_side(str, [1, 2, 3, 4], CPU)
+def test_nothing_of_it_is_left_behind():
+    """Fault caught: pools that stay, and threads to come that are left with a lane's share."""
+    before = threading.active_count()
+    side_by_side(str, [1, 2, 3, 4], 4)
+    assert threading.active_count() == before
     found = []
     later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     later.start()

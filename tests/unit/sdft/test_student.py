@@ -40,6 +40,7 @@ def test_parts_side_by_side_give_what_all_at_once_gives_each_to_its_sequence(fou
     for tokens in (1_000, 1):
         monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", tokens)
         policy = Bigrams()
+        policy.num_lanes = 3
         teacher = teacher_hidden(policy, SEQUENCES, max_tokens=1000)
         known = backward(policy, SEQUENCES, teacher, max_tokens=1000)
         results.append((policy.student.grad, torch.tensor([one["loss"] for one in known])))
