@@ -24,12 +24,19 @@ def held_bytes() -> int | None:
 
 def reset_peak() -> None:
     """Let ``peak_bytes`` count from now on, where the system can; a process that serves many jobs needs it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
         _CLEAR_REFS.write_text(_RESET_PEAK, encoding="ascii")
 
 
 def peak_bytes() -> int:
-    """The most that was resident since ``reset_peak``, else since the process began."""
+    """The most that was held since ``reset_peak``, else since the process began.
+
+    On a device, of the device's memory: that is what a job may not fit into.
+    """
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
     since_reset = _status_bytes("VmHWM")
     if since_reset is not None:
         return since_reset

@@ -11,6 +11,7 @@ from app.domain.training import TrainingConfig
 from worker.hf.checkpoint import CheckpointState
 from worker.sdft.monitor import Guards
 from worker.sdft.policy import Policy
+from worker.sdft.schedule import learning_rate
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -59,6 +60,19 @@ class TrainState:
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
         )
+
+    def set_rate(self, config: TrainingConfig) -> float:
+        """Give the next step its learning rate."""
+        rate = learning_rate(
+            self.step + 1,
+            peak=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            total_steps=config.total_steps,
+            final_ratio=config.final_learning_rate_ratio,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments, a moving teacher, RNG state and data order, by name."""

@@ -9,25 +9,20 @@ Knows neither transformers nor file formats: a policy speaks for the first, ``Ch
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from statistics import fmean
 
 import torch
 
 from app.domain.demonstrations import Demonstration
-from app.domain.distillation import ObjectiveConfig
 from app.domain.training import TrainingConfig
 from worker.examples import Rehearsal, Task, encode_rehearsal, encode_tasks
 from worker.hf.checkpoint import Checkpoints, CheckpointState
+from worker.objective import divergence
 from worker.reporting import Reporter
 from worker.sdft.align import Aligned
-from worker.sdft.divergences import Divergence, forward_kl, jsd, reverse_kl
-from worker.sdft.isdft import isdft
-from worker.sdft.monitor import artefact_rate, distinct_4
 from worker.sdft.policy import Policy, Rollout
-from worker.sdft.schedule import learning_rate, ramp
 from worker.sdft.student import backward
 from worker.sdft.teacher import follow, parent_hidden, teacher_hidden
+from worker.step_metrics import Phases, measure
 from worker.train_state import TrainState
 
 TEACHER_TOKENS = 8192
@@ -126,14 +121,14 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
 
     state.optimizer.zero_grad()
     means = backward(
-        policy, scored, target, max_tokens=STUDENT_TOKENS, divergence=_divergence(config.objective, state.step),
+        policy, scored, target, max_tokens=STUDENT_TOKENS, divergence=divergence(config.objective, state.step),
         parent=parent, anchor_weight=config.anchor_weight,
     )  # fmt: skip
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters().values(), config.max_grad_norm).item()
     phases.end("student")
 
-    metrics = {"learning_rate": _set_rate(state, config), "grad_norm": grad_norm}
-    metrics |= _measure(policy, rollouts, dict(zip(live, means, strict=True)), config)
+    metrics = {"learning_rate": state.set_rate(config), "grad_norm": grad_norm}
+    metrics |= measure(policy, rollouts, dict(zip(live, means, strict=True)), config)
     state.guards.check(metrics)
     state.optimizer.step()
     state.step += 1
@@ -146,78 +141,3 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
     state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
     state.generated_tokens += sum(len(rollout.ids) for rollout in rollouts[: len(own)])
     return metrics | phases.seconds | {"tokens_per_second": num_tokens / seconds}
-
-
-class Phases:
-    """Seconds of each part of a step.
-
-    Args:
-        device: Waited for at the end of a part; work is queued there.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._began = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def end(self, phase: str) -> None:
-        """A part is over and the next one begins."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self.seconds[f"seconds_{phase}"] = now - self._began
-        self._began = now
-
-
-def _divergence(objective: ObjectiveConfig, step: int) -> Divergence:
-    """What the job's objective is at a step, counted from 0."""
-    kind, clip = objective.kind, objective.entry_clip
-    if kind == "jsd" and objective.alpha is not None:
-        return partial(jsd, alpha=objective.alpha, entry_clip=clip)
-    if kind == "isdft" and objective.rho0 is not None and objective.rho1 is not None:
-        rho = ramp(step, start=objective.rho0, end=objective.rho1, num_steps=objective.ramp_steps or 0)
-        return partial(isdft, rho=rho, entry_clip=clip)
-    return partial(reverse_kl if kind == "reverse_kl" else forward_kl, entry_clip=clip)
-
-
-def _set_rate(state: TrainState, config: TrainingConfig) -> float:
-    rate = learning_rate(
-        state.step + 1,
-        peak=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        total_steps=config.total_steps,
-        final_ratio=config.final_learning_rate_ratio,
-    )
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    return rate
-
-
-def _measure(
-    policy: Policy, rollouts: list[Rollout], known: dict[int, dict[str, float]], config: TrainingConfig
-) -> dict[str, float]:
-    """What a step shows, from its rollouts and from what is known of those that carried loss, by place in the step.
-
-    The first ``num_rollouts`` are the tasks, the rest is rehearsal.
-    """
-    tasks = [means for place, means in known.items() if place < config.num_rollouts]
-    neutral = [means["loss"] for place, means in known.items() if place >= config.num_rollouts]
-    said = rollouts[: config.num_rollouts]
-    metrics = {"completion_tokens_mean": fmean(len(rollout.ids) for rollout in said)}
-    if tasks:
-        mean = {name: fmean(means[name] for means in tasks) for name in tasks[0]}
-        metrics |= {"train_loss": mean["loss"], "train_accuracy": mean["agreement"]}
-        metrics["student_entropy"] = mean["student_entropy"]
-        if config.method == "sdft":
-            metrics |= {"teacher_entropy": mean["teacher_entropy"], "topk_overlap": mean["overlap"]}
-        if config.anchor_weight:
-            metrics["anchor_kl"] = mean["anchor"]
-    if neutral:
-        metrics["rehearsal_loss"] = fmean(neutral)
-    if config.method == "sdft":
-        metrics |= {
-            "truncated_share": fmean(not rollout.stopped for rollout in said),
-            "distinct_4": distinct_4([rollout.ids for rollout in said]),
-            "artefact_rate": artefact_rate([policy.decode(rollout.ids) for rollout in said]),
-        }
-    return metrics

@@ -82,6 +82,41 @@ def test_what_was_asked_for_is_echoed(http, base, file_id):
     assert echoed["batch_size"] == "auto"
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"objective": {"kind": "forward_kl", "entry_clip": 0.05}},
+        {"objective": {"kind": "reverse_kl"}},
+        {"objective": {"kind": "jsd", "alpha": 0.3}},
+        {"objective": {"kind": "isdft", "rho0": 0.5, "rho1": 0.9, "ramp_steps": 20}, "anchor_weight": 0.01},
+        {"teacher": {"kind": "frozen"}},
+        {"teacher": {"kind": "ema", "rate": 0.05, "every": 2}},
+        {"teacher": {"kind": "hard_sync", "every": 5}},
+        {"teacher": {"kind": "live"}},
+        {"preset": "default"},
+        {"preset": "paper"},
+        {"preset": "retain"},
+        {"rehearsal": {"share": 0.5, "prompts": "self"}, "rollouts_per_prompt": 4},
+        {"weak_teacher": "fail", "loss_skip_tokens": 3, "max_completion_tokens": 40, "lora_rank": 8, "lora_alpha": 8},
+    ],
+    ids=str,
+)
+def test_every_way_to_train_can_be_asked_for(http, base, file_id, asked):
+    answer = post(http, file_id, method={"type": "sdft", "sdft": {"hyperparameters": asked}})
+    assert answer.status_code == 200, answer.text
+    echoed = answer.json()["method"]["sdft"]["hyperparameters"]
+    for name, value in asked.items():
+        said = echoed[name]
+        assert {key: said[key] for key in value} == value if isinstance(value, dict) else said == value
+    shown = http.get(f"{JOBS}/{answer.json()['id']}").json()
+    assert shown["method"]["sdft"]["hyperparameters"] == echoed
+
+
+def test_plain_fine_tuning_can_be_asked_for(http, base, file_id):
+    job = post(http, file_id, method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}}).json()
+    assert job["method"]["supervised"]["hyperparameters"]["n_epochs"] == 4
+
+
 @pytest.mark.parametrize(("method", "said"), [(None, "the default"), ({"type": "sdft"}, "method sdft,")])
 def test_the_first_event_says_which_method_was_understood(http, base, file_id, method, said):
     job = post(http, file_id, **({"method": method} if method else {})).json()

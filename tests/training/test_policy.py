@@ -146,6 +146,25 @@ def test_a_prompt_that_comes_several_times_is_read_once_and_answered_as_often(an
     assert max(num for num, _ in rows) == 6
 
 
+@pytest.mark.parametrize("ahead", [3, 8])
+def test_what_is_looked_at_only_now_and_then_says_the_same(any_base, monkeypatch, ahead):
+    """As on an accelerator. Fault caught: words after the end, or a row that goes on beyond its limit."""
+    policy = load(any_base)
+    prompts, limits = prompts_of(policy), [9, 3, 6, 12]
+
+    def said():
+        sampled = policy.sample(prompts, 10, generator=torch.Generator().manual_seed(2))
+        return [*sampled, *policy.greedy(prompts, limits, arm="student")]
+
+    free = said()
+    policy.stop_ids = frozenset({free[0].ids[1], free[-1].ids[4]})
+    every_token, looks = said(), []
+    assert {rollout.stopped for rollout in every_token} == {True, False}
+    monkeypatch.setattr(generation, "_look_tokens", lambda _device: looks.append(ahead) or ahead)
+    assert said() == every_token
+    assert looks
+
+
 def test_every_stop_id_ends_its_row_alone(llama):
     policy = load(llama)
     assert policy.stop_ids == {END, STOP}

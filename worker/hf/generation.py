@@ -14,6 +14,10 @@ from worker.sdft.align import shared_prefix
 from worker.sdft.loss import Head
 from worker.sdft.policy import Rollout
 
+LOOK_TOKENS = 8
+"""On an accelerator what was said is looked at only every so often: each look waits for all that is queued there. Rows
+that have stopped go on until then, and what they say is dropped."""
+
 
 def choose(logits_BV: Tensor, quantiles_B: Tensor | None) -> Tensor:
     """Token ids [B]: the most likely, or those that lie at a quantile of the softmax as it is, temperature 1.
@@ -45,7 +49,10 @@ def decode(
     device = head.weight_VH.device
     quantiles_BT = None if quantiles_BT is None else quantiles_BT.to(device)
     said: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))
+    rows, rows_B = list(range(len(prompts))), torch.arange(len(prompts), device=device)
+    unseen: list[Tensor] = []
+    # No row goes on beyond its limit, where there may be no position for it.
+    place, look = 0, min([_look_tokens(device), *limits])
     different = list({tuple(prompt): prompt for prompt in prompts}.values())
     prefix = [] if slides(decoder) else shared_prefix(different)
     cache = open_cache(decoder, prefix, len(different), device)
@@ -61,21 +68,29 @@ def decode(
             places_B = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
             last_BH, positions_BL, mask_BL = last_BH[places_B], positions_BL[places_B], mask_BL[places_B]
             cache.batch_select_indices(places_B)
-        place = len(said[rows[0]])
-        next_B = choose(head.logits(last_BH), None if quantiles_BT is None else quantiles_BT[rows, place])
-        for row, token in zip(rows, next_B.tolist(), strict=True):
-            said[row].append(token)
-        going = [
-            place for place, row in enumerate(rows) if said[row][-1] not in stop_ids and len(said[row]) < limits[row]
-        ]
+        next_B = choose(head.logits(last_BH), None if quantiles_BT is None else quantiles_BT[rows_B, place])
         ids_BL, positions_BL = next_B[:, None], positions_BL[:, -1:] + 1
         mask_BL = nn.functional.pad(mask_BL, (0, 1), value=1)
+        unseen.append(next_B)
+        place += 1
+        if place < look:
+            continue
+        for row, tokens in zip(rows, torch.stack(unseen, -1).tolist(), strict=True):
+            end = next((index for index, token in enumerate(tokens, 1) if token in stop_ids), len(tokens))
+            said[row] += tokens[:end]
+        unseen.clear()
+        going = [index for index, row in enumerate(rows) if said[row][-1] not in stop_ids and place < limits[row]]
         if len(going) < len(rows):
             kept = torch.tensor(going, dtype=torch.long, device=device)
-            rows = [rows[place] for place in going]
+            rows, rows_B = [rows[index] for index in going], rows_B[kept]
             ids_BL, positions_BL, mask_BL = ids_BL[kept], positions_BL[kept], mask_BL[kept]
             cache.batch_select_indices(kept)
+        look = min([place + _look_tokens(device), *(limits[row] for row in rows)])
     return [Rollout(prompt, ids, stopped=ids[-1] in stop_ids) for prompt, ids in zip(prompts, said, strict=True)]
+
+
+def _look_tokens(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else LOOK_TOKENS
 
 
 def _pad_left(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

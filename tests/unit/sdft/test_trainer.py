@@ -17,11 +17,12 @@ from tests.unit.sdft.bigram import END, Bigrams
 from tests.unit.sdft.records import Kept, Remembered
 from worker.examples import encode_rehearsal, encode_tasks
 from worker.hf.checkpoint import CheckpointState
+from worker.objective import divergence
 from worker.sdft.align import Aligned
 from worker.sdft.monitor import Diverged
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
-from worker.trainer import _divergence, train
+from worker.trainer import train
 
 DEMONSTRATIONS = [
     Demonstration(({"role": "user", "content": question},), "bcd", line=number)
@@ -260,7 +261,7 @@ def test_the_ramp_goes_by_the_step_and_ends_at_plain_self_distillation():
     curves = [run(Bigrams(), total_steps=3, objective=one)[0].curve("train_loss") for one in (ramped, level)]
     assert curves[0][0] == curves[1][0]
     assert curves[0][1] > curves[1][1]
-    rhos = [_divergence(ramped, step).keywords["rho"] for step in range(6)]
+    rhos = [divergence(ramped, step).keywords["rho"] for step in range(6)]
     assert rhos == pytest.approx([0.25, 0.4375, 0.625, 0.8125, 1.0, 1.0])
 
 
