@@ -1,8 +1,10 @@
 """What the numbers allow one to say, in sentences: three questions, a recommendation, and what not to conclude."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Final
 
+from worker.evals.differences import difference
 from worker.evals.marks import Marks
 from worker.evals.schema import (
     Bounds,
@@ -124,9 +126,7 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
         ceiling = [after - before for after, before in zip(ceiling, start, strict=True)]
     ratio = paired_ratio(candidate, ceiling, seed=RATIO_SEED)
     if ratio is None:
-        return CeilingQuestion(
-            share=None, sentence="With the demonstration in its context the model is no better: nothing to distil."
-        )
+        return CeilingQuestion(share=None, sentence=_without_share(marks))
     share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)
     shown = (
         f"{sum(marks.right('ceiling'))} of {len(marks.items)} right" if marks.suite.judged else "its gain in likelihood"
@@ -134,6 +134,22 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
     return CeilingQuestion(
         share=share,
         sentence=f"{_percent(share)} of what the teacher, with the demonstration before its eyes, reaches ({shown}).",
+    )
+
+
+def _without_share(marks: Marks) -> str:
+    """What can be said of a teacher that is not safely above zero: that it knows no more, or how little was seen."""
+    if difference(marks, "ceiling", marks.reference).interval.high <= 0:
+        return "With the demonstration in its context the model is no better: nothing to distil."
+    if marks.suite.judged:
+        what = f"Right of {len(marks.items)} questions"
+        shown = {arm: str(sum(marks.right(arm))) for arm in marks.scores}
+    else:
+        what = f"Log-likelihood of {len(marks.items)} demonstrations, nats per token"
+        shown = {arm: f"{fmean(scores):.2f}" for arm, scores in marks.scores.items()}
+    return (
+        f"{what}: the teacher {shown['ceiling']}, this version {shown['candidate']}; before: {marks.reference} "
+        f"{shown[marks.reference]}. Too few questions to give a share."
     )
 
 

@@ -10,7 +10,7 @@ from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.report import build_report
 from worker.evals.run import Answer, Peculiar, evaluate
-from worker.evals.schema import Cost, Report, TwinRun
+from worker.evals.schema import CeilingQuestion, Cost, Report, TwinRun
 from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import Item, Split, Suite, demonstration_suite, general_suite
 from worker.sdft.policy import Arm
@@ -91,6 +91,40 @@ def test_a_skill_that_arrived_and_harmed_nothing_is_shipped() -> None:
 )
 def test_the_recommendation_weighs_gain_against_loss(learnt: int, lost: int, recommendation: str) -> None:
     assert _build(_speaker(learnt=learnt, lost=lost), SKILL, GENERAL).summary.recommendation == recommendation
+
+
+def _ceiling(*, learnt: int, taught: int, known: int = 0, scorer: str = "normalized") -> CeilingQuestion:
+    """Of a base that knows some codes, a student that learnt some, and a teacher that makes use of so many."""
+    questions = [item.messages[0]["content"] for item in SKILL.items]
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        knows = taught if "code-" in conversation else {"base": known, "student": learnt}[arm]
+        return RIGHT[question] if question in questions[:knows] else "I am sorry."
+
+    suite = demonstration_suite("codes", "skill", SPLIT.heldout, scorer=scorer, max_new_tokens=30)
+    return _build(speak, suite).summary.ceiling
+
+
+def test_a_teacher_with_too_few_right_for_a_share_is_not_called_useless() -> None:
+    few = _ceiling(learnt=8, taught=8)
+    assert few.share is None
+    assert few.sentence == (
+        "Right of 40 questions: the teacher 8, this version 8; before: base 0. Too few questions to give a share."
+    )
+    few = _ceiling(learnt=3, taught=4, known=1, scorer="nll")
+    assert few.share is None
+    assert few.sentence == (
+        "Log-likelihood of 40 demonstrations, nats per token: the teacher -1.81, this version -1.86; before: base "
+        "-1.95. Too few questions to give a share."
+    )
+
+
+@pytest.mark.parametrize(("known", "scorer"), [(0, "normalized"), (12, "normalized"), (0, "nll"), (12, "nll")])
+def test_a_teacher_that_is_no_better_has_nothing_to_distil(known: int, scorer: str) -> None:
+    none = _ceiling(learnt=20, taught=0, known=known, scorer=scorer)
+    assert none.share is None
+    assert none.sentence.startswith("With the demonstration in its context the model is no better: nothing to distil.")
 
 
 def test_what_was_kept_is_counted_over_what_the_base_had_right_by_kind() -> None:
