@@ -91,6 +91,22 @@ def test_what_was_not_asked_is_no_evidence(missing, question):
     assert unasked.sentence.startswith(f"No {question} could be measured")
 
 
+@pytest.mark.parametrize(("role", "question"), [("skill", "gain"), ("general", "forgetting"), ("client", "forgetting")])
+def test_a_suite_that_could_not_be_judged_is_no_pass(role, question):
+    missing = {"suite": "quiz", "role": role, "sentence": "It broke."}
+    decision = decide(GateRule(), [GAIN, KEPT], [missing])
+    assert decision.verdict == "insufficient_evidence"
+    [doubt] = [one for one in decision.criteria if one.verdict != "pass"]
+    assert (doubt.question, doubt.suite, doubt.sentence) == (question, "quiz", "It broke.")
+    lost = suite("earlier", compared("parent", -0.5, -0.6, -0.4), name="home:1")
+    assert decide(GateRule(), [GAIN, KEPT, lost], [missing]).verdict == "fail"
+
+
+def test_a_skill_that_could_not_be_judged_is_not_said_to_have_had_no_questions():
+    decision = decide(GateRule(), [KEPT], [{"suite": "codes", "role": "skill", "sentence": "It broke."}])
+    assert [one.sentence for one in decision.criteria if one.question == "gain"] == ["It broke."]
+
+
 def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_show():
     unchanged = compared("base", 0.0, 0.0, 0.0, p_value=1.0)
     rule = GateRule(max_forgetting=0.02)

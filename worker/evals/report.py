@@ -4,7 +4,7 @@ Knows neither models nor pages. Everything random is seeded, so a report can be 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, Final
 
@@ -30,12 +30,14 @@ from worker.evals.schema import (
     SuiteReport,
     Summary,
     TwinRun,
+    Unjudged,
 )
 from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
 from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, wilson
 from worker.evals.suites import Split
 from worker.evals.summary import caveats, summarize
 from worker.evals.supervised import beside_supervised
+from worker.evals.unjudged import list_unjudged
 
 MARGIN: Final = 0.1
 """Ten points, or for free text a tenth of a nat per token: smaller changes are called the same."""
@@ -76,7 +78,7 @@ def build_report(
     """
     judged = _judge(measured)
     marked, suites, kept = judged.marked, judged.suites, judged.kept
-    seeds = _over_seeds(seed, judged, replicates) if replicates else None
+    seeds = _over_seeds(seed, measured, judged, replicates) if replicates else None
     demonstrations = [one.completion for one in split.training]
     return Report(
         title=title,
@@ -109,6 +111,7 @@ def build_report(
             *caveats(
                 suites,
                 kept,
+                judged.unjudged,
                 num_trained={suite.name: suite.num_trained for suite in measured.suites},
                 num_dropped=measured.num_dropped,
             ),
@@ -118,6 +121,7 @@ def build_report(
         errors=[error for marks in marked for error in marks.errors],
         cost=_with_evaluation(cost, measured),
         provenance=provenance,
+        unjudged=judged.unjudged,
     )
 
 
@@ -128,6 +132,7 @@ class _Judged:
     marked: list[Marks]
     suites: list[SuiteReport]
     kept: list[Kept]
+    unjudged: list[Unjudged]
     summary: Summary
 
     def run(self, seed: int) -> SeedRun:
@@ -139,16 +144,26 @@ def _judge(measured: Measured) -> _Judged:
     comparisons = _compare(marked)
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
     kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
-    return _Judged(marked, suites, kept, summarize(marked, suites, kept, margin=MARGIN))
+    unjudged = list(list_unjudged(measured, marked))
+    return _Judged(marked, suites, kept, unjudged, summarize(marked, suites, kept, unjudged, margin=MARGIN))
 
 
-def _over_seeds(seed: int, judged: _Judged, replicates: Sequence[Replicate]) -> Replicates:
-    """Each seed's version is judged as if it were the one."""
+def _over_seeds(seed: int, measured: Measured, judged: _Judged, replicates: Sequence[Replicate]) -> Replicates:
+    """Each seed's version is judged as if it were the one, and is no better for what only it was not asked."""
     others = [
-        _judge(one.measured).run(one.seed) if one.measured else SeedRun(seed=one.seed, recommendation=None, scores=[])
+        _judge(_as_asked(one.measured, measured)).run(one.seed)
+        if one.measured
+        else SeedRun(seed=one.seed, recommendation=None, scores=[])
         for one in replicates
     ]
     return side_by_side([judged.run(seed), *others])
+
+
+def _as_asked(measured: Measured, version: Measured) -> Measured:
+    """One seed's observations with what the version was to be asked and that seed was not."""
+    asked = {suite.name for suite in measured.suites}
+    missing = {suite.name: "it failed for this seed." for suite in version.suites if suite.name not in asked}
+    return replace(measured, unasked=missing | version.unasked | measured.unasked)
 
 
 def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:

@@ -15,6 +15,7 @@ from worker.evals.schema import (
     Recommendation,
     SuiteReport,
     Summary,
+    Unjudged,
 )
 from worker.evals.statistics import Verdict, paired_ratio, wilson
 from worker.evals.suites import GENERAL_NAME
@@ -28,16 +29,22 @@ _GRAVEST: Final[tuple[Verdict, ...]] = ("worse", "insufficient_evidence", "same"
 
 
 def summarize(
-    marked: Sequence[Marks], suites: Sequence[SuiteReport], kept: Sequence[Kept], *, margin: float
+    marked: Sequence[Marks],
+    suites: Sequence[SuiteReport],
+    kept: Sequence[Kept],
+    unjudged: Sequence[Unjudged],
+    *,
+    margin: float,
 ) -> Summary:
     """Answer the three questions."""
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     marks = next((one for one in marked if one.suite.role == "skill" and one.items), None)
-    arrived, left = _arrived(skill), _left(suites, kept)
+    arrived = _arrived(skill, [one for one in unjudged if one.role == "skill"])
+    left = _left(suites, kept, [one for one in unjudged if one.role != "skill"])
     recommendation = _recommend(arrived.verdict, left.verdict)
     return Summary(
         recommendation=recommendation,
-        headline=_headline(recommendation, skill, arrived.verdict, left.verdict, margin=margin),
+        headline=_headline(recommendation, skill, arrived.verdict, left.verdict, unjudged, margin=margin),
         skill=arrived,
         retention=left,
         ceiling=_ceiling(marks),
@@ -45,11 +52,16 @@ def summarize(
 
 
 def caveats(
-    suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_trained: Mapping[str, int], num_dropped: int
+    suites: Sequence[SuiteReport],
+    kept: Sequence[Kept],
+    unjudged: Sequence[Unjudged],
+    *,
+    num_trained: Mapping[str, int],
+    num_dropped: int,
 ) -> list[str]:
     """What a reader should not conclude."""
     notes = []
-    if not any(suite.role == "skill" and suite.n for suite in suites):
+    if not any(one.role == "skill" for one in (*suites, *unjudged)):
         notes.append("No questions were held out, so this report cannot say whether the skill arrived.")
     for suite in suites:
         if suite.measure == "share_right" and 0 < suite.n < ENOUGH:
@@ -76,9 +88,9 @@ def caveats(
     return notes
 
 
-def _arrived(skill: SuiteReport | None) -> Question:
+def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Question:
     if skill is None:
-        return Question(verdict="insufficient_evidence", sentence="There was no held-out question to ask.")
+        return _answer([], [], unjudged, nothing="There was no held-out question to ask.")
     arms = {score.arm: score for score in skill.arms}
     start = _starting_point(skill.comparisons)
     candidate = arms["candidate"]
@@ -91,10 +103,10 @@ def _arrived(skill: SuiteReport | None) -> Question:
             f"Log-likelihood of {skill.n} held-out demonstrations, nats per token: {candidate.score.value:.2f}; "
             f"{start.against} {arms[start.against].score.value:.2f} (difference {_signed(start.difference)})."
         )
-    return Question(verdict=start.verdict, sentence=sentence)
+    return _answer([start.verdict], [sentence], unjudged)
 
 
-def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
+def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept], unjudged: Sequence[Unjudged]) -> Question:
     """The gravest verdict over general ability, against the base, and earlier skills, against the parent."""
     verdicts = [
         comparison.verdict
@@ -110,8 +122,17 @@ def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
         for row in kept
         if row.group == "all"
     ]
+    return _answer(verdicts, sentences, unjudged, nothing="Nothing else was tested.")
+
+
+def _answer(
+    verdicts: Sequence[Verdict], sentences: Sequence[str], unjudged: Sequence[Unjudged], *, nothing: str = ""
+) -> Question:
+    """The gravest verdict, in doubt where something was to be asked and could not be judged."""
+    verdicts = [*verdicts, *("insufficient_evidence" for _ in unjudged)]
+    sentences = [*sentences, *(one.sentence for one in unjudged)]
     if not verdicts:
-        return Question(verdict="insufficient_evidence", sentence="Nothing else was tested.")
+        return Question(verdict="insufficient_evidence", sentence=nothing)
     return Question(verdict=min(verdicts, key=_GRAVEST.index), sentence="\n".join(sentences))
 
 
@@ -165,18 +186,26 @@ def _recommend(arrived: Verdict, left: Verdict) -> Recommendation:
 
 
 def _headline(
-    recommendation: Recommendation, skill: SuiteReport | None, arrived: Verdict, left: Verdict, *, margin: float
+    recommendation: Recommendation,
+    skill: SuiteReport | None,
+    arrived: Verdict,
+    left: Verdict,
+    unjudged: Sequence[Unjudged],
+    *,
+    margin: float,
 ) -> str:
-    came = _came(skill, arrived)
+    came = _came(skill, arrived, [one for one in unjudged if one.role == "skill"])
     if recommendation == "ship":
         return f"Ship it: {came}, and what else was tested stayed within {100 * margin:.0f} points."
     if recommendation == "do_not_ship":
         return f"Do not ship it: {came}{', and other abilities were lost' if left == 'worse' else ''}."
-    doubt = ", but too few questions were asked to say that nothing was lost" if arrived == "better" else ""
+    doubt = f", but {_doubt([one for one in unjudged if one.role != 'skill'])}" if arrived == "better" else ""
     return f"Look closer: {came}{doubt}."
 
 
-def _came(skill: SuiteReport | None, arrived: Verdict) -> str:
+def _came(skill: SuiteReport | None, arrived: Verdict, unjudged: Sequence[Unjudged]) -> str:
+    if unjudged and arrived == "insufficient_evidence":
+        return _not_enough(unjudged)
     if skill is None:
         return "no questions were held out to show that the skill arrived"
     if arrived == "insufficient_evidence":
@@ -185,6 +214,14 @@ def _came(skill: SuiteReport | None, arrived: Verdict) -> str:
         return "the skill did not arrive"
     num_right = next(score.num_right for score in skill.arms if score.arm == "candidate")
     return "the skill arrived" if num_right is None else f"the skill arrived ({num_right} of {skill.n} right)"
+
+
+def _doubt(unjudged: Sequence[Unjudged]) -> str:
+    return _not_enough(unjudged) if unjudged else "too few questions were asked to say that nothing was lost"
+
+
+def _not_enough(unjudged: Sequence[Unjudged]) -> str:
+    return f"not enough of {' and '.join(one.suite for one in unjudged)} could be judged"
 
 
 def _percent(bounds: Bounds) -> str:

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from app.domain.demonstrations import Demonstration
+from app.domain.gate import GateDecision, GateRule, decide
 from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.report import build_report
 from worker.evals.run import Answer, Peculiar, evaluate
 from worker.evals.schema import CeilingQuestion, Cost, Report, TwinRun
 from worker.evals.scorers import ScorerChoice
-from worker.evals.suites import Item, Split, Suite, demonstration_suite, general_suite
+from worker.evals.suites import Item, Role, Split, Suite, Unaskable, demonstration_suite, general_suite
 from worker.sdft.policy import Arm
 
 SPLIT = Split(
@@ -37,9 +38,10 @@ def _build(
     template: str | None = "multi_turn",
     twin: TwinRun | None = None,
     peculiar: Sequence[Peculiar] = (),
+    context_tokens: int = 10_000,
 ) -> Report:
     measured = evaluate(
-        FakePolicy(speak),
+        FakePolicy(speak, context_tokens=context_tokens),
         suites,
         has_parent=has_parent,
         has_twin=twin is not None,
@@ -362,3 +364,90 @@ def test_marks_that_another_gave_are_paired_and_one_between_right_and_wrong_is_a
     assert (error.item, error.arm, error.message) == ("3", "base", "CannotScore: 0.5 is neither right nor wrong")
     assert "quiz: four of forty." in report.caveats
     assert {row.suite for row in report.behaviour} == {GENERAL.name}
+
+
+class Broken(Marked):
+    """Fails once the base has answered."""
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:
+        if arm == "student":
+            raise Unaskable("quiz broke on its third question.")
+        return super().ask(arm, on_items)
+
+
+def _broken(count: int, *, name: str = "file mine.jsonl", role: Role = "client") -> Suite:
+    """Forty questions, of which some have an expectation that their scorer cannot read."""
+    expected = [("not json",)] * count + [('{"a": 1}',)] * (40 - count)
+    items = [
+        Item(f"{n}", name, ({"role": "user", "content": f"{n}?"},), one, "json", 9) for n, one in enumerate(expected)
+    ]
+    return Suite(name, role, tuple(items))
+
+
+def _gate(report: Report) -> GateDecision:
+    made = report.model_dump(mode="json")
+    return decide(GateRule(max_forgetting=0.5), made["suites"], made["unjudged"])
+
+
+def _json_speaker(arm: Arm, conversation: str) -> str:
+    return _speaker()(arm, conversation) if conversation.splitlines()[-1] in RIGHT else '{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("suite", "sentence"),
+    [
+        (_broken(40), "file mine.jsonl: 40 of 40 questions could not be judged, which is too many."),
+        (_broken(5), "file mine.jsonl: 5 of 40 questions could not be judged, which is too many."),
+        (
+            Suite("file mine.jsonl", "client", (replace(SKILL.items[0], max_new_tokens=20_000),)),
+            "file mine.jsonl was not asked: none of its questions fits the context of the base model.",
+        ),
+    ],
+)
+def test_a_suite_that_was_asked_for_and_not_judged_is_no_evidence_of_anything(suite: Suite, sentence: str) -> None:
+    report = _build(_json_speaker, SKILL, GENERAL, suite)
+    assert [(one.suite, one.role, one.sentence) for one in report.unjudged] == [("file mine.jsonl", "client", sentence)]
+    assert report.summary.retention.verdict == "insufficient_evidence"
+    assert sentence in report.summary.retention.sentence.splitlines()
+    assert report.summary.recommendation == "look_closer"
+    assert report.summary.headline.endswith("but not enough of file mine.jsonl could be judged.")
+    decision = _gate(report)
+    assert decision.verdict == "insufficient_evidence"
+    [doubt] = [one for one in decision.criteria if one.verdict != "pass"]
+    assert (doubt.question, doubt.suite, doubt.sentence) == ("forgetting", "file mine.jsonl", sentence)
+
+
+def test_a_few_questions_that_could_not_be_judged_leave_the_verdict_alone() -> None:
+    report = _build(_json_speaker, SKILL, GENERAL, _broken(4))
+    assert (report.unjudged, report.summary.retention.verdict) == ([], "same")
+    assert _gate(report).verdict == "pass"
+
+
+def test_a_suite_that_breaks_while_it_is_asked_is_no_evidence_either() -> None:
+    report = _build(_json_speaker, SKILL, GENERAL, peculiar=[Broken()])
+    assert [(one.suite, one.role) for one in report.unjudged] == [("quiz", "client")]
+    assert "quiz was not asked: quiz broke on its third question." in report.summary.retention.sentence
+    assert report.summary.recommendation == "look_closer"
+    assert _gate(report).verdict == "insufficient_evidence"
+
+
+@pytest.mark.parametrize("count", [40, 5])
+def test_a_skill_that_could_not_be_judged_has_not_arrived(count: int) -> None:
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        return RIGHT.get(question, '{"a": 1}' if arm == "student" else "I am sorry.")
+
+    report = _build(speak, _broken(count, name="codes", role="skill"), GENERAL)
+    assert report.summary.skill.verdict == "insufficient_evidence"
+    assert f"codes: {count} of 40 questions could not be judged, which is too many." in report.summary.skill.sentence
+    assert report.summary.headline == "Look closer: not enough of codes could be judged."
+    assert not any("cannot say whether the skill arrived" in note for note in report.caveats)
+    decision = _gate(report)
+    assert decision.verdict == "insufficient_evidence"
+    assert [one.suite for one in decision.criteria if one.question == "gain" and one.value is None] == ["codes"]
+
+
+def test_what_was_lost_weighs_more_than_what_could_not_be_judged() -> None:
+    report = _build(_speaker(lost=200), SKILL, GENERAL, peculiar=[Broken()])
+    assert (report.summary.retention.verdict, report.summary.recommendation) == ("worse", "do_not_ship")
+    assert _gate(report).verdict == "fail"
