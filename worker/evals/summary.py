@@ -5,14 +5,13 @@ from statistics import fmean
 from typing import Final
 
 from worker.evals.differences import difference
+from worker.evals.headline import limit, recommend, starting_point
 from worker.evals.marks import Marks
 from worker.evals.schema import (
     Bounds,
     CeilingQuestion,
-    Comparison,
     Kept,
     Question,
-    Recommendation,
     SuiteReport,
     Summary,
     Unjudged,
@@ -26,6 +25,9 @@ ENOUGH: Final = 97
 ENOUGH_TO_FORGET: Final = 50
 
 _GRAVEST: Final[tuple[Verdict, ...]] = ("worse", "insufficient_evidence", "same", "better")
+_MISSING: Final[Verdict] = "insufficient_evidence"
+_LESS_LIKELY: Final[Mapping[Verdict, str]] = {"worse": "worse", "insufficient_evidence": "in doubt"}
+"""What is said of free text, which has no answers to count."""
 
 
 def summarize(
@@ -40,11 +42,11 @@ def summarize(
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     marks = next((one for one in marked if one.suite.role == "skill" and one.items), None)
     arrived = _arrived(skill, [one for one in unjudged if one.role == "skill"])
-    left = _left(suites, kept, [one for one in unjudged if one.role != "skill"])
-    recommendation = _recommend(arrived.verdict, left.verdict)
+    left = _left(suites, kept, [one for one in unjudged if one.role != "skill"], margin=margin)
+    recommendation, headline = recommend(suites, unjudged, arrived=arrived.verdict, left=left.verdict, margin=margin)
     return Summary(
         recommendation=recommendation,
-        headline=_headline(recommendation, skill, arrived.verdict, left.verdict, unjudged, margin=margin),
+        headline=headline,
         skill=arrived,
         retention=left,
         ceiling=_ceiling(marks),
@@ -61,8 +63,8 @@ def caveats(
 ) -> list[str]:
     """What a reader should not conclude."""
     notes = []
-    if not any(one.role == "skill" for one in (*suites, *unjudged)):
-        notes.append("No questions were held out, so this report cannot say whether the skill arrived.")
+    if "skill" not in {suite.role for suite in suites} | {one.role for one in unjudged}:
+        notes.append("No held-out questions were asked, so this report cannot say whether the skill arrived.")
     for suite in suites:
         if suite.measure == "share_right" and 0 < suite.n < ENOUGH:
             half = (wilson(suite.n // 2, suite.n).high - wilson(suite.n // 2, suite.n).low) / 2
@@ -90,9 +92,9 @@ def caveats(
 
 def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Question:
     if skill is None:
-        return _answer([], [], unjudged, nothing="There was no held-out question to ask.")
+        return _answer([], [], unjudged, nothing="No held-out questions were asked.")
     arms = {score.arm: score for score in skill.arms}
-    start = _starting_point(skill.comparisons)
+    start = starting_point(skill)
     candidate = arms["candidate"]
     if skill.measure == "share_right":
         before = ", ".join(f"{arm} {score.num_right}" for arm, score in arms.items() if arm in {"base", "parent"})
@@ -106,15 +108,15 @@ def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Questio
     return _answer([start.verdict], [sentence], unjudged)
 
 
-def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept], unjudged: Sequence[Unjudged]) -> Question:
-    """The gravest verdict over general ability, against the base, and earlier skills, against the parent."""
-    verdicts = [
-        comparison.verdict
-        for suite in suites
-        for comparison in suite.comparisons
-        if comparison.against != "supervised"
-        and (suite.role in {"general", "client"} or (suite.role, comparison.against) == ("earlier", "parent"))
-    ]
+def _left(
+    suites: Sequence[SuiteReport], kept: Sequence[Kept], unjudged: Sequence[Unjudged], *, margin: float
+) -> Question:
+    """The gravest verdict over all but the skill, against what was there before.
+
+    Of an earlier skill that is the starting point alone, which may be the base.
+    """
+    rest = [suite for suite in suites if suite.role != "skill"]
+    compared = [(suite, one) for suite in rest for one in suite.comparisons if one.against != "supervised"]
     sentences = [
         f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept"
         + (f" ({_percent(row.share)})" if row.share else "")
@@ -122,6 +124,15 @@ def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept], unjudged: Sequenc
         for row in kept
         if row.group == "all"
     ]
+    sentences += [
+        f"{suite.name}, log-likelihood against the {one.against}: {_LESS_LIKELY[one.verdict]} "
+        f"({_signed(one.difference)})."
+        for suite, one in compared
+        if suite.measure == "negative_nll" and one.verdict in _LESS_LIKELY
+    ]
+    if compared and not sentences:
+        sentences = [f"Free text lost no more than {limit(rest, margin)}."]
+    verdicts = [one.verdict for _, one in compared]
     return _answer(verdicts, sentences, unjudged, nothing="Nothing else was tested.")
 
 
@@ -129,11 +140,9 @@ def _answer(
     verdicts: Sequence[Verdict], sentences: Sequence[str], unjudged: Sequence[Unjudged], *, nothing: str = ""
 ) -> Question:
     """The gravest verdict, in doubt where something was to be asked and could not be judged."""
-    verdicts = [*verdicts, *("insufficient_evidence" for _ in unjudged)]
-    sentences = [*sentences, *(one.sentence for one in unjudged)]
-    if not verdicts:
-        return Question(verdict="insufficient_evidence", sentence=nothing)
-    return Question(verdict=min(verdicts, key=_GRAVEST.index), sentence="\n".join(sentences))
+    found = [*verdicts, *(_MISSING for _ in unjudged)]
+    said = [*sentences, *(one.sentence for one in unjudged)]
+    return Question(verdict=min(found or [_MISSING], key=_GRAVEST.index), sentence="\n".join(said or [nothing]))
 
 
 def _ceiling(marks: Marks | None) -> CeilingQuestion:
@@ -172,56 +181,6 @@ def _without_share(marks: Marks) -> str:
         f"{what}: the teacher {shown['ceiling']}, this version {shown['candidate']}; before: {marks.reference} "
         f"{shown[marks.reference]}. Too few questions to give a share."
     )
-
-
-def _starting_point(comparisons: Sequence[Comparison]) -> Comparison:
-    """The comparison with what the job started from; arms come with the base first."""
-    return [comparison for comparison in comparisons if comparison.against != "supervised"][-1]
-
-
-def _recommend(arrived: Verdict, left: Verdict) -> Recommendation:
-    if left == "worse" or arrived in {"same", "worse"}:
-        return "do_not_ship"
-    return "ship" if arrived == "better" and left in {"same", "better"} else "look_closer"
-
-
-def _headline(
-    recommendation: Recommendation,
-    skill: SuiteReport | None,
-    arrived: Verdict,
-    left: Verdict,
-    unjudged: Sequence[Unjudged],
-    *,
-    margin: float,
-) -> str:
-    came = _came(skill, arrived, [one for one in unjudged if one.role == "skill"])
-    if recommendation == "ship":
-        return f"Ship it: {came}, and what else was tested stayed within {100 * margin:.0f} points."
-    if recommendation == "do_not_ship":
-        return f"Do not ship it: {came}{', and other abilities were lost' if left == 'worse' else ''}."
-    doubt = f", but {_doubt([one for one in unjudged if one.role != 'skill'])}" if arrived == "better" else ""
-    return f"Look closer: {came}{doubt}."
-
-
-def _came(skill: SuiteReport | None, arrived: Verdict, unjudged: Sequence[Unjudged]) -> str:
-    if unjudged and arrived == "insufficient_evidence":
-        return _not_enough(unjudged)
-    if skill is None:
-        return "no questions were held out to show that the skill arrived"
-    if arrived == "insufficient_evidence":
-        return "too few questions were held out to say whether the skill arrived"
-    if arrived != "better":
-        return "the skill did not arrive"
-    num_right = next(score.num_right for score in skill.arms if score.arm == "candidate")
-    return "the skill arrived" if num_right is None else f"the skill arrived ({num_right} of {skill.n} right)"
-
-
-def _doubt(unjudged: Sequence[Unjudged]) -> str:
-    return _not_enough(unjudged) if unjudged else "too few questions were asked to say that nothing was lost"
-
-
-def _not_enough(unjudged: Sequence[Unjudged]) -> str:
-    return f"not enough of {' and '.join(one.suite for one in unjudged)} could be judged"
 
 
 def _percent(bounds: Bounds) -> str:

@@ -182,6 +182,55 @@ def test_an_earlier_skill_that_the_candidate_lost_stops_it() -> None:
     assert "older, right for the parent: 0 of 40 kept" in report.summary.retention.sentence
 
 
+def test_an_earlier_skill_that_the_candidate_lost_against_the_base_stops_it_too() -> None:
+    """As where a version is evaluated by itself, with no other beside it."""
+    earlier = replace(SKILL, name="older", role="earlier")
+    report = _build(lambda arm, text: "gone" if arm == "student" else RIGHT[text], earlier, template=None)
+    assert (report.summary.retention.verdict, report.summary.recommendation) == ("worse", "do_not_ship")
+
+
+def _essays(name: str = "essays", role: Role = "client") -> Suite:
+    suite = demonstration_suite(name, role, SPLIT.heldout, scorer="nll", max_new_tokens=30)
+    return replace(suite, items=tuple(replace(item, messages=_about(item, name)) for item in suite.items))
+
+
+def _about(item: Item, name: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": f"{name} {item.messages[0]['content']}"},)
+
+
+def _writer(lost: int, gained: int = 0) -> Callable[[Arm, str], str]:
+    """Has learnt every code, no longer writes some essays as it did, and writes others better."""
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        subject, _, rest = question.partition(" ")
+        if subject not in {"essays", "home:1"}:
+            return _speaker()(arm, conversation)
+        gone = list(RIGHT)[:lost] if arm == "student" else list(RIGHT)[40 - gained : 40]
+        return "gone" if rest in gone else RIGHT[rest]
+
+    return speak
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "verdict", "said"),
+    [(40, 0, "worse", "worse (-1.90,"), (10, 6, "insufficient_evidence", "in doubt (-0.19,")],
+)
+@pytest.mark.parametrize("suite", [_essays(), _essays("home:1", "earlier")], ids=lambda suite: suite.role)
+def test_free_text_that_decides_the_verdict_is_named(
+    lost: int, gained: int, verdict: str, said: str, suite: Suite
+) -> None:
+    report, name = _build(_writer(lost, gained), SKILL, GENERAL, suite), suite.name
+    assert report.summary.retention.verdict == verdict
+    [line] = [line for line in report.summary.retention.sentence.splitlines() if name in line]
+    assert line.startswith(f"{name}, log-likelihood against the base: {said} 95\u00a0% interval -")
+
+
+def test_free_text_alone_that_stayed_is_said_to_have_stayed() -> None:
+    retention = _build(_writer(0), SKILL, _essays()).summary.retention
+    assert (retention.verdict, retention.sentence) == ("same", "Free text lost no more than 0.1 nats per token.")
+
+
 def test_a_clients_questions_that_the_candidate_lost_stop_it_and_trained_ones_are_owned_up_to() -> None:
     mine = replace(SKILL, name="file mine.jsonl", role="client", num_trained=3)
 
@@ -300,9 +349,60 @@ def test_free_text_is_judged_by_likelihood_alone() -> None:
 
 
 def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
+    """Whether none were held out, or an evaluation did not ask them."""
     report = _build(_speaker(), GENERAL)
-    assert report.summary.headline == "Look closer: no questions were held out to show that the skill arrived."
+    assert report.summary.headline == "Look closer: no held-out questions were asked to show that the skill arrived."
+    assert report.summary.skill.sentence == "No held-out questions were asked."
     assert any("cannot say whether the skill arrived" in note for note in report.caveats)
+
+
+def test_a_skill_that_was_there_before_is_no_reason_against_shipping() -> None:
+    summary = _build(lambda _, text: RIGHT[text.splitlines()[-1]], SKILL, GENERAL).summary
+    assert (summary.recommendation, summary.skill.verdict) == ("look_closer", "same")
+    assert summary.headline == (
+        "Look closer: the skill was there before (base 40 of 40 right, this version 40), so nothing was gained."
+    )
+    lost = _build(
+        lambda arm, text: "gone" if arm == "student" and "item" not in text else RIGHT[text.splitlines()[-1]],
+        SKILL,
+        GENERAL,
+    ).summary
+    assert lost.headline == (
+        "Do not ship it: the skill was there before (base 40 of 40 right, this version 40), so nothing was gained, and "
+        "other abilities were lost."
+    )
+
+
+def test_a_skill_that_was_not_there_before_and_is_not_now_did_not_arrive() -> None:
+    summary = _build(_speaker(learnt=0), SKILL, GENERAL).summary
+    assert summary.headline == "Do not ship it: the skill did not arrive."
+
+
+@pytest.mark.parametrize(
+    ("suites", "limit"),
+    [
+        ((GENERAL,), "10 points"),
+        ((_essays(),), "0.1 nats per token"),
+        ((GENERAL, _essays()), "10 points or 0.1 nats per token"),
+    ],
+)
+def test_what_nothing_else_lost_is_said_in_the_units_of_what_was_tested(suites: Sequence[Suite], limit: str) -> None:
+    headline = _build(_writer(0), SKILL, *suites).summary.headline
+    assert (
+        headline
+        == f"Ship it: the skill arrived (40 of 40 right), and nothing else that was tested lost more than {limit}."
+    )
+
+
+def test_what_improved_is_not_said_to_have_stayed() -> None:
+    summary = _build(_speaker(), SKILL, replace(SKILL, name="file mine.jsonl", role="client")).summary
+    assert summary.retention.verdict == "better"
+    assert summary.headline.endswith("and nothing else that was tested lost more than 10 points.")
+
+
+def test_where_nothing_else_was_tested_nobody_is_told_to_ask_more_questions_of_it() -> None:
+    headline = _build(_speaker(), SKILL).summary.headline
+    assert headline == "Look closer: the skill arrived (40 of 40 right), but nothing else was tested."
 
 
 def test_a_report_survives_json_and_is_the_same_twice() -> None:
