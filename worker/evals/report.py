@@ -33,7 +33,7 @@ from worker.evals.schema import (
     Unjudged,
 )
 from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
-from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, wilson
+from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, shift_p_value, wilson
 from worker.evals.suites import Split
 from worker.evals.summary import caveats, summarize
 from worker.evals.supervised import beside_supervised
@@ -211,13 +211,13 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
     pairs = [
         (marks, arm) for marks in marked if marks.items for arm in marks.scores if arm not in {"candidate", "ceiling"}
     ]
-    raw = [mcnemar(*_changes(marks, arm)) if marks.suite.judged else None for marks, arm in pairs]
+    raw = [_p_value(marks, arm) for marks, arm in pairs]
     adjusted: dict[int, float] = {}
     for of_twin in (False, True):
         tested = {
             index: value
             for index, ((marks, arm), value) in enumerate(zip(pairs, raw, strict=True))
-            if value is not None and marks.suite.role != "skill" and (arm == "supervised") is of_twin
+            if marks.suite.role != "skill" and (arm == "supervised") is of_twin
         }
         adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
     found: dict[str, list[Comparison]] = {marks.suite.name: [] for marks in marked}
@@ -226,7 +226,13 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
     return found
 
 
-def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison:
+def _p_value(marks: Marks, arm: ArmName) -> float:
+    if marks.suite.judged:
+        return mcnemar(*_changes(marks, arm))
+    return shift_p_value(marks.scores["candidate"], marks.scores[arm], seed=SEED)
+
+
+def _comparison(marks: Marks, arm: ArmName, p_value: float) -> Comparison:
     estimate = difference(marks, "candidate", arm)
     lost, gained = _changes(marks, arm) if marks.suite.judged else (None, None)
     return Comparison(
@@ -235,7 +241,7 @@ def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison
         num_lost=lost,
         num_gained=gained,
         p_value=p_value,
-        verdict=conclude(estimate, margin=MARGIN, p_value=p_value),
+        verdict=conclude(estimate, margin=MARGIN, p_value=p_value, counted=marks.suite.judged),
     )
 
 

@@ -42,7 +42,10 @@ class Comparison(_Frozen):
     difference: Bounds
     num_lost: int | None
     num_gained: int | None
-    p_value: float | None = Field(description="Exact McNemar; Holm-adjusted over all that tests for loss.")
+    p_value: float = Field(
+        description="Exact McNemar, for likelihoods of the studentised bootstrap; Holm-adjusted over all that tests "
+        "for loss."
+    )
     verdict: Verdict
 
 

@@ -49,7 +49,7 @@ def suite(
                 "difference": bounds(scores["candidate"] - scores[arm]),
                 "num_lost": 1 if judged else None,
                 "num_gained": 2 if judged else None,
-                "p_value": 0.01 if judged else None,
+                "p_value": 0.01,
                 "verdict": "same",
             }
             for arm in arms

@@ -261,6 +261,18 @@ def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
     assert report.suites[0].comparisons[0].p_value == pytest.approx(3 * 0.25)
 
 
+def test_free_text_is_tested_for_loss_together_with_answers() -> None:
+    suites = [_essays(name, "earlier") for name in ("essays", "home:1")]
+    alone, *together = (
+        [suite.comparisons[0].p_value for suite in _build(_writer(6), *asked).suites]
+        for asked in (suites[:1], [*suites, GENERAL])
+    )
+    [p_value] = alone
+    assert p_value is not None
+    assert 0 < p_value <= 0.05
+    assert together == [[pytest.approx(3 * p_value), pytest.approx(3 * p_value), 1.0]]
+
+
 def _forgetful_twin(arm: Arm, conversation: str) -> str:
     """A candidate that learnt all and lost 2 general answers, and a twin that learnt 35 and lost 150."""
     of_twin = arm == "twin"
