@@ -11,6 +11,7 @@ from rich.text import Text
 from app.cli.lineage_view import Shades
 from app.cli.report_evidence import GROUPS, caveats, evidence
 from app.cli.tables import columns, titled, words
+from app.domain.gate import GateRule
 
 QUESTIONS = ("skill", "retention", "ceiling")
 GATE_STYLES = {"pass": "green", "insufficient_evidence": "yellow", "fail": "red"}
@@ -32,10 +33,10 @@ def _findings(report: dict[str, Any], gate: dict[str, Any] | None) -> Iterator[R
     summary = report["summary"]
     yield Text(report["title"], style="bold")
     yield Text(summary["headline"], style=f"bold {STYLES[summary['recommendation']]}")
+    yield from _gate(gate) if gate else ()
     yield from (Text(f"  {line}") for key in QUESTIONS for line in summary[key]["sentence"].splitlines())
     if report.get("supervised"):
         yield Text(f"  {report['supervised']['sentence']}")
-    yield from _gate(gate) if gate else ()
     yield from titled("Gain against forgetting, with 95 % intervals", _trade_off(report["suites"]))
     yield from titled("Scores, with 95 % intervals", _scores(report["suites"]))
     yield from titled("The lineage: score on each skill, with 95 % interval", _lineage(report))
@@ -46,7 +47,8 @@ def _findings(report: dict[str, Any], gate: dict[str, Any] | None) -> Iterator[R
 
 def _gate(gate: dict[str, Any]) -> list[Text]:
     head = Text(f"Gate: {words(gate['verdict'])}", style=GATE_STYLES[gate["verdict"]])
-    return [head, *(Text(f"  {words(one['verdict'])}: {one['sentence']}") for one in gate["criteria"])]
+    criteria = (Text(f"  {words(one['verdict'])}: {one['sentence']}") for one in gate["criteria"])
+    return [head, *criteria, Text(f"  {GateRule.model_validate(gate['rule']).sentence}")]
 
 
 def _trade_off(suites: list[dict[str, Any]]) -> Table:

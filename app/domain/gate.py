@@ -40,6 +40,13 @@ class GateRule(_Frozen):
         None, pattern=f"^{ALIAS_PATTERN}$", description="Alias of the adapter to point at the version if it passes."
     )
 
+    @property
+    def sentence(self) -> str:
+        """What it asks for, and what a pass does."""
+        asked = f"The skill has to gain more than {self.min_gain:g}, nothing else may lose more than "
+        asked += f"{self.max_forgetting:g}, at {100 * self.confidence:g} % confidence."
+        return f"{asked} A pass points {self.on_pass} at the version." if self.on_pass else asked
+
 
 class Criterion(_Frozen):
     """One comparison against one limit."""

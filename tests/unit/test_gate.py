@@ -4,8 +4,9 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from app.cli.report_view import _gate
+from app.cli.report_view import _gate, show_findings
 from app.domain.gate import GateRule, decide
+from tests.unit.evals.reports import SHAPES
 
 
 def compared(against, value, low, high, p_value=0.001):
@@ -151,7 +152,27 @@ def test_the_terminal_says_the_verdict_and_every_number():
     console = Console(width=200)
     with console.capture() as capture:
         console.print(*_gate(decision), sep="\n")
-    head, gain, kept = capture.get().splitlines()
+    head, gain, kept, rule = capture.get().splitlines()
     assert head == "Gate: fail"
     assert gain.startswith("  fail: skill: gain +0.500")
     assert kept.startswith("  pass: general: forgetting +0.010")
+    assert rule == "  The skill has to gain more than 0.7, nothing else may lose more than 0.1, at 95 % confidence."
+
+
+def test_a_rule_says_what_it_asks_for_and_what_a_pass_does():
+    rule = GateRule(min_gain=0.05, max_forgetting=0.02, confidence=0.999, on_pass="production")
+    assert rule.sentence == (
+        "The skill has to gain more than 0.05, nothing else may lose more than 0.02, at 99.9 % confidence. A pass "
+        "points production at the version."
+    )
+
+
+def test_at_the_terminal_the_gate_stands_right_below_the_recommendation():
+    decision = decide(GateRule(), [GAIN]).model_dump(mode="json")
+    console = Console(width=200)
+    with console.capture() as capture:
+        show_findings(SHAPES["a first version"].model_dump(mode="json"), decision, console)
+    assert capture.get().splitlines()[1:3] == [
+        "Do not ship it: the skill did not arrive.",
+        "Gate: insufficient evidence",
+    ]

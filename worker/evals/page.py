@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from app.domain.gate import GateDecision
 from worker.evals.charts import heat_map, lengths, phases
 from worker.evals.schema import Bounds, Measure, Range, Report, SuiteReport
 from worker.evals.trade_off import trade_off
@@ -19,8 +20,8 @@ GLOSSARY: Final = {
 }
 
 
-def render_html(report: Report) -> str:
-    """The page. All that comes from data is escaped."""
+def render_html(report: Report, gate: GateDecision | None = None) -> str:
+    """The page, with what the job's gate says where it has one. All that comes from data is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -42,6 +43,7 @@ def render_html(report: Report) -> str:
     }
     return environment.get_template("report.html.jinja").render(
         report=report,
+        gate=gate,
         glossary={arm: GLOSSARY[arm] for arm in _arms(report) if arm in GLOSSARY},
         trade_off=trade_off(report),
         heat_map=heat_map(report),

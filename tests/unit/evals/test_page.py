@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from app.domain.gate import GateRule, decide
 from tests.unit.evals.reports import SHAPES, bounds, lineage, report, suite
 from worker.evals.page import render_html
 from worker.evals.schema import Report
@@ -67,6 +68,28 @@ def test_what_comes_from_data_is_escaped_wherever_it_stands() -> None:
 def test_the_recommendation_comes_before_everything_else() -> None:
     text = text_of(render_html(PLAIN))
     assert re.match(r" Evaluation of plain Do not ship it The skill did not arrive\.", text)
+
+
+def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons() -> None:
+    lost = {"against": "base", "difference": bounds(-0.4), "p_value": 0.001}
+    asked = [{"name": HOSTILE, "role": "general", "measure": "share_right", "n": 400, "comparisons": [lost]}]
+    page = render_html(PLAIN, decide(GateRule(min_gain=0.2, on_pass="production"), asked))
+    text = text_of(page)
+    at = [text.index(said) for said in ("Do not ship it", "Does it pass its gate? fail", "Did the skill arrive?")]
+    assert at == sorted(at)
+    assert (
+        "The skill has to gain more than 0.2, nothing else may lose more than 0.1, at 95 % confidence. A pass" in text
+    )
+    assert f"fail {HOSTILE}: forgetting +0.400 (+0.350 to +0.450) against the base on 400 questions" in text
+    assert "insufficient evidence No gain could be measured" in text
+    assert "<script" not in page
+    balance = _Balance()
+    balance.feed(page)
+    assert not balance.open
+
+
+def test_without_a_gate_the_page_speaks_of_none() -> None:
+    assert "gate?" not in render_html(PLAIN)
 
 
 def test_sections_come_in_the_order_in_which_a_reader_asks() -> None:
