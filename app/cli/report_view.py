@@ -16,6 +16,10 @@ from app.domain.gate import GateRule
 QUESTIONS = ("skill", "retention", "ceiling")
 GATE_STYLES = {"pass": "green", "insufficient_evidence": "yellow", "fail": "red"}
 STYLES = {"ship": "green", "look_closer": "yellow", "do_not_ship": "red"}
+PARTIAL_SCORES = (
+    "F1: over the fields of JSON answers; nll: mean negative log-likelihood of the demonstration, nats per token, "
+    "lower is better."
+)
 VERDICT_STYLES = {"better": "green", "same": "green", "worse": "red", "insufficient_evidence": "yellow"}
 
 
@@ -39,8 +43,12 @@ def _findings(report: dict[str, Any], gate: dict[str, Any] | None) -> Iterator[R
         yield Text(f"  {report['supervised']['sentence']}")
     yield from titled("Gain against forgetting, with 95 % intervals", _trade_off(report["suites"]))
     yield from titled("Scores, with 95 % intervals", _scores(report["suites"]))
+    if any(_partial_scores(suite, arm) for suite in report["suites"] for arm in suite["arms"]):
+        yield Text(PARTIAL_SCORES, style="dim")
     yield from titled("The lineage: score on each skill, with 95 % interval", _lineage(report))
     yield from titled("What was kept", _kept(report["kept"]))
+    if report.get("supervised"):
+        yield from titled("What plain fine-tuning kept", _kept(report["supervised"]["kept"]))
     if report.get("replicates"):
         yield from titled("Other seeds; the first one is this version", _seeds(report["replicates"]))
 
@@ -78,7 +86,18 @@ def _scores(suites: list[dict[str, Any]]) -> Table:
         for index, arm in enumerate(suite["arms"]):
             named = ("", "") if index else (escape(suite["name"]), str(suite["n"]))
             table.add_row(*named, arm["arm"], *_score(suite["measure"], arm["score"]), *_compared(suite, compared, arm))
+            if partial := _partial_scores(suite, arm):
+                table.add_row("", "", "", *partial, "", "", "")
     return table
+
+
+def _partial_scores(suite: dict[str, Any], arm: dict[str, Any]) -> tuple[str, str] | None:
+    """What else is known of answers that are right or wrong."""
+    known = {"F1": arm["field_f1"], "nll": arm["nll"]}
+    if suite["measure"] != "share_right" or set(known.values()) == {None}:
+        return None
+    f1, nll = ("" if value is None else f"[dim]{name} {value:.2f}[/]" for name, value in known.items())
+    return f1, nll
 
 
 def _compared(suite: dict[str, Any], compared: dict[str, Any], arm: dict[str, Any]) -> tuple[str, ...]:

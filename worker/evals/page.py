@@ -18,6 +18,11 @@ GLOSSARY: Final = {
     "ceiling": "the teacher, with each question's own demonstration in its context",
     "supervised": "plain fine-tuning on the same data",
 }
+PARTIAL_SCORES: Final = {
+    "field_f1": ("F1", "over the fields of JSON answers"),
+    "nll": ("nll", "mean negative log-likelihood of the demonstration, nats per token; lower is better"),
+}
+"""What stands below the score of an arm whose answers are right or wrong."""
 
 
 def render_html(report: Report, gate: GateDecision | None = None) -> str:
@@ -44,7 +49,7 @@ def render_html(report: Report, gate: GateDecision | None = None) -> str:
     return environment.get_template("report.html.jinja").render(
         report=report,
         gate=gate,
-        glossary={arm: GLOSSARY[arm] for arm in _arms(report) if arm in GLOSSARY},
+        glossary=_glossary(report),
         trade_off=trade_off(report),
         heat_map=heat_map(report),
         lengths=list(lengths(report)),
@@ -53,9 +58,12 @@ def render_html(report: Report, gate: GateDecision | None = None) -> str:
     )
 
 
-def _arms(report: Report) -> dict[str, None]:
-    """All that were asked, in the order in which they come."""
-    return dict.fromkeys(score.arm for suite in report.suites for score in suite.arms)
+def _glossary(report: Report) -> dict[str, str]:
+    """What the names in the table of scores mean, in the order in which they come."""
+    arms = [score for suite in report.suites for score in suite.arms]
+    judged = [score for suite in report.suites if suite.measure == "share_right" for score in suite.arms]
+    known = [PARTIAL_SCORES[name] for name in PARTIAL_SCORES if any(getattr(one, name) is not None for one in judged)]
+    return {arm: GLOSSARY[arm] for arm in dict.fromkeys(score.arm for score in arms)} | dict(known)
 
 
 def _percent(share: float) -> str:

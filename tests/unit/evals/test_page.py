@@ -139,6 +139,34 @@ def test_an_extra_arm_is_shown_wherever_arms_are() -> None:
     ]
 
 
+def test_what_the_twin_kept_and_lost_is_shown_compactly() -> None:
+    text = text_of(render_html(SHAPES["an extra arm"]))
+    assert "What plain fine-tuning kept" in text
+    kept = text[text.index("What plain fine-tuning kept") :]
+    assert " all 6/12 50 % 45 to 55 3 gained other kinds rehearsed 6/12 50 % 45 to 55 3 gained " in kept
+    assert "facts" not in kept
+    assert "What plain fine-tuning lost general: 1 lost lost? yes \u2192 lost by the twin" in text
+    assert "gained by the twin" not in text
+    assert "plain fine-tuning kept" not in text_of(render_html(PLAIN))
+
+
+def with_notes() -> Report:
+    """JSON answers, of which the likelihood was measured too."""
+    made = PLAIN.model_dump()
+    for arm, score in zip(made["suites"][0]["arms"], (0.25, 0.93, 1.0), strict=True):
+        arm.update(field_f1=score, nll=2 - score)
+    made["suites"][0]["arms"][0]["field_f1"] = None
+    return Report.model_validate(made)
+
+
+def test_field_f1_and_likelihood_are_noted_at_an_arms_score() -> None:
+    text = text_of(render_html(with_notes()))
+    assert "base 4/40 10 % 5 to 15 nll 1.75 candidate" in text
+    assert "candidate 8/40 20 % 15 to 25 F1 0.93, nll 1.07 ceiling" in text
+    assert "F1 : over the fields of JSON answers" in text
+    assert " nll" not in text_of(render_html(PLAIN))
+
+
 def test_seeds_stand_below_each_other_with_mean_and_range() -> None:
     text = text_of(render_html(SHAPES["several seeds"]))
     assert "Seed 7 : do not ship; Seed 8 : look closer; Seed 9 : training diverged." in text
