@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from app.domain.gate import GateDecision, decide
 from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
 from worker.evals.page import render_html
@@ -75,6 +76,7 @@ def export(
     """Write ``out/``; the adapter's tar last."""
     out = folder / "out"
     adapter = out / "adapter"
+    gate = _gate(order, report)
     policy.save_adapter(adapter, base_name=order.base.peft_name, base_revision=order.base.revision)
     card = model_card(
         base=order.base.peft_name,
@@ -89,11 +91,11 @@ def export(
             "steps": config.total_steps,
             "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}",
         },
-        results="\n".join([f"**{report.summary.headline}**", "", *(f"- {line}" for line in _findings(report))]),
+        results="\n".join([f"**{report.summary.headline}**", "", *(f"- {line}" for line in _findings(report, gate))]),
     )
     finish_folder(adapter, card=card, provenance=report.provenance)
     (out / "report.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
-    (out / "report.html").write_text(render_html(report), encoding="utf-8")
+    (out / "report.html").write_text(render_html(report, gate), encoding="utf-8")
     if data.heldout:
         (out / "heldout.jsonl").write_text(render_demonstrations(data.heldout), encoding="utf-8")
     write_tar(adapter, out / "adapter.tar")
@@ -124,7 +126,23 @@ def check_loading(order: Order, folder: Path, policy: HfPolicy, data: Split) -> 
         raise LoadCheckFailed(f"nll {theirs} in stock PEFT, {ours} here")
 
 
-def _findings(report: Report) -> list[str]:
+def _gate(order: Order, report: Report) -> GateDecision | None:
+    """As it will be decided when the version is published: by the same rule, from the same numbers."""
+    if order.gate is None:
+        return None
+    made = report.model_dump(mode="json")
+    return decide(order.gate, made["suites"], made["unjudged"])
+
+
+def _findings(report: Report, gate: GateDecision | None) -> list[str]:
     summary = report.summary
     beside = [report.supervised.sentence] if report.supervised else []
-    return [summary.skill.sentence, summary.retention.sentence, summary.ceiling.sentence, *beside, *report.caveats]
+    passed = [f"Gate: {gate.verdict.replace('_', ' ')}. {gate.rule.sentence}"] if gate else []
+    return [
+        *passed,
+        summary.skill.sentence,
+        summary.retention.sentence,
+        summary.ceiling.sentence,
+        *beside,
+        *report.caveats,
+    ]

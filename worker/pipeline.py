@@ -7,6 +7,7 @@ broker.
 from functools import partial
 from pathlib import Path
 
+from app.domain.evaluation import TASK_PREFIX
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
@@ -84,6 +85,8 @@ class Training:
             measured = measurement.ask(
                 policy, suites, tasks=tasks, has_twin=twin is not None, on_progress=self.reporter.progress
             )
+            measured.unasked |= missing
+            measured.notes += dict.fromkeys(missing.values())
         replicates: list[Replicate] = []
         if self.order.seeds > 1:
             with self.phase("replicating"):
@@ -103,7 +106,7 @@ class Training:
                 twin=twin.run(beside=result) if twin else None,
                 seed=config.seed,
                 replicates=replicates,
-                notes=[*missing, *([NOT_COMPARED] if self.order.compare and twin is None else [])],
+                notes=[NOT_COMPARED] if self.order.compare and twin is None else [],
             )
             export(self.order, self.folder, policy, config=config, data=data, report=report)
         with self.phase("load_check"):
@@ -141,19 +144,19 @@ class Training:
             seed=config.seed,
         )
 
-    def tasks(self, policy: HfPolicy) -> tuple[list[Peculiar], list[str]]:
-        """Tasks of lm-evaluation-harness, and why any are missing.
+    def tasks(self, policy: HfPolicy) -> tuple[list[Peculiar], dict[str, str]]:
+        """Tasks of lm-evaluation-harness, and by name of the suite why any are missing.
 
         Raises:
             RunFailed: Some cannot be asked here, and nothing has been trained yet that would be lost.
         """
         try:
-            return open_tasks(self.order, policy), []
+            return open_tasks(self.order, policy), {}
         except Unaskable as error:
             if self.order.resolved is None:
                 raise RunFailed("suite_unavailable", str(error), "evaluation.suites") from error
             self.reporter.event("warn", str(error))
-            return [], [str(error)]
+            return [], {f"{TASK_PREFIX}{name}": str(error) for name in self.order.tasks}
 
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
         """Before time is spent: does the teacher know more than the student, and shown in which way?"""

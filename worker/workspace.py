@@ -162,6 +162,7 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
             "suites": _suites(session, measured.files.values(), plan),
             "tasks": measured.tasks,
             "compare": job.compare,
+            "gate": job.gate,
             "seeds": measured.seeds,
             "rehearsal": _rehearsal(session, lineage, plan),
             "rehearsal_file": REHEARSAL_NAME if _data(session, rehearsal_file, REHEARSAL_NAME, plan) else None,

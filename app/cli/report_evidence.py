@@ -24,6 +24,8 @@ def evidence(report: dict[str, Any]) -> Iterator[RenderableType]:
     yield from _by_kind(report["kept"])
     yield from titled("Length of answers, in tokens", _lengths(report["behaviour"]))
     yield from _flips(report["suites"])
+    if report.get("supervised"):
+        yield from _lost_by_twin(report["supervised"]["flips"])
     yield from (
         Text(f"! {error['suite']} {error['item']} could not be judged: {error['message']}", style="yellow")
         for error in report["errors"]
@@ -78,10 +80,22 @@ def _flips(suites: list[dict[str, Any]]) -> Iterator[RenderableType]:
         if suite["flips"]:
             yield Text()
             yield Text(f"Answers that changed in {suite['name']}: {len(lost)} lost, {len(gained)} gained", style="bold")
-        for flip in islice(lost or gained, NUM_FLIPS):
-            yield Text(f"  {flip['change']}: {_line(flip['prompt'])}")
-            yield Text(f"    expected {_line(flip['expected'][0])}", style="dim")
-            yield from (Text(f"    {arm} {_line(answer)}", style="dim") for arm, answer in flip["answers"].items())
+        yield from _some(lost or gained)
+
+
+def _lost_by_twin(flips: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableType]:
+    for name, changed in flips.items():
+        if lost := [one for one in changed if one["change"] == "lost"]:
+            yield Text()
+            yield Text(f"Answers that plain fine-tuning lost in {name}: {len(lost)}", style="bold")
+            yield from _some(lost)
+
+
+def _some(flips: list[dict[str, Any]]) -> Iterator[Text]:
+    for flip in islice(flips, NUM_FLIPS):
+        yield Text(f"  {flip['change']}: {_line(flip['prompt'])}")
+        yield Text(f"    expected {_line(flip['expected'][0])}", style="dim")
+        yield from (Text(f"    {arm} {_line(answer)}", style="dim") for arm, answer in flip["answers"].items())
 
 
 def _behaviour(rows: list[dict[str, Any]]) -> Table:

@@ -11,10 +11,15 @@ from rich.text import Text
 from app.cli.lineage_view import Shades
 from app.cli.report_evidence import GROUPS, caveats, evidence
 from app.cli.tables import columns, titled, words
+from app.domain.gate import GateRule
 
 QUESTIONS = ("skill", "retention", "ceiling")
 GATE_STYLES = {"pass": "green", "insufficient_evidence": "yellow", "fail": "red"}
 STYLES = {"ship": "green", "look_closer": "yellow", "do_not_ship": "red"}
+PARTIAL_SCORES = (
+    "F1: over the fields of JSON answers; nll: mean negative log-likelihood of the demonstration, nats per token, "
+    "lower is better."
+)
 VERDICT_STYLES = {"better": "green", "same": "green", "worse": "red", "insufficient_evidence": "yellow"}
 
 
@@ -32,21 +37,26 @@ def _findings(report: dict[str, Any], gate: dict[str, Any] | None) -> Iterator[R
     summary = report["summary"]
     yield Text(report["title"], style="bold")
     yield Text(summary["headline"], style=f"bold {STYLES[summary['recommendation']]}")
+    yield from _gate(gate) if gate else ()
     yield from (Text(f"  {line}") for key in QUESTIONS for line in summary[key]["sentence"].splitlines())
     if report.get("supervised"):
         yield Text(f"  {report['supervised']['sentence']}")
-    yield from _gate(gate) if gate else ()
     yield from titled("Gain against forgetting, with 95 % intervals", _trade_off(report["suites"]))
     yield from titled("Scores, with 95 % intervals", _scores(report["suites"]))
+    if any(_partial_scores(suite, arm) for suite in report["suites"] for arm in suite["arms"]):
+        yield Text(PARTIAL_SCORES, style="dim")
     yield from titled("The lineage: score on each skill, with 95 % interval", _lineage(report))
     yield from titled("What was kept", _kept(report["kept"]))
+    if report.get("supervised"):
+        yield from titled("What plain fine-tuning kept", _kept(report["supervised"]["kept"]))
     if report.get("replicates"):
         yield from titled("Other seeds; the first one is this version", _seeds(report["replicates"]))
 
 
 def _gate(gate: dict[str, Any]) -> list[Text]:
     head = Text(f"Gate: {words(gate['verdict'])}", style=GATE_STYLES[gate["verdict"]])
-    return [head, *(Text(f"  {words(one['verdict'])}: {one['sentence']}") for one in gate["criteria"])]
+    criteria = (Text(f"  {words(one['verdict'])}: {one['sentence']}") for one in gate["criteria"])
+    return [head, *criteria, Text(f"  {GateRule.model_validate(gate['rule']).sentence}")]
 
 
 def _trade_off(suites: list[dict[str, Any]]) -> Table:
@@ -76,7 +86,18 @@ def _scores(suites: list[dict[str, Any]]) -> Table:
         for index, arm in enumerate(suite["arms"]):
             named = ("", "") if index else (escape(suite["name"]), str(suite["n"]))
             table.add_row(*named, arm["arm"], *_score(suite["measure"], arm["score"]), *_compared(suite, compared, arm))
+            if partial := _partial_scores(suite, arm):
+                table.add_row("", "", "", *partial, "", "", "")
     return table
+
+
+def _partial_scores(suite: dict[str, Any], arm: dict[str, Any]) -> tuple[str, str] | None:
+    """What else is known of answers that are right or wrong."""
+    known = {"F1": arm["field_f1"], "nll": arm["nll"]}
+    if suite["measure"] != "share_right" or set(known.values()) == {None}:
+        return None
+    f1, nll = ("" if value is None else f"[dim]{name} {value:.2f}[/]" for name, value in known.items())
+    return f1, nll
 
 
 def _compared(suite: dict[str, Any], compared: dict[str, Any], arm: dict[str, Any]) -> tuple[str, ...]:

@@ -40,6 +40,13 @@ class GateRule(_Frozen):
         None, pattern=f"^{ALIAS_PATTERN}$", description="Alias of the adapter to point at the version if it passes."
     )
 
+    @property
+    def sentence(self) -> str:
+        """What it asks for, and what a pass does."""
+        asked = f"The skill has to gain more than {self.min_gain:g}, nothing else may lose more than "
+        asked += f"{self.max_forgetting:g}, at {100 * self.confidence:g} % confidence."
+        return f"{asked} A pass points {self.on_pass} at the version." if self.on_pass else asked
+
 
 class Criterion(_Frozen):
     """One comparison against one limit."""
@@ -64,11 +71,23 @@ class GateDecision(_Frozen):
     criteria: list[Criterion]
 
 
-def decide(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> GateDecision:
-    """Hold a report's suites against a rule."""
-    gains = list(_gains(rule, suites)) or [_unasked("gain", rule.min_gain)]
-    forgettings = list(_forgettings(rule, suites)) or [_unasked("forgetting", rule.max_forgetting)]
-    criteria = [*gains, *forgettings]
+def decide(
+    rule: GateRule, suites: Sequence[Mapping[str, Any]], unjudged: Sequence[Mapping[str, Any]] = ()
+) -> GateDecision:
+    """Hold a report's suites against a rule.
+
+    Args:
+        rule: Of the job.
+        suites: Of its report.
+        unjudged: What the report says could not be judged as it was asked for: never a pass.
+    """
+    doubts = [_unjudged(rule, one) for one in unjudged]
+    gains = [*_gains(rule, suites), *(one for one in doubts if one.question == "gain")]
+    forgettings = [*_forgettings(rule, suites), *(one for one in doubts if one.question == "forgetting")]
+    criteria = [
+        *(gains or [_unasked("gain", rule.min_gain)]),
+        *(forgettings or [_unasked("forgetting", rule.max_forgetting)]),
+    ]
     return GateDecision(
         rule=rule,
         verdict=min((criterion.verdict for criterion in criteria), key=_GRAVEST.index),
@@ -162,11 +181,21 @@ def _criterion(
     )
 
 
+def _unjudged(rule: GateRule, missing: Mapping[str, Any]) -> Criterion:
+    question: Question = "gain" if missing["role"] == "skill" else "forgetting"
+    limit = rule.min_gain if question == "gain" else rule.max_forgetting
+    return _in_doubt(question, limit, missing["sentence"], suite=missing["suite"])
+
+
 def _unasked(question: Question, limit: float) -> Criterion:
     missing = "questions held out of what was taught" if question == "gain" else "suite of what was known before"
+    return _in_doubt(question, limit, f"No {question} could be measured: the report has no {missing}.")
+
+
+def _in_doubt(question: Question, limit: float, sentence: str, *, suite: str | None = None) -> Criterion:
     return Criterion(
         question=question,
-        suite=None,
+        suite=suite,
         against=None,
         n=None,
         value=None,
@@ -174,5 +203,5 @@ def _unasked(question: Question, limit: float) -> Criterion:
         high=None,
         limit=limit,
         verdict="insufficient_evidence",
-        sentence=f"No {question} could be measured: the report has no {missing}.",
+        sentence=sentence,
     )

@@ -31,6 +31,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from app.domain.comparison import SupervisedTwin
 from app.domain.evaluation import ScorerName
+from app.domain.gate import GateRule
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.training import Method, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 
@@ -139,6 +140,7 @@ class Order(_Frozen):
     tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
     tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")
     compare: SupervisedTwin | None = Field(None, description="What to train beside the version, for its report only.")
+    gate: GateRule | None = Field(None, description="For the page; the verdict that counts is the publication's.")
     seeds: int = Field(1, description="Runs to report, the version's among them; the others are never published.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
     rehearsal_file: str | None = Field(None, description="The client's own prompts, relative to the attempt's folder.")

@@ -76,7 +76,7 @@ def publish(session: Session, claim: Claim, results: Results) -> AdapterVersion:
     if job.cancel_requested_at is not None:
         raise CancelRequested(job.id)
     version = _add_version(session, job, results)
-    decision = decide(GateRule.model_validate(job.gate), results.report["suites"]) if job.gate else None
+    decision = _decide(job, results.report)
     _add_evaluation(session, job, version, results, decision)
     if decision:
         _heed(session, job, version, decision)
@@ -143,6 +143,12 @@ def _line(session: Session, job: Job) -> Adapter:
             f"The adapter {adapter.name} was made over {adapter.base_model} while this job ran over {job.base_model}.",
         )
     return adapter
+
+
+def _decide(job: Job, report: dict[str, Any]) -> GateDecision | None:
+    if job.gate is None:
+        return None
+    return decide(GateRule.model_validate(job.gate), report["suites"], report.get("unjudged", ()))
 
 
 def _heed(session: Session, job: Job, version: AdapterVersion, decision: GateDecision) -> None:

@@ -33,7 +33,9 @@ SUITE = {
     "role": "skill",
     "measure": "share_right",
     "n": 40,
-    "arms": [{"arm": "candidate", "score": {"value": 0.9, "low": 0.8, "high": 0.95}}],
+    "arms": [
+        {"arm": "candidate", "score": {"value": 0.9, "low": 0.8, "high": 0.95}, "nll": None, "field_f1": None},
+    ],
     "comparisons": [],
     "changes": [],
     "flips": [],
@@ -251,8 +253,8 @@ def test_a_comparison_that_does_not_exist_is_refused_with_the_nearest(sdft, tmp_
 
 
 def test_a_report_shows_the_twin_beside_the_version(sdft, line, committed_sessions):
-    twin = {"arm": "supervised", "score": {"value": 0.6, "low": 0.5, "high": 0.7}}
-    beside = {"sentence": "Plain fine-tuning on the same data: learned 24 of 40."}
+    twin = SUITE["arms"][0] | {"arm": "supervised", "score": {"value": 0.6, "low": 0.5, "high": 0.7}}
+    beside = {"sentence": "Plain fine-tuning on the same data: learned 24 of 40.", "kept": [], "flips": {}}
     with committed_sessions.begin() as session:
         evaluation = session.query(Evaluation).filter_by(job_id=line[0]).one()
         suite = SUITE | {"arms": [*SUITE["arms"], twin]}

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tarfile
 import threading
 import time
+from html import unescape
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from app.domain.errors import Unprocessable
+from app.domain.gate import GateRule, decide
 from app.domain.trainer_protocol import (
     DRAINED_EXIT_CODE,
     KEEP_ALIVE,
@@ -174,7 +177,8 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
     answers = str(before.parent / "answers")
     past = PastScore(version="lamp:1", skill="lamp:1", value=0.5, low=0.25, high=0.75)
     asked = {"parent": parent, "earlier": [earlier], "past": [past], "answers": answers}
-    folder = lay_out(tmp_path / "second", base, word="fan", **asked)
+    rule = GateRule(on_pass="production")
+    folder = lay_out(tmp_path / "second", base, word="fan", gate=rule, **asked)
     shutil.copytree(before / "out" / "adapter", folder / "parent")
     (folder / "earlier").mkdir()
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier" / "0.jsonl")
@@ -191,6 +195,11 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
         ("candidate", "fan"),
     ]
     assert report["method"]["answers_reused"] == {"general ability": ["base", "parent"]}
+    decision = decide(rule, report["suites"], report["unjudged"])
+    verdict = decision.verdict.replace("_", " ")
+    page = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", (folder / "out" / "report.html").read_text())))
+    assert f"Does it pass its gate? {verdict} {decision.rule.sentence}" in page
+    assert f"- Gate: {verdict}. {decision.rule.sentence}\n" in (folder / "out" / "adapter" / "README.md").read_text()
     first = json.loads((before / "out" / "report.json").read_text())
     assert first["method"]["answers_reused"] == {}
     was_candidate, is_parent = (

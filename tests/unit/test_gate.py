@@ -4,8 +4,9 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from app.cli.report_view import _gate
+from app.cli.report_view import _gate, show_findings
 from app.domain.gate import GateRule, decide
+from tests.unit.evals.reports import SHAPES
 
 
 def compared(against, value, low, high, p_value=0.001):
@@ -91,6 +92,22 @@ def test_what_was_not_asked_is_no_evidence(missing, question):
     assert unasked.sentence.startswith(f"No {question} could be measured")
 
 
+@pytest.mark.parametrize(("role", "question"), [("skill", "gain"), ("general", "forgetting"), ("client", "forgetting")])
+def test_a_suite_that_could_not_be_judged_is_no_pass(role, question):
+    missing = {"suite": "quiz", "role": role, "sentence": "It broke."}
+    decision = decide(GateRule(), [GAIN, KEPT], [missing])
+    assert decision.verdict == "insufficient_evidence"
+    [doubt] = [one for one in decision.criteria if one.verdict != "pass"]
+    assert (doubt.question, doubt.suite, doubt.sentence) == (question, "quiz", "It broke.")
+    lost = suite("earlier", compared("parent", -0.5, -0.6, -0.4), name="home:1")
+    assert decide(GateRule(), [GAIN, KEPT, lost], [missing]).verdict == "fail"
+
+
+def test_a_skill_that_could_not_be_judged_is_not_said_to_have_had_no_questions():
+    decision = decide(GateRule(), [KEPT], [{"suite": "codes", "role": "skill", "sentence": "It broke."}])
+    assert [one.sentence for one in decision.criteria if one.question == "gain"] == ["It broke."]
+
+
 def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_show():
     unchanged = compared("base", 0.0, 0.0, 0.0, p_value=1.0)
     rule = GateRule(max_forgetting=0.02)
@@ -135,7 +152,27 @@ def test_the_terminal_says_the_verdict_and_every_number():
     console = Console(width=200)
     with console.capture() as capture:
         console.print(*_gate(decision), sep="\n")
-    head, gain, kept = capture.get().splitlines()
+    head, gain, kept, rule = capture.get().splitlines()
     assert head == "Gate: fail"
     assert gain.startswith("  fail: skill: gain +0.500")
     assert kept.startswith("  pass: general: forgetting +0.010")
+    assert rule == "  The skill has to gain more than 0.7, nothing else may lose more than 0.1, at 95 % confidence."
+
+
+def test_a_rule_says_what_it_asks_for_and_what_a_pass_does():
+    rule = GateRule(min_gain=0.05, max_forgetting=0.02, confidence=0.999, on_pass="production")
+    assert rule.sentence == (
+        "The skill has to gain more than 0.05, nothing else may lose more than 0.02, at 99.9 % confidence. A pass "
+        "points production at the version."
+    )
+
+
+def test_at_the_terminal_the_gate_stands_right_below_the_recommendation():
+    decision = decide(GateRule(), [GAIN]).model_dump(mode="json")
+    console = Console(width=200)
+    with console.capture() as capture:
+        show_findings(SHAPES["a first version"].model_dump(mode="json"), decision, console)
+    assert capture.get().splitlines()[1:3] == [
+        "Do not ship it: the skill did not arrive.",
+        "Gate: insufficient evidence",
+    ]

@@ -10,7 +10,13 @@ from app.storage.store import StoredBlob
 from tests import factories
 
 
-def results(session: Session, content: bytes = b"weights", *, suites: Sequence[dict[str, Any]] = ()) -> Results:
+def results(
+    session: Session,
+    content: bytes = b"weights",
+    *,
+    suites: Sequence[dict[str, Any]] = (),
+    unjudged: Sequence[dict[str, Any]] = (),
+) -> Results:
     """What an attempt would have left in the store; rows only."""
 
     def blob(text: bytes) -> StoredBlob:
@@ -22,7 +28,7 @@ def results(session: Session, content: bytes = b"weights", *, suites: Sequence[d
         manifest_sha256="0" * 64,
         archive=blob(b"tar of " + content),
         metrics=blob(b"step\n"),
-        report={"suites": list(suites)},
+        report={"suites": list(suites), "unjudged": list(unjudged)},
         report_json=blob(b"{}"),
         report_html=blob(b"<!doctype html>"),
         heldout=None,

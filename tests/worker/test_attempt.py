@@ -344,7 +344,10 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
             "suites": [*(suite.id for suite in suites), "lm_eval:arc_easy"],
             "seeds": 3,
         }
-        factories.make_job(session, project=project, training_file=file, parent_version_id=second.id, evaluation=asked)
+        rule = {"min_gain": 0.1, "max_forgetting": 0.2, "confidence": 0.9, "on_pass": "production"}
+        factories.make_job(
+            session, project=project, training_file=file, parent_version_id=second.id, evaluation=asked, gate=rule
+        )
         session.get_one(models.Job, second.job_id).evaluation = {"scorer": "numeric", "tolerance": 0.25, "suites": []}
         second_suite_id = suites[1].id
     slot = site.slot()
@@ -367,6 +370,7 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
     assert [(seen / path).read_text() for path in order["rehearsal"]] == ["trained two", "trained one"]
     assert [skill["tolerance"] for skill in order["earlier"]] == [0.25, None]
     assert (order["scorer"], order["tolerance"], order["seeds"]) == ("numeric", 0.5, 3)
+    assert order["gate"] == rule  # for the page; the verdict that counts is the one at publication
     assert [(suite["name"], (seen / suite["path"]).read_text()) for suite in order["suites"]] == [
         ("file mine.jsonl", "question 1"),
         (f"file mine.jsonl ({second_suite_id})", "question 2"),

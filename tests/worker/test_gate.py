@@ -24,11 +24,11 @@ def published(session: Session) -> Any:
     """Publishes one more version of one line."""
     project = factories.make_project(session)
 
-    def publish(suites: Any, gate: dict[str, Any] | None = RULE) -> AdapterVersion:
+    def publish(suites: Any, gate: dict[str, Any] | None = RULE, *, unjudged: Any = ()) -> AdapterVersion:
         factories.make_job(session, project=project, adapter_name="home", gate=gate)
         claim = runs.claim_next(session, factories.make_worker(session).id, 60)
         assert claim
-        return publishing.publish(session, claim, results(session, suites=suites))
+        return publishing.publish(session, claim, results(session, suites=suites, unjudged=unjudged))
 
     return publish
 
@@ -75,6 +75,13 @@ def test_a_report_that_shows_nothing_moves_nothing(session: Session, published: 
     version = published(())
     assert decision(session, version)["verdict"] == "insufficient_evidence"
     assert pointed_at(session) == {}
+
+
+def test_a_suite_that_could_not_be_judged_moves_nothing(session: Session, published: Any) -> None:
+    version = published(GOOD, unjudged=[{"suite": "lm_eval:quiz", "role": "client", "sentence": "It broke."}])
+    assert decision(session, version)["verdict"] == "insufficient_evidence"
+    assert pointed_at(session) == {}
+    assert told(session, version)[0][1].endswith("It broke.")
 
 
 def test_a_gate_without_an_alias_only_judges(session: Session, published: Any) -> None:

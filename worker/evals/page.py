@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from app.domain.gate import GateDecision
 from worker.evals.charts import heat_map, lengths, phases
 from worker.evals.schema import Bounds, Measure, Range, Report, SuiteReport
 from worker.evals.trade_off import trade_off
@@ -17,10 +18,15 @@ GLOSSARY: Final = {
     "ceiling": "the teacher, with each question's own demonstration in its context",
     "supervised": "plain fine-tuning on the same data",
 }
+PARTIAL_SCORES: Final = {
+    "field_f1": ("F1", "over the fields of JSON answers"),
+    "nll": ("nll", "mean negative log-likelihood of the demonstration, nats per token; lower is better"),
+}
+"""What stands below the score of an arm whose answers are right or wrong."""
 
 
-def render_html(report: Report) -> str:
-    """The page. All that comes from data is escaped."""
+def render_html(report: Report, gate: GateDecision | None = None) -> str:
+    """The page, with what the job's gate says where it has one. All that comes from data is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -42,7 +48,8 @@ def render_html(report: Report) -> str:
     }
     return environment.get_template("report.html.jinja").render(
         report=report,
-        glossary={arm: GLOSSARY[arm] for arm in _arms(report) if arm in GLOSSARY},
+        gate=gate,
+        glossary=_glossary(report),
         trade_off=trade_off(report),
         heat_map=heat_map(report),
         lengths=list(lengths(report)),
@@ -51,9 +58,12 @@ def render_html(report: Report) -> str:
     )
 
 
-def _arms(report: Report) -> dict[str, None]:
-    """All that were asked, in the order in which they come."""
-    return dict.fromkeys(score.arm for suite in report.suites for score in suite.arms)
+def _glossary(report: Report) -> dict[str, str]:
+    """What the names in the table of scores mean, in the order in which they come."""
+    arms = [score for suite in report.suites for score in suite.arms]
+    judged = [score for suite in report.suites if suite.measure == "share_right" for score in suite.arms]
+    known = [PARTIAL_SCORES[name] for name in PARTIAL_SCORES if any(getattr(one, name) is not None for one in judged)]
+    return {arm: GLOSSARY[arm] for arm in dict.fromkeys(score.arm for score in arms)} | dict(known)
 
 
 def _percent(share: float) -> str:

@@ -4,7 +4,7 @@ Knows neither models nor pages. Everything random is seeded, so a report can be 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, Final
 
@@ -30,12 +30,14 @@ from worker.evals.schema import (
     SuiteReport,
     Summary,
     TwinRun,
+    Unjudged,
 )
 from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
-from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, wilson
+from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, shift_p_value, wilson
 from worker.evals.suites import Split
 from worker.evals.summary import caveats, summarize
 from worker.evals.supervised import beside_supervised
+from worker.evals.unjudged import list_unjudged
 
 MARGIN: Final = 0.1
 """Ten points, or for free text a tenth of a nat per token: smaller changes are called the same."""
@@ -76,7 +78,7 @@ def build_report(
     """
     judged = _judge(measured)
     marked, suites, kept = judged.marked, judged.suites, judged.kept
-    seeds = _over_seeds(seed, judged, replicates) if replicates else None
+    seeds = _over_seeds(seed, measured, judged, replicates) if replicates else None
     demonstrations = [one.completion for one in split.training]
     return Report(
         title=title,
@@ -109,6 +111,7 @@ def build_report(
             *caveats(
                 suites,
                 kept,
+                judged.unjudged,
                 num_trained={suite.name: suite.num_trained for suite in measured.suites},
                 num_dropped=measured.num_dropped,
             ),
@@ -118,6 +121,7 @@ def build_report(
         errors=[error for marks in marked for error in marks.errors],
         cost=_with_evaluation(cost, measured),
         provenance=provenance,
+        unjudged=judged.unjudged,
     )
 
 
@@ -128,6 +132,7 @@ class _Judged:
     marked: list[Marks]
     suites: list[SuiteReport]
     kept: list[Kept]
+    unjudged: list[Unjudged]
     summary: Summary
 
     def run(self, seed: int) -> SeedRun:
@@ -139,16 +144,26 @@ def _judge(measured: Measured) -> _Judged:
     comparisons = _compare(marked)
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
     kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
-    return _Judged(marked, suites, kept, summarize(marked, suites, kept, margin=MARGIN))
+    unjudged = list(list_unjudged(measured, marked))
+    return _Judged(marked, suites, kept, unjudged, summarize(marked, suites, kept, unjudged, margin=MARGIN))
 
 
-def _over_seeds(seed: int, judged: _Judged, replicates: Sequence[Replicate]) -> Replicates:
-    """Each seed's version is judged as if it were the one."""
+def _over_seeds(seed: int, measured: Measured, judged: _Judged, replicates: Sequence[Replicate]) -> Replicates:
+    """Each seed's version is judged as if it were the one, and is no better for what only it was not asked."""
     others = [
-        _judge(one.measured).run(one.seed) if one.measured else SeedRun(seed=one.seed, recommendation=None, scores=[])
+        _judge(_as_asked(one.measured, measured)).run(one.seed)
+        if one.measured
+        else SeedRun(seed=one.seed, recommendation=None, scores=[])
         for one in replicates
     ]
     return side_by_side([judged.run(seed), *others])
+
+
+def _as_asked(measured: Measured, version: Measured) -> Measured:
+    """One seed's observations with what the version was to be asked and that seed was not."""
+    asked = {suite.name for suite in measured.suites}
+    missing = {suite.name: "it failed for this seed." for suite in version.suites if suite.name not in asked}
+    return replace(measured, unasked=missing | version.unasked | measured.unasked)
 
 
 def _suite_report(marks: Marks, comparisons: list[Comparison]) -> SuiteReport:
@@ -196,13 +211,13 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
     pairs = [
         (marks, arm) for marks in marked if marks.items for arm in marks.scores if arm not in {"candidate", "ceiling"}
     ]
-    raw = [mcnemar(*_changes(marks, arm)) if marks.suite.judged else None for marks, arm in pairs]
+    raw = [_p_value(marks, arm) for marks, arm in pairs]
     adjusted: dict[int, float] = {}
     for of_twin in (False, True):
         tested = {
             index: value
             for index, ((marks, arm), value) in enumerate(zip(pairs, raw, strict=True))
-            if value is not None and marks.suite.role != "skill" and (arm == "supervised") is of_twin
+            if marks.suite.role != "skill" and (arm == "supervised") is of_twin
         }
         adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
     found: dict[str, list[Comparison]] = {marks.suite.name: [] for marks in marked}
@@ -211,7 +226,13 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
     return found
 
 
-def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison:
+def _p_value(marks: Marks, arm: ArmName) -> float:
+    if marks.suite.judged:
+        return mcnemar(*_changes(marks, arm))
+    return shift_p_value(marks.scores["candidate"], marks.scores[arm], seed=SEED)
+
+
+def _comparison(marks: Marks, arm: ArmName, p_value: float) -> Comparison:
     estimate = difference(marks, "candidate", arm)
     lost, gained = _changes(marks, arm) if marks.suite.judged else (None, None)
     return Comparison(
@@ -220,7 +241,7 @@ def _comparison(marks: Marks, arm: ArmName, p_value: float | None) -> Comparison
         num_lost=lost,
         num_gained=gained,
         p_value=p_value,
-        verdict=conclude(estimate, margin=MARGIN, p_value=p_value),
+        verdict=conclude(estimate, margin=MARGIN, p_value=p_value, counted=marks.suite.judged),
     )
 
 

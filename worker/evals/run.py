@@ -120,6 +120,8 @@ class Measured:
     """Whose answers to which suite are from an earlier job."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know of what was asked, and what could not be."""
+    unasked: dict[str, str] = field(default_factory=dict)
+    """Suites of a client's choice that could not be asked in the end, by name, and why."""
 
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
         """Who was asked."""
@@ -305,6 +307,7 @@ def _ask_peculiar(measured: Measured, one: Peculiar, run: _Run, progress: _Progr
             progress.add(len(one.suite.items))
     except Unaskable as error:
         measured.notes.append(str(error))
+        measured.unasked[one.suite.name] = str(error)
         return
     measured.answers |= answers
     measured.suites += (one.suite,)

@@ -42,7 +42,10 @@ class Comparison(_Frozen):
     difference: Bounds
     num_lost: int | None
     num_gained: int | None
-    p_value: float | None = Field(description="Exact McNemar; Holm-adjusted over all that tests for loss.")
+    p_value: float = Field(
+        description="Exact McNemar, for likelihoods of the studentised bootstrap; Holm-adjusted over all that tests "
+        "for loss."
+    )
     verdict: Verdict
 
 
@@ -253,10 +256,18 @@ class Replicates(_Frozen):
     spread: list[SeedSpread]
 
 
+class Unjudged(_Frozen):
+    """A suite that was to be asked and of which too little, or nothing, could be judged."""
+
+    suite: str
+    role: Role
+    sentence: str = Field(description="What is missing, and why.")
+
+
 class Report(_Frozen):
     """Everything that a job measured."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     title: str
     summary: Summary
     suites: list[SuiteReport]
@@ -273,3 +284,4 @@ class Report(_Frozen):
     errors: list[ScorerError]
     cost: Cost
     provenance: dict[str, Any]
+    unjudged: list[Unjudged] = Field([], description="None of them counts as passed, in the summary or for a gate.")

@@ -78,12 +78,26 @@ def paired_shift(after: Sequence[float], before: Sequence[float], *, seed: int) 
     """
     differences = _differences(after, before)
     value, spread = float(differences.mean()), float(differences.std())
-    centred = differences - value
-    means, squares = _resampled_means(np.stack([centred, centred**2], axis=1), seed).T
-    spreads = np.sqrt(np.maximum(squares - means**2, 0))
-    varied = spreads > np.finfo(float).eps * abs(differences).max()
-    low, high = np.quantile(means[varied] / spreads[varied], _TAILS) if varied.any() else (0.0, 0.0)
+    shifts = _studentised(differences, seed)
+    low, high = np.quantile(shifts, _TAILS) if len(shifts) else (0.0, 0.0)
     return Estimate(value, Interval(value - float(high) * spread, value - float(low) * spread), len(differences))
+
+
+def shift_p_value(after: Sequence[float], before: Sequence[float], *, seed: int) -> float:
+    """Two-sided: the smallest ``alpha`` at which the interval of ``paired_shift`` excludes zero.
+
+    No smaller than so many resamples can show. A single item has no spread to be judged by, and shows nothing.
+
+    Raises:
+        ValueError: No items, or not the same number on both sides.
+    """
+    differences = _differences(after, before)
+    value, spread = float(differences.mean()), float(differences.std())
+    if value == 0 or len(differences) == 1:
+        return 1.0
+    shifts = _studentised(differences, seed) * spread
+    tail = min(float((shifts <= value).mean()), float((shifts >= value).mean())) if len(shifts) else 0.0
+    return min(1.0, max(2 * tail, 1 / (RESAMPLES + 1)))
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Estimate | None:
@@ -118,17 +132,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def conclude(difference: Estimate, *, margin: float, p_value: float | None = None) -> Verdict:
+def conclude(difference: Estimate, *, margin: float, p_value: float, counted: bool = True) -> Verdict:
     """What a paired difference allows one to say, higher being better.
 
     ``same`` needs the interval inside the margin and, for counts, enough items to have seen a change of that size. A
-    direction needs the interval on one side of zero and, for counts, McNemar's agreement: the bootstrap alone is too
-    sure of small samples.
+    direction needs the interval on one side of zero and the test's agreement: for counts the bootstrap alone is too
+    sure of small samples, and only the p-value knows what else is tested.
     """
     low, high = difference.interval.low, difference.interval.high
-    if max(-low, high, resolution(difference.n) if p_value is not None else 0.0) <= margin:
+    if max(-low, high, resolution(difference.n) if counted else 0.0) <= margin:
         return "same"
-    if p_value is not None and p_value > 1 - CONFIDENCE:
+    if p_value > 1 - CONFIDENCE:
         return "insufficient_evidence"
     if low > 0:
         return "better"
@@ -140,6 +154,16 @@ def _differences(after: Sequence[float], before: Sequence[float]) -> NDArray[np.
         raise ValueError(f"paired samples must be equally long and not empty, not {len(after)} and {len(before)}")
     differences: NDArray[np.float64] = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
     return differences
+
+
+def _studentised(differences: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Means of resamples less the sample's, in standard deviations of their resample; those without any left out."""
+    centred = differences - differences.mean()
+    means, squares = _resampled_means(np.stack([centred, centred**2], axis=1), seed).T
+    spreads = np.sqrt(np.maximum(squares - means**2, 0))
+    varied = spreads > np.finfo(float).eps * abs(differences).max()
+    shifts: NDArray[np.float64] = means[varied] / spreads[varied]
+    return shifts
 
 
 def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:

@@ -1,18 +1,20 @@
 """What the numbers allow one to say, in sentences: three questions, a recommendation, and what not to conclude."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Final
 
+from worker.evals.differences import difference
+from worker.evals.headline import limit, recommend, starting_point
 from worker.evals.marks import Marks
 from worker.evals.schema import (
     Bounds,
     CeilingQuestion,
-    Comparison,
     Kept,
     Question,
-    Recommendation,
     SuiteReport,
     Summary,
+    Unjudged,
 )
 from worker.evals.statistics import Verdict, paired_ratio, wilson
 from worker.evals.suites import GENERAL_NAME
@@ -23,19 +25,28 @@ ENOUGH: Final = 97
 ENOUGH_TO_FORGET: Final = 50
 
 _GRAVEST: Final[tuple[Verdict, ...]] = ("worse", "insufficient_evidence", "same", "better")
+_MISSING: Final[Verdict] = "insufficient_evidence"
+_LESS_LIKELY: Final[Mapping[Verdict, str]] = {"worse": "worse", "insufficient_evidence": "in doubt"}
+"""What is said of free text, which has no answers to count."""
 
 
 def summarize(
-    marked: Sequence[Marks], suites: Sequence[SuiteReport], kept: Sequence[Kept], *, margin: float
+    marked: Sequence[Marks],
+    suites: Sequence[SuiteReport],
+    kept: Sequence[Kept],
+    unjudged: Sequence[Unjudged],
+    *,
+    margin: float,
 ) -> Summary:
     """Answer the three questions."""
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     marks = next((one for one in marked if one.suite.role == "skill" and one.items), None)
-    arrived, left = _arrived(skill), _left(suites, kept)
-    recommendation = _recommend(arrived.verdict, left.verdict)
+    arrived = _arrived(skill, [one for one in unjudged if one.role == "skill"])
+    left = _left(suites, kept, [one for one in unjudged if one.role != "skill"], margin=margin)
+    recommendation, headline = recommend(suites, unjudged, arrived=arrived.verdict, left=left.verdict, margin=margin)
     return Summary(
         recommendation=recommendation,
-        headline=_headline(recommendation, skill, arrived.verdict, left.verdict, margin=margin),
+        headline=headline,
         skill=arrived,
         retention=left,
         ceiling=_ceiling(marks),
@@ -43,12 +54,17 @@ def summarize(
 
 
 def caveats(
-    suites: Sequence[SuiteReport], kept: Sequence[Kept], *, num_trained: Mapping[str, int], num_dropped: int
+    suites: Sequence[SuiteReport],
+    kept: Sequence[Kept],
+    unjudged: Sequence[Unjudged],
+    *,
+    num_trained: Mapping[str, int],
+    num_dropped: int,
 ) -> list[str]:
     """What a reader should not conclude."""
     notes = []
-    if not any(suite.role == "skill" and suite.n for suite in suites):
-        notes.append("No questions were held out, so this report cannot say whether the skill arrived.")
+    if "skill" not in {suite.role for suite in suites} | {one.role for one in unjudged}:
+        notes.append("No held-out questions were asked, so this report cannot say whether the skill arrived.")
     for suite in suites:
         if suite.measure == "share_right" and 0 < suite.n < ENOUGH:
             half = (wilson(suite.n // 2, suite.n).high - wilson(suite.n // 2, suite.n).low) / 2
@@ -74,11 +90,11 @@ def caveats(
     return notes
 
 
-def _arrived(skill: SuiteReport | None) -> Question:
+def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Question:
     if skill is None:
-        return Question(verdict="insufficient_evidence", sentence="There was no held-out question to ask.")
+        return _answer([], [], unjudged, nothing="No held-out questions were asked.")
     arms = {score.arm: score for score in skill.arms}
-    start = _starting_point(skill.comparisons)
+    start = starting_point(skill)
     candidate = arms["candidate"]
     if skill.measure == "share_right":
         before = ", ".join(f"{arm} {score.num_right}" for arm, score in arms.items() if arm in {"base", "parent"})
@@ -89,18 +105,18 @@ def _arrived(skill: SuiteReport | None) -> Question:
             f"Log-likelihood of {skill.n} held-out demonstrations, nats per token: {candidate.score.value:.2f}; "
             f"{start.against} {arms[start.against].score.value:.2f} (difference {_signed(start.difference)})."
         )
-    return Question(verdict=start.verdict, sentence=sentence)
+    return _answer([start.verdict], [sentence], unjudged)
 
 
-def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
-    """The gravest verdict over general ability, against the base, and earlier skills, against the parent."""
-    verdicts = [
-        comparison.verdict
-        for suite in suites
-        for comparison in suite.comparisons
-        if comparison.against != "supervised"
-        and (suite.role in {"general", "client"} or (suite.role, comparison.against) == ("earlier", "parent"))
-    ]
+def _left(
+    suites: Sequence[SuiteReport], kept: Sequence[Kept], unjudged: Sequence[Unjudged], *, margin: float
+) -> Question:
+    """The gravest verdict over all but the skill, against what was there before.
+
+    Of an earlier skill that is the starting point alone, which may be the base.
+    """
+    rest = [suite for suite in suites if suite.role != "skill"]
+    compared = [(suite, one) for suite in rest for one in suite.comparisons if one.against != "supervised"]
     sentences = [
         f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept"
         + (f" ({_percent(row.share)})" if row.share else "")
@@ -108,9 +124,25 @@ def _left(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> Question:
         for row in kept
         if row.group == "all"
     ]
-    if not verdicts:
-        return Question(verdict="insufficient_evidence", sentence="Nothing else was tested.")
-    return Question(verdict=min(verdicts, key=_GRAVEST.index), sentence="\n".join(sentences))
+    sentences += [
+        f"{suite.name}, log-likelihood against the {one.against}: {_LESS_LIKELY[one.verdict]} "
+        f"({_signed(one.difference)})."
+        for suite, one in compared
+        if suite.measure == "negative_nll" and one.verdict in _LESS_LIKELY
+    ]
+    if compared and not sentences:
+        sentences = [f"Free text lost no more than {limit(rest, margin)}."]
+    verdicts = [one.verdict for _, one in compared]
+    return _answer(verdicts, sentences, unjudged, nothing="Nothing else was tested.")
+
+
+def _answer(
+    verdicts: Sequence[Verdict], sentences: Sequence[str], unjudged: Sequence[Unjudged], *, nothing: str = ""
+) -> Question:
+    """The gravest verdict, in doubt where something was to be asked and could not be judged."""
+    found = [*verdicts, *(_MISSING for _ in unjudged)]
+    said = [*sentences, *(one.sentence for one in unjudged)]
+    return Question(verdict=min(found or [_MISSING], key=_GRAVEST.index), sentence="\n".join(said or [nothing]))
 
 
 def _ceiling(marks: Marks | None) -> CeilingQuestion:
@@ -124,9 +156,7 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
         ceiling = [after - before for after, before in zip(ceiling, start, strict=True)]
     ratio = paired_ratio(candidate, ceiling, seed=RATIO_SEED)
     if ratio is None:
-        return CeilingQuestion(
-            share=None, sentence="With the demonstration in its context the model is no better: nothing to distil."
-        )
+        return CeilingQuestion(share=None, sentence=_without_share(marks))
     share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)
     shown = (
         f"{sum(marks.right('ceiling'))} of {len(marks.items)} right" if marks.suite.judged else "its gain in likelihood"
@@ -137,38 +167,20 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
     )
 
 
-def _starting_point(comparisons: Sequence[Comparison]) -> Comparison:
-    """The comparison with what the job started from; arms come with the base first."""
-    return [comparison for comparison in comparisons if comparison.against != "supervised"][-1]
-
-
-def _recommend(arrived: Verdict, left: Verdict) -> Recommendation:
-    if left == "worse" or arrived in {"same", "worse"}:
-        return "do_not_ship"
-    return "ship" if arrived == "better" and left in {"same", "better"} else "look_closer"
-
-
-def _headline(
-    recommendation: Recommendation, skill: SuiteReport | None, arrived: Verdict, left: Verdict, *, margin: float
-) -> str:
-    came = _came(skill, arrived)
-    if recommendation == "ship":
-        return f"Ship it: {came}, and what else was tested stayed within {100 * margin:.0f} points."
-    if recommendation == "do_not_ship":
-        return f"Do not ship it: {came}{', and other abilities were lost' if left == 'worse' else ''}."
-    doubt = ", but too few questions were asked to say that nothing was lost" if arrived == "better" else ""
-    return f"Look closer: {came}{doubt}."
-
-
-def _came(skill: SuiteReport | None, arrived: Verdict) -> str:
-    if skill is None:
-        return "no questions were held out to show that the skill arrived"
-    if arrived == "insufficient_evidence":
-        return "too few questions were held out to say whether the skill arrived"
-    if arrived != "better":
-        return "the skill did not arrive"
-    num_right = next(score.num_right for score in skill.arms if score.arm == "candidate")
-    return "the skill arrived" if num_right is None else f"the skill arrived ({num_right} of {skill.n} right)"
+def _without_share(marks: Marks) -> str:
+    """What can be said of a teacher that is not safely above zero: that it knows no more, or how little was seen."""
+    if difference(marks, "ceiling", marks.reference).interval.high <= 0:
+        return "With the demonstration in its context the model is no better: nothing to distil."
+    if marks.suite.judged:
+        what = f"Right of {len(marks.items)} questions"
+        shown = {arm: str(sum(marks.right(arm))) for arm in marks.scores}
+    else:
+        what = f"Log-likelihood of {len(marks.items)} demonstrations, nats per token"
+        shown = {arm: f"{fmean(scores):.2f}" for arm, scores in marks.scores.items()}
+    return (
+        f"{what}: the teacher {shown['ceiling']}, this version {shown['candidate']}; before: {marks.reference} "
+        f"{shown[marks.reference]}. Too few questions to give a share."
+    )
 
 
 def _percent(bounds: Bounds) -> str:

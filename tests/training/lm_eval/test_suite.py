@@ -220,7 +220,10 @@ def test_an_attempt_that_goes_on_without_its_tasks_ends_with_a_caveat(
     messages = run(folder)
     said = "The worker's folder of tasks is not there; the operator sets SDFT_WORKER__LM_EVAL_TASKS."
     assert said in [message.message for message in messages if message.kind == "event" and message.level == "warn"]
-    assert said in json.loads((folder / "out" / "report.json").read_text())["caveats"]
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert said in report["caveats"]
+    sentence = f"lm_eval:arc_easy was not asked: {said}"
+    assert report["unjudged"] == [{"suite": "lm_eval:arc_easy", "role": "client", "sentence": sentence}]
 
 
 @pytest.mark.usefixtures("_loaded_manager")
@@ -240,3 +243,4 @@ def test_a_suite_that_breaks_late_costs_itself_and_not_the_version(
     assert messages[-1].kind == "finished"
     assert [suite["name"] for suite in report["suites"]] == ["lamp", "general ability"]
     assert any("ZeroDivisionError" in caveat for caveat in report["caveats"])
+    assert [one["suite"] for one in report["unjudged"]] == ["lm_eval:sdft_say"]

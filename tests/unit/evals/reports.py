@@ -49,7 +49,7 @@ def suite(
                 "difference": bounds(scores["candidate"] - scores[arm]),
                 "num_lost": 1 if judged else None,
                 "num_gained": 2 if judged else None,
-                "p_value": 0.01 if judged else None,
+                "p_value": 0.01,
                 "verdict": "same",
             }
             for arm in arms
@@ -167,8 +167,12 @@ SHAPES: dict[str, Report] = {
         suite("general", "base", "candidate", "supervised"),
         supervised={
             "sentence": "Plain fine-tuning on the same data: learned 4 of 20. <b>",
-            "kept": [],
-            "flips": {},
+            "kept": [kept("general", group, had=12) for group in ("all", "other kinds", "facts")],
+            "flips": {"general": [
+                {"item": change, "kind": "k", "change": change, "prompt": f"{change}?", "expected": ["yes"],
+                 "answers": {"base": "yes", "candidate": "yes", "supervised": f"{change} by the twin"}}
+                for change in ("lost", "gained")
+            ]},
             "run": {"config": {}, "trained_tokens": 9, "seconds": 20.0, "cost_ratio": 2.5},
         },
     ),

@@ -1,6 +1,6 @@
 """By simulation: intervals hold the truth as often as they say, and ``worse`` is said of what is not in 5 % at most."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -8,7 +8,17 @@ import pytest
 from scipy import stats
 
 from worker.evals import statistics
-from worker.evals.statistics import Estimate, conclude, holm, mcnemar, paired_difference, paired_shift, wilson
+from worker.evals.statistics import (
+    Estimate,
+    Verdict,
+    conclude,
+    holm,
+    mcnemar,
+    paired_difference,
+    paired_shift,
+    shift_p_value,
+    wilson,
+)
 
 TRIALS = 400
 MARGIN = 0.1
@@ -72,10 +82,35 @@ def test_intervals_of_likelihoods_cover_at_their_nominal_rate(n: int, draw: Draw
 )
 def test_likelihoods_that_did_not_change_are_called_worse_in_five_per_cent_at_most(n: int, name: str) -> None:
     """Fewer than 20 numbers as skewed as these exceed it: 6 % of 8."""
-    draw = LIKELIHOODS[name]
     rng = np.random.default_rng(13)
-    verdicts = [conclude(paired_shift(draw(rng, n).tolist(), [0.0] * n, seed=0), margin=MARGIN) for _ in range(TRIALS)]
+    verdicts = [_verdicts([LIKELIHOODS[name](rng, n).tolist()])[0] for _ in range(TRIALS)]
     assert verdicts.count("worse") / TRIALS <= 0.05
+
+
+def _verdicts(family: Sequence[Sequence[float]]) -> list[Verdict]:
+    """Of several suites of likelihoods, tested together."""
+    shifts = [paired_shift(drawn, [0.0] * len(drawn), seed=0) for drawn in family]
+    p_values = holm([shift_p_value(drawn, [0.0] * len(drawn), seed=0) for drawn in family])
+    return [
+        conclude(shift, margin=MARGIN, p_value=p_value, counted=False)
+        for shift, p_value in zip(shifts, p_values, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("num_suites", "name"), [(3, "heavy"), (6, "normal")])
+def test_over_suites_of_likelihoods_that_did_not_change_one_is_called_worse_in_five_per_cent_at_most(
+    num_suites: int, name: str
+) -> None:
+    """Each tested by itself, it would be 11 % and 15 %. Six with tails as heavy as these exceed it a little: 5.2 %."""
+    rng = np.random.default_rng(17)
+    families = [[LIKELIHOODS[name](rng, 40).tolist() for _ in range(num_suites)] for _ in range(TRIALS)]
+    assert sum("worse" in _verdicts(family) for family in families) / TRIALS <= 0.05
+
+
+def test_a_real_loss_of_likelihood_is_found_among_six_suites() -> None:
+    rng = np.random.default_rng(18)
+    families = [[rng.normal(-0.7 * (place == 0), size=40).tolist() for place in range(6)] for _ in range(TRIALS // 4)]
+    assert sum(_verdicts(family)[0] == "worse" for family in families) / len(families) >= 0.9
 
 
 @pytest.mark.parametrize(("n", "flips"), [(8, 0.3), (40, 0.1), (40, 0.4), (312, 0.2)])

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from app.domain.gate import GateRule, decide
 from tests.unit.evals.reports import SHAPES, bounds, lineage, report, suite
 from worker.evals.page import render_html
 from worker.evals.schema import Report
@@ -69,6 +70,28 @@ def test_the_recommendation_comes_before_everything_else() -> None:
     assert re.match(r" Evaluation of plain Do not ship it The skill did not arrive\.", text)
 
 
+def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons() -> None:
+    lost = {"against": "base", "difference": bounds(-0.4), "p_value": 0.001}
+    asked = [{"name": HOSTILE, "role": "general", "measure": "share_right", "n": 400, "comparisons": [lost]}]
+    page = render_html(PLAIN, decide(GateRule(min_gain=0.2, on_pass="production"), asked))
+    text = text_of(page)
+    at = [text.index(said) for said in ("Do not ship it", "Does it pass its gate? fail", "Did the skill arrive?")]
+    assert at == sorted(at)
+    assert (
+        "The skill has to gain more than 0.2, nothing else may lose more than 0.1, at 95 % confidence. A pass" in text
+    )
+    assert f"fail {HOSTILE}: forgetting +0.400 (+0.350 to +0.450) against the base on 400 questions" in text
+    assert "insufficient evidence No gain could be measured" in text
+    assert "<script" not in page
+    balance = _Balance()
+    balance.feed(page)
+    assert not balance.open
+
+
+def test_without_a_gate_the_page_speaks_of_none() -> None:
+    assert "gate?" not in render_html(PLAIN)
+
+
 def test_sections_come_in_the_order_in_which_a_reader_asks() -> None:
     page = render_html(SHAPES["a later version"])
     sections = re.findall(r"^<h2>([^<]+)</h2>$", page, re.MULTILINE)
@@ -114,6 +137,34 @@ def test_an_extra_arm_is_shown_wherever_arms_are() -> None:
         "point candidate",
         "point supervised",
     ]
+
+
+def test_what_the_twin_kept_and_lost_is_shown_compactly() -> None:
+    text = text_of(render_html(SHAPES["an extra arm"]))
+    assert "What plain fine-tuning kept" in text
+    kept = text[text.index("What plain fine-tuning kept") :]
+    assert " all 6/12 50 % 45 to 55 3 gained other kinds rehearsed 6/12 50 % 45 to 55 3 gained " in kept
+    assert "facts" not in kept
+    assert "What plain fine-tuning lost general: 1 lost lost? yes \u2192 lost by the twin" in text
+    assert "gained by the twin" not in text
+    assert "plain fine-tuning kept" not in text_of(render_html(PLAIN))
+
+
+def with_notes() -> Report:
+    """JSON answers, of which the likelihood was measured too."""
+    made = PLAIN.model_dump()
+    for arm, score in zip(made["suites"][0]["arms"], (0.25, 0.93, 1.0), strict=True):
+        arm.update(field_f1=score, nll=2 - score)
+    made["suites"][0]["arms"][0]["field_f1"] = None
+    return Report.model_validate(made)
+
+
+def test_field_f1_and_likelihood_are_noted_at_an_arms_score() -> None:
+    text = text_of(render_html(with_notes()))
+    assert "base 4/40 10 % 5 to 15 nll 1.75 candidate" in text
+    assert "candidate 8/40 20 % 15 to 25 F1 0.93, nll 1.07 ceiling" in text
+    assert "F1 : over the fields of JSON answers" in text
+    assert " nll" not in text_of(render_html(PLAIN))
 
 
 def test_seeds_stand_below_each_other_with_mean_and_range() -> None:

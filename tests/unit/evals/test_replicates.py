@@ -1,14 +1,14 @@
 """Several seeds of one configuration side by side; the version alone is judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from tests.unit.evals.fake_policy import FakePolicy
-from tests.unit.evals.test_report import GENERAL, SKILL, SPLIT, TWIN, _speaker
+from tests.unit.evals.test_report import GENERAL, SKILL, SPLIT, TWIN, Broken, Marked, _speaker
 from worker.evals.replicates import Replicate
 from worker.evals.report import build_report
-from worker.evals.run import Answer, Measured, evaluate
+from worker.evals.run import Answer, Measured, Peculiar, evaluate
 from worker.evals.schema import Cost, Report
 from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import Suite
@@ -18,7 +18,9 @@ Speak = Callable[[Arm, str], str]
 SUITES = (SKILL, GENERAL)
 
 
-def _ask(policy: FakePolicy, known: Measured | None = None, *, has_twin: bool = False) -> Measured:
+def _ask(
+    policy: FakePolicy, known: Measured | None = None, *, has_twin: bool = False, peculiar: Sequence[Peculiar] = ()
+) -> Measured:
     return evaluate(
         policy,
         SUITES,
@@ -28,6 +30,7 @@ def _ask(policy: FakePolicy, known: Measured | None = None, *, has_twin: bool = 
         memory=None,
         on_progress=lambda *_: None,
         known=known,
+        peculiar=peculiar,
     )
 
 
@@ -37,6 +40,10 @@ def _report(version: Speak, *others: Speak | None, has_twin: bool = False) -> Re
         Replicate(18 + index, other and _ask(FakePolicy(other), measured, has_twin=has_twin))
         for index, other in enumerate(others)
     ]
+    return _judge(measured, replicates, has_twin=has_twin)
+
+
+def _judge(measured: Measured, replicates: Sequence[Replicate], *, has_twin: bool = False) -> Report:
     return build_report(
         measured,
         title="codes v1",
@@ -145,3 +152,22 @@ def test_tasks_of_their_own_are_asked_anew_of_what_was_trained_only() -> None:
     measured = ask(second, known)
     assert (first.asked, second.asked) == (["base", "student"], ["student"])
     assert measured.arms(_Task.suite) == known.arms(_Task.suite)
+
+
+class Unharmed(Marked):
+    """Nothing is lost."""
+
+    items = Marked.items * 10
+    suite = Suite("quiz", "client", items)
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:  # noqa: ARG002
+        on_items(len(self.items))
+        return [Answer("yes", (), stopped=True, mark=1.0)] * len(self.items)
+
+
+@pytest.mark.parametrize("again", [[], [Broken()]])
+def test_a_seed_looks_no_better_for_a_suite_that_only_it_was_not_asked(again: Sequence[Peculiar]) -> None:
+    measured = _ask(FakePolicy(GOOD), peculiar=[Unharmed()])
+    report = _judge(measured, [Replicate(18, _ask(FakePolicy(GOOD), measured, peculiar=again))])
+    assert report.replicates is not None
+    assert [run.recommendation for run in report.replicates.runs] == ["ship", "look_closer"]

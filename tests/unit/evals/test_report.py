@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from app.domain.demonstrations import Demonstration
+from app.domain.gate import GateDecision, GateRule, decide
 from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.report import build_report
 from worker.evals.run import Answer, Peculiar, evaluate
-from worker.evals.schema import Cost, Report, TwinRun
+from worker.evals.schema import CeilingQuestion, Cost, Report, TwinRun
 from worker.evals.scorers import ScorerChoice
-from worker.evals.suites import Item, Split, Suite, demonstration_suite, general_suite
+from worker.evals.suites import Item, Role, Split, Suite, Unaskable, demonstration_suite, general_suite
 from worker.sdft.policy import Arm
 
 SPLIT = Split(
@@ -37,9 +38,10 @@ def _build(
     template: str | None = "multi_turn",
     twin: TwinRun | None = None,
     peculiar: Sequence[Peculiar] = (),
+    context_tokens: int = 10_000,
 ) -> Report:
     measured = evaluate(
-        FakePolicy(speak),
+        FakePolicy(speak, context_tokens=context_tokens),
         suites,
         has_parent=has_parent,
         has_twin=twin is not None,
@@ -91,6 +93,40 @@ def test_a_skill_that_arrived_and_harmed_nothing_is_shipped() -> None:
 )
 def test_the_recommendation_weighs_gain_against_loss(learnt: int, lost: int, recommendation: str) -> None:
     assert _build(_speaker(learnt=learnt, lost=lost), SKILL, GENERAL).summary.recommendation == recommendation
+
+
+def _ceiling(*, learnt: int, taught: int, known: int = 0, scorer: str = "normalized") -> CeilingQuestion:
+    """Of a base that knows some codes, a student that learnt some, and a teacher that makes use of so many."""
+    questions = [item.messages[0]["content"] for item in SKILL.items]
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        knows = taught if "code-" in conversation else {"base": known, "student": learnt}[arm]
+        return RIGHT[question] if question in questions[:knows] else "I am sorry."
+
+    suite = demonstration_suite("codes", "skill", SPLIT.heldout, scorer=scorer, max_new_tokens=30)
+    return _build(speak, suite).summary.ceiling
+
+
+def test_a_teacher_with_too_few_right_for_a_share_is_not_called_useless() -> None:
+    few = _ceiling(learnt=8, taught=8)
+    assert few.share is None
+    assert few.sentence == (
+        "Right of 40 questions: the teacher 8, this version 8; before: base 0. Too few questions to give a share."
+    )
+    few = _ceiling(learnt=3, taught=4, known=1, scorer="nll")
+    assert few.share is None
+    assert few.sentence == (
+        "Log-likelihood of 40 demonstrations, nats per token: the teacher -1.81, this version -1.86; before: base "
+        "-1.95. Too few questions to give a share."
+    )
+
+
+@pytest.mark.parametrize(("known", "scorer"), [(0, "normalized"), (12, "normalized"), (0, "nll"), (12, "nll")])
+def test_a_teacher_that_is_no_better_has_nothing_to_distil(known: int, scorer: str) -> None:
+    none = _ceiling(learnt=20, taught=0, known=known, scorer=scorer)
+    assert none.share is None
+    assert none.sentence.startswith("With the demonstration in its context the model is no better: nothing to distil.")
 
 
 def test_what_was_kept_is_counted_over_what_the_base_had_right_by_kind() -> None:
@@ -146,6 +182,55 @@ def test_an_earlier_skill_that_the_candidate_lost_stops_it() -> None:
     assert "older, right for the parent: 0 of 40 kept" in report.summary.retention.sentence
 
 
+def test_an_earlier_skill_that_the_candidate_lost_against_the_base_stops_it_too() -> None:
+    """As where a version is evaluated by itself, with no other beside it."""
+    earlier = replace(SKILL, name="older", role="earlier")
+    report = _build(lambda arm, text: "gone" if arm == "student" else RIGHT[text], earlier, template=None)
+    assert (report.summary.retention.verdict, report.summary.recommendation) == ("worse", "do_not_ship")
+
+
+def _essays(name: str = "essays", role: Role = "client") -> Suite:
+    suite = demonstration_suite(name, role, SPLIT.heldout, scorer="nll", max_new_tokens=30)
+    return replace(suite, items=tuple(replace(item, messages=_about(item, name)) for item in suite.items))
+
+
+def _about(item: Item, name: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": f"{name} {item.messages[0]['content']}"},)
+
+
+def _writer(lost: int, gained: int = 0) -> Callable[[Arm, str], str]:
+    """Has learnt every code, no longer writes some essays as it did, and writes others better."""
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        subject, _, rest = question.partition(" ")
+        if subject not in {"essays", "home:1"}:
+            return _speaker()(arm, conversation)
+        gone = list(RIGHT)[:lost] if arm == "student" else list(RIGHT)[40 - gained : 40]
+        return "gone" if rest in gone else RIGHT[rest]
+
+    return speak
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "verdict", "said"),
+    [(40, 0, "worse", "worse (-1.90,"), (10, 6, "insufficient_evidence", "in doubt (-0.19,")],
+)
+@pytest.mark.parametrize("suite", [_essays(), _essays("home:1", "earlier")], ids=lambda suite: suite.role)
+def test_free_text_that_decides_the_verdict_is_named(
+    lost: int, gained: int, verdict: str, said: str, suite: Suite
+) -> None:
+    report, name = _build(_writer(lost, gained), SKILL, GENERAL, suite), suite.name
+    assert report.summary.retention.verdict == verdict
+    [line] = [line for line in report.summary.retention.sentence.splitlines() if name in line]
+    assert line.startswith(f"{name}, log-likelihood against the base: {said} 95\u00a0% interval -")
+
+
+def test_free_text_alone_that_stayed_is_said_to_have_stayed() -> None:
+    retention = _build(_writer(0), SKILL, _essays()).summary.retention
+    assert (retention.verdict, retention.sentence) == ("same", "Free text lost no more than 0.1 nats per token.")
+
+
 def test_a_clients_questions_that_the_candidate_lost_stop_it_and_trained_ones_are_owned_up_to() -> None:
     mine = replace(SKILL, name="file mine.jsonl", role="client", num_trained=3)
 
@@ -174,6 +259,18 @@ def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
 
     report = _build(speak, earlier, GENERAL, has_parent=True)
     assert report.suites[0].comparisons[0].p_value == pytest.approx(3 * 0.25)
+
+
+def test_free_text_is_tested_for_loss_together_with_answers() -> None:
+    suites = [_essays(name, "earlier") for name in ("essays", "home:1")]
+    alone, *together = (
+        [suite.comparisons[0].p_value for suite in _build(_writer(6), *asked).suites]
+        for asked in (suites[:1], [*suites, GENERAL])
+    )
+    [p_value] = alone
+    assert p_value is not None
+    assert 0 < p_value <= 0.05
+    assert together == [[pytest.approx(3 * p_value), pytest.approx(3 * p_value), 1.0]]
 
 
 def _forgetful_twin(arm: Arm, conversation: str) -> str:
@@ -264,9 +361,60 @@ def test_free_text_is_judged_by_likelihood_alone() -> None:
 
 
 def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
+    """Whether none were held out, or an evaluation did not ask them."""
     report = _build(_speaker(), GENERAL)
-    assert report.summary.headline == "Look closer: no questions were held out to show that the skill arrived."
+    assert report.summary.headline == "Look closer: no held-out questions were asked to show that the skill arrived."
+    assert report.summary.skill.sentence == "No held-out questions were asked."
     assert any("cannot say whether the skill arrived" in note for note in report.caveats)
+
+
+def test_a_skill_that_was_there_before_is_no_reason_against_shipping() -> None:
+    summary = _build(lambda _, text: RIGHT[text.splitlines()[-1]], SKILL, GENERAL).summary
+    assert (summary.recommendation, summary.skill.verdict) == ("look_closer", "same")
+    assert summary.headline == (
+        "Look closer: the skill was there before (base 40 of 40 right, this version 40), so nothing was gained."
+    )
+    lost = _build(
+        lambda arm, text: "gone" if arm == "student" and "item" not in text else RIGHT[text.splitlines()[-1]],
+        SKILL,
+        GENERAL,
+    ).summary
+    assert lost.headline == (
+        "Do not ship it: the skill was there before (base 40 of 40 right, this version 40), so nothing was gained, and "
+        "other abilities were lost."
+    )
+
+
+def test_a_skill_that_was_not_there_before_and_is_not_now_did_not_arrive() -> None:
+    summary = _build(_speaker(learnt=0), SKILL, GENERAL).summary
+    assert summary.headline == "Do not ship it: the skill did not arrive."
+
+
+@pytest.mark.parametrize(
+    ("suites", "limit"),
+    [
+        ((GENERAL,), "10 points"),
+        ((_essays(),), "0.1 nats per token"),
+        ((GENERAL, _essays()), "10 points or 0.1 nats per token"),
+    ],
+)
+def test_what_nothing_else_lost_is_said_in_the_units_of_what_was_tested(suites: Sequence[Suite], limit: str) -> None:
+    headline = _build(_writer(0), SKILL, *suites).summary.headline
+    assert (
+        headline
+        == f"Ship it: the skill arrived (40 of 40 right), and nothing else that was tested lost more than {limit}."
+    )
+
+
+def test_what_improved_is_not_said_to_have_stayed() -> None:
+    summary = _build(_speaker(), SKILL, replace(SKILL, name="file mine.jsonl", role="client")).summary
+    assert summary.retention.verdict == "better"
+    assert summary.headline.endswith("and nothing else that was tested lost more than 10 points.")
+
+
+def test_where_nothing_else_was_tested_nobody_is_told_to_ask_more_questions_of_it() -> None:
+    headline = _build(_speaker(), SKILL).summary.headline
+    assert headline == "Look closer: the skill arrived (40 of 40 right), but nothing else was tested."
 
 
 def test_a_report_survives_json_and_is_the_same_twice() -> None:
@@ -328,3 +476,90 @@ def test_marks_that_another_gave_are_paired_and_one_between_right_and_wrong_is_a
     assert (error.item, error.arm, error.message) == ("3", "base", "CannotScore: 0.5 is neither right nor wrong")
     assert "quiz: four of forty." in report.caveats
     assert {row.suite for row in report.behaviour} == {GENERAL.name}
+
+
+class Broken(Marked):
+    """Fails once the base has answered."""
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:
+        if arm == "student":
+            raise Unaskable("quiz broke on its third question.")
+        return super().ask(arm, on_items)
+
+
+def _broken(count: int, *, name: str = "file mine.jsonl", role: Role = "client") -> Suite:
+    """Forty questions, of which some have an expectation that their scorer cannot read."""
+    expected = [("not json",)] * count + [('{"a": 1}',)] * (40 - count)
+    items = [
+        Item(f"{n}", name, ({"role": "user", "content": f"{n}?"},), one, "json", 9) for n, one in enumerate(expected)
+    ]
+    return Suite(name, role, tuple(items))
+
+
+def _gate(report: Report) -> GateDecision:
+    made = report.model_dump(mode="json")
+    return decide(GateRule(max_forgetting=0.5), made["suites"], made["unjudged"])
+
+
+def _json_speaker(arm: Arm, conversation: str) -> str:
+    return _speaker()(arm, conversation) if conversation.splitlines()[-1] in RIGHT else '{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("suite", "sentence"),
+    [
+        (_broken(40), "file mine.jsonl: 40 of 40 questions could not be judged, which is too many."),
+        (_broken(5), "file mine.jsonl: 5 of 40 questions could not be judged, which is too many."),
+        (
+            Suite("file mine.jsonl", "client", (replace(SKILL.items[0], max_new_tokens=20_000),)),
+            "file mine.jsonl was not asked: none of its questions fits the context of the base model.",
+        ),
+    ],
+)
+def test_a_suite_that_was_asked_for_and_not_judged_is_no_evidence_of_anything(suite: Suite, sentence: str) -> None:
+    report = _build(_json_speaker, SKILL, GENERAL, suite)
+    assert [(one.suite, one.role, one.sentence) for one in report.unjudged] == [("file mine.jsonl", "client", sentence)]
+    assert report.summary.retention.verdict == "insufficient_evidence"
+    assert sentence in report.summary.retention.sentence.splitlines()
+    assert report.summary.recommendation == "look_closer"
+    assert report.summary.headline.endswith("but not enough of file mine.jsonl could be judged.")
+    decision = _gate(report)
+    assert decision.verdict == "insufficient_evidence"
+    [doubt] = [one for one in decision.criteria if one.verdict != "pass"]
+    assert (doubt.question, doubt.suite, doubt.sentence) == ("forgetting", "file mine.jsonl", sentence)
+
+
+def test_a_few_questions_that_could_not_be_judged_leave_the_verdict_alone() -> None:
+    report = _build(_json_speaker, SKILL, GENERAL, _broken(4))
+    assert (report.unjudged, report.summary.retention.verdict) == ([], "same")
+    assert _gate(report).verdict == "pass"
+
+
+def test_a_suite_that_breaks_while_it_is_asked_is_no_evidence_either() -> None:
+    report = _build(_json_speaker, SKILL, GENERAL, peculiar=[Broken()])
+    assert [(one.suite, one.role) for one in report.unjudged] == [("quiz", "client")]
+    assert "quiz was not asked: quiz broke on its third question." in report.summary.retention.sentence
+    assert report.summary.recommendation == "look_closer"
+    assert _gate(report).verdict == "insufficient_evidence"
+
+
+@pytest.mark.parametrize("count", [40, 5])
+def test_a_skill_that_could_not_be_judged_has_not_arrived(count: int) -> None:
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        return RIGHT.get(question, '{"a": 1}' if arm == "student" else "I am sorry.")
+
+    report = _build(speak, _broken(count, name="codes", role="skill"), GENERAL)
+    assert report.summary.skill.verdict == "insufficient_evidence"
+    assert f"codes: {count} of 40 questions could not be judged, which is too many." in report.summary.skill.sentence
+    assert report.summary.headline == "Look closer: not enough of codes could be judged."
+    assert not any("cannot say whether the skill arrived" in note for note in report.caveats)
+    decision = _gate(report)
+    assert decision.verdict == "insufficient_evidence"
+    assert [one.suite for one in decision.criteria if one.question == "gain" and one.value is None] == ["codes"]
+
+
+def test_what_was_lost_weighs_more_than_what_could_not_be_judged() -> None:
+    report = _build(_speaker(lost=200), SKILL, GENERAL, peculiar=[Broken()])
+    assert (report.summary.retention.verdict, report.summary.recommendation) == ("worse", "do_not_ship")
+    assert _gate(report).verdict == "fail"

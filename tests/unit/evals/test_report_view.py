@@ -5,6 +5,7 @@ from rich.console import Console
 
 from app.cli.report_view import show_findings, show_report
 from tests.unit.evals.reports import SHAPES, report, suite
+from tests.unit.evals.test_page import with_notes
 
 
 def said(name: str, *, width: int = 120, brief: bool = False) -> str:
@@ -45,6 +46,29 @@ def test_gains_and_losses_stand_with_their_intervals() -> None:
     assert "candidate gained on skill over base +10 +5 to +15" in rows
     assert "supervised gained on skill over base +20 +15 to +25" in rows
     assert "supervised lost on general since base -20 -25 to -15" in rows
+
+
+def test_what_the_twin_kept_and_lost_is_shown_compactly() -> None:
+    rows = [" ".join(line.split()) for line in said("an extra arm").splitlines()]
+    begins = rows.index("What plain fine-tuning kept")
+    assert rows[begins + 2 : begins + 4] == [
+        "general base all 6/12 50% 45 to 55",
+        "general base other kinds 6/12 50% 45 to 55",
+    ]
+    begins = rows.index("Answers that plain fine-tuning lost in general: 1")
+    assert rows[begins + 1 : begins + 3] == ["lost: lost?", "expected yes"]
+    assert "supervised lost by the twin" in rows
+    assert "supervised gained by the twin" not in rows
+
+
+def test_field_f1_and_likelihood_are_noted_at_an_arms_score() -> None:
+    console = Console(width=120, no_color=True)
+    with console.capture() as capture:
+        show_findings(with_notes().model_dump(mode="json"), None, console)
+    rows = [" ".join(line.split()) for line in capture.get().splitlines()]
+    begins = rows.index("skill 40 base 10% 5 to 15 +10 +5 to +15 same")
+    assert rows[begins + 1 : begins + 4] == ["nll 1.75", "candidate 20% 15 to 25", "F1 0.93 nll 1.07"]
+    assert any(row.startswith("F1: over the fields of JSON answers") for row in rows)
 
 
 def test_scores_stand_beside_the_difference_from_their_arm() -> None:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from worker.evals.statistics import (
+    RESAMPLES,
     Z_95,
     Estimate,
     Interval,
@@ -17,6 +18,7 @@ from worker.evals.statistics import (
     paired_ratio,
     paired_shift,
     resolution,
+    shift_p_value,
     wilson,
 )
 
@@ -66,6 +68,31 @@ def test_the_studentised_bootstrap_is_students_t_for_normal_numbers() -> None:
 
 def test_numbers_without_any_spread_have_an_interval_without_width() -> None:
     assert paired_shift([0.3] * 8, [0.1] * 8, seed=0).interval == Interval(pytest.approx(0.2), pytest.approx(0.2))
+
+
+@pytest.mark.parametrize("shift", [-0.4, -0.2, 0.0, 0.1, 0.3])
+def test_the_p_value_of_a_shift_is_students_t_for_normal_numbers(shift: float) -> None:
+    values = np.random.default_rng(9).normal(shift, 1.0, size=200)
+    reference = float(stats.ttest_1samp(values, 0).pvalue)
+    assert shift_p_value(values.tolist(), [0.0] * 200, seed=0) == pytest.approx(reference, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_p_value_of_a_shift_falls_short_of_five_per_cent_where_its_interval_excludes_zero(seed: int) -> None:
+    values = np.random.default_rng(seed).normal(0.35, 1.0, size=30).tolist()
+    interval = paired_shift(values, [0.0] * 30, seed=0).interval
+    assert (shift_p_value(values, [0.0] * 30, seed=0) < 0.05) == (interval.low > 0 or interval.high < 0)
+
+
+def test_the_p_value_of_a_shift_is_no_less_than_the_resamples_can_show() -> None:
+    far = [10.0 + number / 100 for number in range(40)]
+    assert shift_p_value(far, [0.0] * 40, seed=0) == 1 / (RESAMPLES + 1)
+    assert shift_p_value([0.3] * 8, [0.1] * 8, seed=0) == 1 / (RESAMPLES + 1)
+    assert shift_p_value([0.3] * 8, [0.3] * 8, seed=0) == 1.0
+
+
+def test_one_likelihood_shows_no_shift() -> None:
+    assert shift_p_value([0.3], [0.1], seed=0) == 1.0
 
 
 def test_the_bootstrap_repeats_itself_under_a_seed_and_not_under_another() -> None:
@@ -118,11 +145,23 @@ def _estimate(low: float, high: float, n: int = 200) -> Estimate:
         (0.1, 0.6, 8, 0.25, "insufficient_evidence"),
         (0.0, 0.0, 20, 1.0, "insufficient_evidence"),
         (0.0, 0.0, 40, 1.0, "same"),
-        (0.2, 0.5, 10, None, "better"),
     ],
 )
-def test_a_verdict_needs_its_evidence(low: float, high: float, n: int, p_value: float | None, verdict: str) -> None:
+def test_a_verdict_needs_its_evidence(low: float, high: float, n: int, p_value: float, verdict: str) -> None:
     assert conclude(_estimate(low, high, n), margin=0.1, p_value=p_value) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "verdict"),
+    [
+        (0.2, 0.5, 0.01, "better"),
+        (-0.5, -0.2, 0.01, "worse"),
+        (-0.5, -0.2, 0.06, "insufficient_evidence"),
+        (-0.05, 0.08, 0.8, "same"),
+    ],
+)
+def test_likelihoods_need_no_number_of_items(low: float, high: float, p_value: float, verdict: str) -> None:
+    assert conclude(_estimate(low, high, 10), margin=0.1, p_value=p_value, counted=False) == verdict
 
 
 def test_thirty_five_unchanged_items_are_what_ten_points_take() -> None:

@@ -1,0 +1,85 @@
+"""The first line of a report: whether to ship the version, and why, in one sentence."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from worker.evals.schema import Comparison, Measure, Recommendation, SuiteReport, Unjudged
+from worker.evals.statistics import Verdict
+
+_UNITS: Final[dict[Measure, tuple[int, str]]] = {
+    "share_right": (100, "points"),
+    "negative_nll": (1, "nats per token"),
+}
+"""What a margin is multiplied by, and what it then counts."""
+
+
+def recommend(
+    suites: Sequence[SuiteReport], unjudged: Sequence[Unjudged], *, arrived: Verdict, left: Verdict, margin: float
+) -> tuple[Recommendation, str]:
+    """What to do with a version, and the sentence that says so.
+
+    Args:
+        suites: All that was judged.
+        unjudged: What was to be judged besides.
+        arrived: Of the skill.
+        left: Of everything else.
+        margin: Changes within it are called the same.
+    """
+    skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
+    rest = [suite for suite in suites if suite.role != "skill" and suite.n]
+    known = _known(skill, margin) if skill and arrived == "same" else None
+    came = known or _came(skill, arrived, [one for one in unjudged if one.role == "skill"])
+    if left == "worse":
+        return "do_not_ship", f"Do not ship it: {came}, and other abilities were lost."
+    if arrived in {"same", "worse"} and not known:
+        return "do_not_ship", f"Do not ship it: {came}."
+    if arrived == "better" and left in {"same", "better"}:
+        return "ship", f"Ship it: {came}, and nothing else that was tested lost more than {limit(rest, margin)}."
+    doubt = f", but {_doubt(rest, [one for one in unjudged if one.role != 'skill'])}" if arrived == "better" else ""
+    return "look_closer", f"Look closer: {came}{doubt}."
+
+
+def starting_point(suite: SuiteReport) -> Comparison:
+    """The comparison with what the job started from; arms come with the base first."""
+    return [comparison for comparison in suite.comparisons if comparison.against != "supervised"][-1]
+
+
+def limit(suites: Sequence[SuiteReport], margin: float) -> str:
+    """A margin in the units of these suites."""
+    measures = {suite.measure for suite in suites}
+    return " or ".join(
+        f"{factor * margin:g} {unit}" for measure, (factor, unit) in _UNITS.items() if measure in measures
+    )
+
+
+def _known(skill: SuiteReport, margin: float) -> str | None:
+    """That there was no room for a gain, where there was none: no fault of the version's."""
+    arms, start = {score.arm: score for score in skill.arms}, starting_point(skill).against
+    if skill.measure != "share_right" or arms[start].score.value < 1 - margin:
+        return None
+    before, now = arms[start].num_right, arms["candidate"].num_right
+    counts = f"{start} {before} of {skill.n} right, this version {now}"
+    return f"the skill was there before ({counts}), so nothing was gained"
+
+
+def _came(skill: SuiteReport | None, arrived: Verdict, unjudged: Sequence[Unjudged]) -> str:
+    if unjudged and arrived == "insufficient_evidence":
+        return _not_enough(unjudged)
+    if skill is None:
+        return "no held-out questions were asked to show that the skill arrived"
+    if arrived == "insufficient_evidence":
+        return "too few questions were held out to say whether the skill arrived"
+    if arrived != "better":
+        return "the skill did not arrive"
+    num_right = next(score.num_right for score in skill.arms if score.arm == "candidate")
+    return "the skill arrived" if num_right is None else f"the skill arrived ({num_right} of {skill.n} right)"
+
+
+def _doubt(rest: Sequence[SuiteReport], unjudged: Sequence[Unjudged]) -> str:
+    if unjudged:
+        return _not_enough(unjudged)
+    return "too few questions were asked to say that nothing was lost" if rest else "nothing else was tested"
+
+
+def _not_enough(unjudged: Sequence[Unjudged]) -> str:
+    return f"not enough of {' and '.join(one.suite for one in unjudged)} could be judged"
