@@ -94,7 +94,8 @@ class Evaluation:
             question_suite(suite.name, list(stream_questions(self.folder / suite.path)), trained)
             for suite in self.order.suites
         ]
-        return [*suites, *([general_suite()] if self.order.general else []), *clients], own
+        general = [general_suite(rehearsed=self.order.rehearsed)] if self.order.general else []
+        return [*suites, *general, *clients], own
 
     def tasks(self, policy: HfPolicy) -> list[Peculiar]:
         """Tasks of lm-evaluation-harness, found before anything is asked.
