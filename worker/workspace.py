@@ -188,6 +188,7 @@ def _base(session: Session, job: Job, models: Path) -> BaseModelRef:
         source=base.source,
         revision=base.revision,
         weights_sha256=base.weights_sha256,
+        tokenizer_sha256=base.tokenizer_sha256,
         chat_template_sha256=base.chat_template_sha256,
         license=base.license,
         context_tokens=base.context_tokens,

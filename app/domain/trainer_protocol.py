@@ -63,6 +63,7 @@ class BaseModelRef(_Frozen):
     weights_sha256: str
     context_tokens: int
     num_parameters: int
+    tokenizer_sha256: str
     chat_template_sha256: str
     license: str | None
 

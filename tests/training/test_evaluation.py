@@ -93,6 +93,12 @@ def test_both_versions_score_what_their_own_reports_say(versions: list[Path], tm
     assert list(dict.fromkeys(one["version"] for one in report["lineage"])) == ["base", "fan:1", "lamp:1"]
     assert report["provenance"]["against"]["adapter"] == "fan"
     assert "path" not in report["provenance"]["base"]
+    of_job = lamp["provenance"]
+    assert {name: report["provenance"][name] for name in ("code_sha256", "base")} == {
+        name: of_job[name] for name in ("code_sha256", "base")
+    }
+    assert len(of_job["code_sha256"]) == 64
+    assert of_job["base"]["tokenizer_sha256"] == "2" * 64
     assert report["cost"]["trained_tokens"] == 0
     assert [message.phase for message in messages if message.kind == "phase"] == ["loading", "evaluating", "exporting"]
     assert messages[-1].kind == "report_finished"

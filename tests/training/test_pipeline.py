@@ -72,6 +72,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
         weights_sha256="0" * 64,
         context_tokens=512,
         num_parameters=27_000,
+        tokenizer_sha256="2" * 64,
         chat_template_sha256="0" * 64,
         license="apache-2.0",
     )

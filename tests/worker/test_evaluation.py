@@ -1,5 +1,6 @@
 """What a worker lays out for an evaluation asked for by itself, and that it ends like any other attempt."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     )
     order = ORDERS.validate_json((folder / "order.json").read_bytes())
     assert isinstance(order, EvaluationOrder)
+    assert order.base.tokenizer_sha256 == hashlib.sha256(b"a tokenizer").hexdigest()
     assert (order.version.version, order.against and order.against.version) == (2, 1)
     assert (folder / "version" / "a").read_bytes() == b"2"
     assert (folder / "parent" / "a").read_bytes() == b"1"
