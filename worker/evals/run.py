@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Final, Literal, Protocol
 
+from app.domain.evaluation import count_decoded
 from worker.evals.memory import AnswerMemory
 from worker.evals.suites import Item, Suite, Unaskable
 from worker.sdft.policy import Arm, Rollout
@@ -25,8 +26,6 @@ TRAINED: Final[tuple[ArmName, ...]] = ("candidate", "supervised")
 
 Prompts = list[list[int]]
 
-MAX_UNSCORED_ANSWERS: Final = 16
-"""Answers shown of a suite that is judged by likelihood alone: decoding long texts costs much and decides nothing."""
 DRIFT_ITEMS: Final = 16
 """Prompts of each sort along which drift is measured."""
 
@@ -317,4 +316,4 @@ def _num_items(suites: Sequence[Suite]) -> int:
 
 def _asked(suite: Suite) -> tuple[Item, ...]:
     """The items that are decoded."""
-    return suite.items if suite.judged else suite.items[:MAX_UNSCORED_ANSWERS]
+    return suite.items[: count_decoded(len(suite.items), judged=suite.judged)]
