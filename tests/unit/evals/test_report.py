@@ -269,6 +269,14 @@ def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
     assert any("cannot say whether the skill arrived" in note for note in report.caveats)
 
 
+def test_entropy_and_weights_are_reported() -> None:
+    report = _build(_speaker(), SKILL, GENERAL)
+    assert {row.entropy for row in report.behaviour} == {0.5}
+    [weights] = report.weights
+    assert (weights.arm, weights.module, weights.norm, weights.share) == ("candidate", "q_proj", 7.0, 0.5)
+    assert {row.candidate_overlap for row in report.drift} <= {0.5, 1.0}
+
+
 def test_a_report_survives_json_and_is_the_same_twice() -> None:
     report = _build(_speaker(lost=3), SKILL, GENERAL)
     assert Report.model_validate_json(report.model_dump_json()) == report
