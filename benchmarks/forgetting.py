@@ -13,13 +13,15 @@ from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 
+import worker
 from app.settings import WorkerSettings
 from benchmarks.run import import_base
 from benchmarks.study import plot, table
 from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_SKILLS, Cell, plan
 from benchmarks.study.figures import Known
-from benchmarks.study.store import PUBLISHED, Results, code_sha256
+from benchmarks.study.store import PUBLISHED, Results
 from benchmarks.study.training import train
+from worker.circumstances import code_sha256
 from worker.launcher import TRAINER
 from worker.seat import Seat
 
@@ -93,7 +95,7 @@ def notes(results: Results, known: Mapping[Cell, Known]) -> list[str]:
         if one.total_steps:
             steps.setdefault(SKILLS[cell.skill].label, set()).add(one.total_steps)
     counts = ", ".join(f"{skill} {' or '.join(map(str, sorted(some)))}" for skill, some in steps.items())
-    num_other = sum(one.code != code_sha256() for one in known.values())
+    num_other = sum(one.code != code_sha256(worker) for one in known.values())
     said = [f"Base: {results.base.name}. Optimizer steps of every way: {counts}."] if counts else []
     if num_other:
         said.append(f"{num_other} of these trainings were done with other code of the trainer than the present one.")

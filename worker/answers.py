@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from app.domain.trainer_protocol import AnyOrder
+from worker import hf, sdft
+from worker.circumstances import code_sha256, hardware
 from worker.evals.memory import AnswerMemory
 from worker.hf.adapter_files import factors_sha256
 from worker.hf.model import HfPolicy
@@ -33,7 +35,9 @@ def answer_memory(order: AnyOrder, policy: HfPolicy) -> AnswerMemory | None:
         weights={"base": base, "parent": parent, "student": student, "twin": twin},
         settings={
             "decoding": "greedy",
-            "device": policy.device.type,
+            # Another order of summing, or another way to decode, may say another token.
+            "code": code_sha256(hf, sdft),
+            "hardware": hardware(policy.device),
             "dtype": str(policy.head.weight_VH.dtype),
             "stop_ids": sorted(policy.stop_ids),
             "versions": {name: metadata.version(name) for name in LIBRARIES},

@@ -138,8 +138,8 @@ def make_suites(
     clients = [
         question_suite(suite.name, list(stream_questions(folder / suite.path)), data.training) for suite in order.suites
     ]
-    rehearsed = config.num_rehearsal > 0 and config.rehearsal_prompts == "builtin"
-    return [*([skill] if data.heldout else []), *earlier, general_suite(rehearsed=rehearsed), *clients]
+    general = general_suite(rehearsed=config.rehearses_shipped)
+    return [*([skill] if data.heldout else []), *earlier, general, *clients]
 
 
 def past_scores(order: Order) -> list[LineageScore]:

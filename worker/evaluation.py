@@ -8,13 +8,13 @@ from app.domain.questions import stream_questions
 from app.domain.trainer_protocol import EvaluationOrder
 from worker import memory
 from worker.answers import answer_memory
+from worker.circumstances import circumstances
 from worker.evals.page import render_html
 from worker.evals.report import build_report
 from worker.evals.run import ArmName, Measured, Peculiar, evaluate
 from worker.evals.schema import Cost, Report
 from worker.evals.scorers import NLL, ScorerChoice
 from worker.evals.suites import Split, Suite, Unaskable, demonstration_suite, general_suite, question_suite
-from worker.exporting import circumstances
 from worker.harness import open_tasks
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
@@ -64,7 +64,7 @@ class Evaluation:
         if not measured.suites:
             raise RunFailed("suite_unavailable", " ".join(measured.notes), "suites")
         with self.phase("exporting"):
-            self.export(self.report(measured, heldout, circumstances(policy)))
+            self.export(self.report(measured, heldout, circumstances(policy.device)))
         self.reporter.report_finished()
 
     def load(self, base: Base) -> HfPolicy:
@@ -94,7 +94,8 @@ class Evaluation:
             question_suite(suite.name, list(stream_questions(self.folder / suite.path)), trained)
             for suite in self.order.suites
         ]
-        return [*suites, *([general_suite()] if self.order.general else []), *clients], own
+        general = [general_suite(rehearsed=self.order.rehearsed)] if self.order.general else []
+        return [*suites, *general, *clients], own
 
     def tasks(self, policy: HfPolicy) -> list[Peculiar]:
         """Tasks of lm-evaluation-harness, found before anything is asked.

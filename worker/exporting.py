@@ -5,18 +5,15 @@ Writes facts only; judges nothing. The last word has stock PEFT, in a clean proc
 
 import json
 import math
-import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
-
-import torch
 
 from app.domain.gate import GateDecision, decide
 from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
+from worker.circumstances import circumstances
 from worker.evals.page import render_html
 from worker.evals.schema import Report
 from worker.evals.suites import Split, render_demonstrations
@@ -25,7 +22,6 @@ from worker.hf.adapter_files import finish_folder, model_card, write_tar
 from worker.hf.model import HfPolicy
 from worker.sdft.prompts import TEMPLATES
 
-LIBRARIES: Final = ("sdft-service", "torch", "transformers", "peft", "safetensors", "tokenizers")
 NLL_TOLERANCE: Final = {"cpu": 1e-3, "cuda": 0.05}
 """Nats per token, relative beyond 1, by where this process computed: stock PEFT is asked in fp32 on the CPU, and a
 bf16 base on a GPU answers a little differently."""
@@ -54,19 +50,7 @@ def provenance(order: Order, config: TrainingConfig, data: Split, policy: HfPoli
             "num_heldout": len(data.heldout),
             "heldout_sha256": data.sha256 if data.heldout else None,
         },
-        **circumstances(policy),
-    }
-
-
-def circumstances(policy: HfPolicy) -> dict[str, Any]:
-    """Where a policy was run, and with which libraries."""
-    return {
-        "hardware": {
-            "device": torch.cuda.get_device_name(policy.device) if policy.device.type == "cuda" else "cpu",
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+        **circumstances(policy.device),
     }
 
 

@@ -124,10 +124,17 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
         against=_version(session, against, PARENT_FOLDER, plan) if against else None,
         skills=_earlier(session, skills, plan),
         general=any(suite["name"] == GENERAL for suite in suites),
+        rehearsed=_rehearses_shipped(session, version),
         suites=_suites(session, file_ids, plan),
         trained=_rehearsal(session, [version] if file_ids else [], plan),
         tasks=[suite["task"] for suite in suites if "task" in suite],
     )
+
+
+def _rehearses_shipped(session: Session, version: AdapterVersion) -> bool:
+    """Whether the job that made a version had the prompts that ship with the project among its own."""
+    resolved = session.get_one(Job, version.job_id).resolved
+    return resolved is not None and TrainingConfig.model_validate(resolved).rehearses_shipped
 
 
 def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
@@ -182,6 +189,7 @@ def _base(session: Session, job: Job, models: Path) -> BaseModelRef:
         source=base.source,
         revision=base.revision,
         weights_sha256=base.weights_sha256,
+        tokenizer_sha256=base.tokenizer_sha256,
         chat_template_sha256=base.chat_template_sha256,
         license=base.license,
         context_tokens=base.context_tokens,

@@ -81,8 +81,13 @@ def list_audit_logs(session: SessionDep, caller: CallerDep, page: AuditPage) -> 
 
 
 def _tags(if_match: str) -> Collection[str]:
-    """Tags without their quotes; a weak one keeps its mark, and so matches nothing (RFC 9110, 13.1.1)."""
-    return {tag.strip().strip('"') for tag in if_match.split(",")}
+    """Tags without their quotes; a weak one keeps its mark, and so matches nothing (RFC 9110, 13.1.1).
+
+    Only a bare ``*`` stands for any: in quotes it is a tag, which no move has.
+    """
+    if if_match.strip() == "*":
+        return {"*"}
+    return {tag.strip().strip('"') for tag in if_match.split(",")} - {"*"}
 
 
 def _shown(adapter: str, pointer: aliases.Pointer, response: Response) -> AliasObject:

@@ -68,6 +68,9 @@ def promote(
     alias: Annotated[str, typer.Option(help="Which alias, e.g. production; made if there is none.")],
     override: Annotated[bool, typer.Option("--override", help="Move it although no gate was passed.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why, for the audit log; an override needs it.")] = None,
+    if_match: Annotated[
+        str | None, typer.Option(metavar="ETAG", help="Only if the alias has not moved since; audit_log_id of --json.")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     url: Url = None,
     key: Key = None,
@@ -79,7 +82,8 @@ def promote(
         raise CliError(f"{version} names no version; write NAME:VERSION, like my-adapter:3.")
     body = {"version": int(number), "override": override, "reason": reason}
     client = connect(Home(home), url, key)
-    moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body)
+    expected: Any = {"headers": {"If-Match": if_match}} if if_match else {}
+    moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body, options=expected)
     if json:
         print_json(moved)
     else:

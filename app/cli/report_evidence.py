@@ -32,6 +32,7 @@ def evidence(report: dict[str, Any]) -> Iterator[RenderableType]:
     )
     yield from titled("Behaviour", _behaviour(report["behaviour"]))
     yield from titled("Drift along the base's answers, nats per token", _drift(report["drift"]))
+    yield from _weights(report.get("weights", []))
     yield from _cost(report["cost"], has_seeds=bool(report.get("replicates")))
     yield from caveats(report)
     yield from _method(report["method"])
@@ -99,22 +100,33 @@ def _some(flips: list[dict[str, Any]]) -> Iterator[Text]:
 
 
 def _behaviour(rows: list[dict[str, Any]]) -> Table:
-    table = columns("suite", "arm", ">mean tokens", ">cut off", ">distinct", ">talk of an example", ">copied")
+    table = columns(
+        "suite", "arm", ">mean tokens", ">cut off", ">distinct", ">talk of an example", ">copied", ">entropy"
+    )
     for suite, arms in _by_suite(rows).items():
         for index, row in enumerate(arms):
             shares = (f"{row[name]:.0%}" for name in ("artefacts", "copied"))
             looks = (f"{row['mean_tokens']:.1f}", f"{row['truncated']:.0%}", f"{row['distinct_4']:.2f}", *shares)
-            table.add_row("" if index else escape(suite), row["arm"], *looks)
+            entropy = row.get("entropy")
+            table.add_row(
+                "" if index else escape(suite), row["arm"], *looks, "" if entropy is None else f"{entropy:.2f}"
+            )
     return table
 
 
 def _drift(rows: list[dict[str, Any]]) -> Table:
-    table = columns("prompts", ">n", ">KL(base || candidate)", ">KL(candidate || base)")
+    table = columns("prompts", ">n", ">KL(base || candidate)", ">KL(candidate || base)", ">same of top 10")
     for row in rows:
-        table.add_row(
-            row["prompts"], str(row["n"]), f"{row['base_to_candidate']:.3f}", f"{row['candidate_to_base']:.3f}"
-        )
+        moved = (f"{row['base_to_candidate']:.3f}", f"{row['candidate_to_base']:.3f}")
+        overlap = f"{row['candidate_overlap']:.0%}" if "candidate_overlap" in row else ""
+        table.add_row(row["prompts"], str(row["n"]), *moved, overlap)
     return table
+
+
+def _weights(rows: list[dict[str, Any]]) -> Iterator[Text]:
+    shares = ", ".join(f"{row['module']} {row['share']:.2%}" for row in rows if row["arm"] == "candidate")
+    if shares:
+        yield Text(f"Added to the base's weights, relative to their norm: {shares}.")
 
 
 def _cost(cost: dict[str, Any], *, has_seeds: bool) -> Iterator[Text]:

@@ -1,12 +1,12 @@
 """What a client may say about how a version is measured: scorers by name, and files of questions."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.domain.json_rules import json_equal, tool_call
+from app.domain.json_rules import has_actions, is_json_container, json_equal, tool_call
 from app.domain.text_rules import CannotScore, choice, contains, numeric
 
 ScorerName = Literal["exact", "normalized", "contains", "regex", "numeric", "choice", "json", "tool_call", "nll"]
@@ -15,6 +15,9 @@ TAKES_TOLERANCE: Final[frozenset[ScorerName]] = frozenset({"numeric"})
 MAX_SUITES: Final = 8
 MAX_PATTERN: Final = 1000
 MAX_SEEDS: Final = 5
+MAX_UNSCORED_ANSWERS: Final = 16
+"""Answers shown of a suite that is judged by likelihood alone: decoding long texts costs much and decides nothing."""
+MAX_SHORT_CHARACTERS: Final = 80
 TASK_PREFIX: Final = "lm_eval:"
 _TASK: Final = re.compile(TASK_PREFIX + r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 """Names only: to the harness a path or a pattern would be a task too."""
@@ -85,6 +88,25 @@ def task_of(suite: str) -> str | None:
             f"like {TASK_PREFIX}arc_easy"
         )
     return suite.removeprefix(TASK_PREFIX)
+
+
+def count_decoded(num_items: int, *, judged: bool) -> int:
+    """How many of a suite's items are decoded: the first few where answers are not judged."""
+    return num_items if judged else min(num_items, MAX_UNSCORED_ANSWERS)
+
+
+def scorer_by_look(completions: Sequence[str]) -> ScorerName:
+    """The scorer for a suite of demonstrations where nobody names one."""
+    if completions and all(map(is_json_container, completions)):
+        return "json"
+    if completions and all(map(has_actions, completions)):
+        return "tool_call"
+    if completions and all("<answer>" in text and unusable("choice", text) is None for text in completions):
+        return "choice"
+    longest = max((len(text) for text in completions), default=0)
+    if longest <= MAX_SHORT_CHARACTERS and not any("\n" in text.strip() for text in completions):
+        return "normalized"
+    return "nll"
 
 
 def unusable(scorer: str, expected: str) -> str | None:

@@ -64,6 +64,7 @@ class BaseModelRef(_Frozen):
     weights_sha256: str
     context_tokens: int
     num_parameters: int
+    tokenizer_sha256: str
     chat_template_sha256: str
     license: str | None
 
@@ -178,6 +179,7 @@ class EvaluationOrder(_Frozen):
     against: ParentRef | None = Field(description="Whose folder is parent/.")
     skills: list[EarlierSkill] = Field(description="What is asked of skills, the version's own among them or not.")
     general: bool = Field(description="Whether to ask the suite that ships.")
+    rehearsed: bool = Field(description="Whether the version's training had the shipped rehearsal prompts.")
     suites: list[SuiteFile] = []
     trained: list[str] = Field(
         [], description="The version's training file, to tell which of the suites' questions it has; none if deleted."

@@ -215,6 +215,11 @@ class TrainingConfig(Frozen):
         """Rehearsal prompts a step, on top of ``batch_size`` demonstrations; each has one sequence."""
         return round(self.batch_size * self.rehearsal_share / (1 - self.rehearsal_share))
 
+    @property
+    def rehearses_shipped(self) -> bool:
+        """Whether the prompts that ship with the project are among those rehearsed."""
+        return self.num_rehearsal > 0 and self.rehearsal_prompts == "builtin"
+
 
 def default_learning_rate(method: Method, *, num_parameters: int) -> float:
     """Peak, for a base of so many parameters."""

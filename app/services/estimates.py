@@ -21,7 +21,7 @@ from app.db.session import transaction
 from app.domain import estimates
 from app.domain.errors import Invalid
 from app.domain.estimates import Finished, Lengths, Spread, Work
-from app.domain.evaluation import TASK_PREFIX, task_of
+from app.domain.evaluation import TASK_PREFIX, EvaluationOptions, count_decoded, task_of
 from app.domain.training import DatasetFacts, TrainingConfig, count_heldout, resolve
 from app.services import jobs, lineage
 from app.services.base_models import TokenCounter
@@ -97,8 +97,8 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
     jobs.check_lengths(store, checked)
     counter = checked.counter
     training = measure(counter, store, checked.training)
-    in_validation = measure(counter, store, checked.validation).num_prompts if checked.validation else None
-    num_heldout, num_trained = _parts(training, in_validation)
+    validation = measure(counter, store, checked.validation) if checked.validation else None
+    num_heldout, num_trained = _parts(training, validation)
     config = _resolve(asked, checked, training, num_trained)
 
     with transaction(sessions) as session:
@@ -107,10 +107,18 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
     finished = past.finished(store, counter)
     answer_share = _median([one.answer_share for one in finished], default=1.0)
     lengths = replace(training.means, answer=min(config.max_completion_tokens, training.means.answer * answer_share))
-    seeds = asked.evaluation.seeds if asked.evaluation else 1
+    measured = asked.evaluation or EvaluationOptions()
+    seeds = measured.seeds
+    judged = measured.scorer != "nll" if measured.scorer else (validation or training).judged
+    clients = [measure(counter, store, file) for file in checked.suites]
     work = Work(
         seeds * estimates.count_tokens(config, lengths),
-        past.answers(checked, num_heldout, seeds),
+        past.answers(
+            checked,
+            skill=count_decoded(num_heldout, judged=judged),
+            client=sum(count_decoded(suite.num_examples, judged=suite.judged) for suite in clients),
+            seeds=seeds,
+        ),
         seeds * _twin_tokens(checked.row, config, lengths),
     )
     trained_share = _median([one.trained_share for one in finished], default=1.0)
@@ -124,7 +132,7 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
         document_tokens=round(training.means.document * num_trained) if asked.method == "sdft" else 0,
         trained_tokens=round(estimates.count_trained(config, lengths) * trained_share),
         cut_lines=training.longer_than(config.max_completion_tokens)[:MAX_LINES] if asked.method == "sdft" else [],
-        not_counted=[TASK_PREFIX + task for task in asked.evaluation.tasks] if asked.evaluation else [],
+        not_counted=[TASK_PREFIX + task for task in measured.tasks],
         seconds=estimates.predict(finished, work),
         peak_memory_bytes=max((one.peak_memory_bytes or 0 for one in finished), default=0) or None,
         queue=queue,
@@ -133,10 +141,10 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
     )
 
 
-def _parts(training: FileLengths, in_validation: int | None) -> tuple[int, int]:
+def _parts(training: FileLengths, validation: FileLengths | None) -> tuple[int, int]:
     """Examples held out and trained on, as ``worker.evals.suites`` parts them."""
-    if in_validation is not None:
-        return count_heldout(in_validation, of_validation=True), training.num_examples
+    if validation:
+        return count_heldout(validation.num_prompts, of_validation=True), training.num_examples
     held_out = count_heldout(training.num_prompts, of_validation=False)
     return held_out, training.num_examples - round(held_out * training.num_examples / training.num_prompts)
 
@@ -164,7 +172,13 @@ class _Suite(BaseModel):
     name: str
     role: str
     n: int
+    measure: str = "share_right"
     arms: list[Any]
+
+    @property
+    def num_decoded(self) -> int:
+        """Answers that one arm gave."""
+        return count_decoded(self.n, judged=self.measure == "share_right")
 
 
 class _Cost(BaseModel):
@@ -194,7 +208,7 @@ class _Report(BaseModel):
         """That were asked for, not remembered; what the harness asks has seconds of its own."""
         reused = self.method.answers_reused
         asked = [suite for suite in self.suites if task_of(suite.name) is None]
-        return sum(suite.n * (len(suite.arms) - len(reused.get(suite.name, ()))) for suite in asked)
+        return sum(suite.num_decoded * (len(suite.arms) - len(reused.get(suite.name, ()))) for suite in asked)
 
     def num_items(self, role: str) -> int:
         return sum(suite.n for suite in self.suites if suite.role == role)
@@ -218,7 +232,7 @@ class _Past:
         runs: Jobs of the same kind on the newest one's hardware.
         hardware: That.
         general: Items that the newest was asked of general ability.
-        earlier: Held-out items of the skills that the new job has to keep.
+        earlier: Held-out items that are decoded of the skills that the new job has to keep.
     """
 
     runs: list[_Run]
@@ -256,13 +270,13 @@ class _Past:
         found = (_finished(run, measure(counter, store, run.file).means) for run in self.runs)
         return [one for one in found if one]
 
-    def answers(self, checked: Checked, num_heldout: int, seeds: int) -> int:
-        """Answers that a job's evaluation will ask for."""
+    def answers(self, checked: Checked, *, skill: int, client: int, seeds: int) -> int:
+        """Answers that a job's evaluation will ask for; ``skill`` and ``client`` are items that are decoded."""
         return estimates.count_answers(
             general=self.general,
-            skill=num_heldout,
+            skill=skill,
             earlier=self.earlier,
-            client=sum((file.validation or {})["n_examples"] for file in checked.suites),
+            client=client,
             has_parent=checked.parent is not None,
             has_ceiling=checked.row.method == "sdft",
             has_twin=checked.row.compare is not None,
@@ -313,28 +327,35 @@ def _twin_tokens(job: Job, config: TrainingConfig, lengths: Lengths) -> float:
 
 
 def _num_earlier(session: Session, parent_version_id: str | None) -> int:
-    """Held-out items of all skills that a job has to keep."""
+    """Held-out items that are decoded of all skills that a job has to keep."""
     made_by = [version.job_id for version in lineage.ancestors(session, parent_version_id)]
     reports = session.scalars(select(Evaluation.report).where(Evaluation.job_id.in_(made_by)))
-    suites = [suite for report in reports if report for suite in report["suites"]]
-    return sum(suite["n"] for suite in suites if suite["role"] == "skill")
+    suites = [_Suite.model_validate(suite) for report in reports if report for suite in report["suites"]]
+    return sum(suite.num_decoded for suite in suites if suite.role == "skill")
 
 
 def _queue(session: Session) -> Queue:
-    """How long a job posted now would wait, if each one before it takes as long as jobs usually do."""
+    """How long a job posted now would wait, if each one before it takes as long as its kind usually does."""
     alive = (Worker.heartbeat_at > NOW - timedelta(seconds=LIVE_SECONDS)) & ~Worker.draining
     num_workers = session.scalar(select(func.count()).select_from(Worker).where(alive)) or 0
-    num_waiting = session.scalar(select(func.count()).select_from(Job).where(Job.status == "queued")) or 0
-    running = session.scalars(select(func.extract("epoch", NOW - Job.started_at)).where(Job.status == "running")).all()
-    if num_workers > num_waiting + len(running):
-        return Queue(num_waiting, num_workers, 0.0)
+    waiting = session.scalars(select(Job.kind).where(Job.status == "queued")).all()
+    passed = func.extract("epoch", NOW - Job.started_at)
+    running = session.execute(select(Job.kind, passed).where(Job.status == "running")).all()
+    if num_workers > len(waiting) + len(running):
+        return Queue(len(waiting), num_workers, 0.0)
+    usual = {kind: _usual_seconds(session, kind) for kind in {*waiting, *(kind for kind, _ in running)}}
+    if not num_workers or not all(usual.values()):
+        return Queue(len(waiting), num_workers, None)
+    left = sum(max(0.0, usual[kind] - float(seconds or 0)) for kind, seconds in running)
+    return Queue(len(waiting), num_workers, (left + sum(usual[kind] for kind in waiting)) / num_workers)
+
+
+def _usual_seconds(session: Session, kind: str) -> float:
+    """What the newest jobs of a kind took; 0 if there is none."""
     took = func.extract("epoch", Job.finished_at - Job.started_at)
-    newest = select(took).where(Job.status == "succeeded").order_by(Job.finished_at.desc()).limit(MAX_CALIBRATED)
-    usual = _median([float(seconds) for seconds in session.scalars(newest) if seconds is not None], default=0.0)
-    if not usual or not num_workers:
-        return Queue(num_waiting, num_workers, None)
-    left = sum(max(0.0, usual - float(passed or 0)) for passed in running)
-    return Queue(num_waiting, num_workers, (left + num_waiting * usual) / num_workers)
+    succeeded = select(took).where(Job.kind == kind, Job.status == "succeeded", Job.started_at.is_not(None))
+    newest = succeeded.order_by(Job.finished_at.desc()).limit(MAX_CALIBRATED)
+    return _median([float(seconds) for seconds in session.scalars(newest)], default=0.0)
 
 
 def _median(values: Sequence[float], *, default: float) -> float:

@@ -14,7 +14,8 @@ from app.db.models import BaseModel, File
 from app.domain.demonstrations import Demonstration, stream_demonstrations
 from app.domain.errors import Invalid
 from app.domain.estimates import Lengths
-from app.domain.questions import stream_questions
+from app.domain.evaluation import ScorerName, scorer_by_look
+from app.domain.questions import Question, stream_questions
 from app.domain.training import Hyperparameters, SdftHyperparameters
 from app.domain.validation import MAX_REPORTED, Finding
 from app.services.base_models import TokenCounter, template_tokens
@@ -88,7 +89,7 @@ def check_fit(
 
 @dataclass(frozen=True)
 class FileLengths:
-    """How long a file's examples are, from at most ``MAX_COUNTED`` of them.
+    """How long a file's examples are, and how answers would be judged by them, from at most ``MAX_COUNTED`` of them.
 
     Args:
         num_examples: In the file.
@@ -97,6 +98,7 @@ class FileLengths:
         prompts: Their tokens.
         demonstrations: Their tokens, less the one that ends a turn.
         documents: Their tokens, with what parts them from the question; 0 where there is none.
+        judged: Whether answers are compared with them unless a scorer is named, and not their likelihood alone.
     """
 
     num_examples: int
@@ -105,6 +107,7 @@ class FileLengths:
     prompts: list[int]
     demonstrations: list[int]
     documents: list[int]
+    judged: bool
 
     @property
     def means(self) -> Lengths:
@@ -135,7 +138,14 @@ def measure(counter: TokenCounter, store: Store, file: File) -> FileLengths:
         prompts=[counter.prompt(demonstration.messages) for demonstration in sample],
         demonstrations=[counter.text(demonstration.completion) for demonstration in sample],
         documents=[_document(counter, demonstration) for demonstration in sample],
+        judged=_scorer(sample) != "nll",
     )
+
+
+def _scorer(sample: Sequence[Demonstration]) -> ScorerName:
+    """Of a file of questions any tells whether all are judged."""
+    first = sample[0]
+    return first.scorer if isinstance(first, Question) else scorer_by_look([one.completion for one in sample])
 
 
 def token_figures(counter: TokenCounter, store: Store, file: File) -> dict[str, Any]:

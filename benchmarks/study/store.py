@@ -23,6 +23,7 @@ from app.domain.trainer_protocol import BaseModelRef
 from app.domain.training import DatasetFacts, Hyperparameters, SdftHyperparameters, TrainingConfig, resolve
 from benchmarks.study.cells import ARMS, SKILLS, Cell
 from benchmarks.study.figures import Known
+from worker.circumstances import code_sha256
 from worker.dataset import Lengths
 from worker.evals.suites import Split
 from worker.examples import MAX_REHEARSED, REHEARSAL_WEIGHT
@@ -52,6 +53,7 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.answers = folder.resolve(), folder.resolve() / "answers"
         facts = json.loads((base / FACTS_NAME).read_text())
+        facts["tokenizer_sha256"] = facts["digests"][facts["tokenizer_path"]]
         said = {name: facts[name] for name in BaseModelRef.model_fields if name != "path"}
         self.base = BaseModelRef(path=str(base.resolve()), **said)
         self._chat = Chat.load(base)
@@ -98,7 +100,9 @@ class Results:
             shutil.rmtree(self.version(cell), ignore_errors=True)
             out.rename(self.version(cell))
         with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=ATTEMPT_PREFIX, delete=False) as file:
-            json.dump({"cell": cell._asdict(), "settings": self.settings(cell), "code": code_sha256()} | result, file)
+            json.dump(
+                {"cell": cell._asdict(), "settings": self.settings(cell), "code": code_sha256(worker)} | result, file
+            )
         Path(file.name).replace(self._path(cell))
 
     def version(self, cell: Cell) -> Path:
@@ -177,13 +181,6 @@ class Results:
 def file_sha256(path: Path) -> str:
     """Digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@cache
-def code_sha256() -> str:
-    """Digest of the trainer's code: results of different code stand in one table only with a note."""
-    files = sorted(path for folder in worker.__path__ for path in Path(folder).rglob("*.py"))
-    return hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()
 
 
 def _shipped_sha256(name: str) -> str:

@@ -115,6 +115,14 @@ def test_conditions_without_an_alias(http, line):
     assert "If-Match" in error["message"]
 
 
+def test_a_star_in_quotes_is_a_tag_like_any_other_and_not_the_wildcard(http, line):
+    http.put(ALIAS, json={"version": 1})
+    for tags in ('"*"', 'W/"*"', '"other", "*"'):
+        error_of(http.put(ALIAS, json={"version": 2}, headers={"If-Match": tags}), 412)
+        error_of(http.delete(ALIAS, headers={"If-Match": tags}), 412)
+    assert http.put(ALIAS, json={"version": 2}, headers={"If-Match": " * "}).status_code == 200
+
+
 def test_a_removed_alias_is_gone_and_on_record(http, line):
     http.put(ALIAS, json={"version": 1})
     gone = http.delete(ALIAS).json()

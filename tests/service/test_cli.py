@@ -101,6 +101,18 @@ def test_promote_moves_an_alias_or_says_that_the_gate_is_in_the_way(sdft, line):
     assert "fail" in listed[2]
 
 
+def test_promote_moves_no_alias_that_has_moved_since(sdft, line):
+    def override(version, *more):
+        return sdft(
+            "adapters", "promote", version, "--alias", "production", "--override", "--reason", "Test.", "--json", *more
+        )
+
+    seen = json.loads(override("home:1").stdout)["audit_log_id"]
+    assert json.loads(override("home:2", "--if-match", f'"{seen}"').stdout)["version"] == 2
+    late = override("home:1", "--if-match", seen)
+    assert (late.returncode, json.loads(late.stdout)["error"]["code"]) == (1, "alias_moved")
+
+
 def test_promote_wants_a_version(sdft, line):
     result = sdft("adapters", "promote", "home", "--alias", "production")
     assert result.returncode == 1

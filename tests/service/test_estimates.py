@@ -70,7 +70,7 @@ def finish(session, project, store):
 
     def make(
         http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, settings=None,
-        compare=None, replicating=0.0, harness=0.0, **values,
+        compare=None, replicating=0.0, harness=0.0, measure="share_right", **values,
     ):  # fmt: skip
         file_id = upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
         estimate = told(http, file_id, **({"parent_adapter": parent.model_id} if parent else {}))
@@ -85,9 +85,18 @@ def finish(session, project, store):
         reused = {"general ability": ["base", "parent"]} if parent else {}
         suites = [
             {"name": "general ability", "role": "general", "n": 312, "arms": arms},
-            {"name": "own", "role": "skill", "n": estimate["examples"]["held_out"], "arms": [*arms, "ceiling"]},
+            {
+                "name": "own",
+                "role": "skill",
+                "measure": measure,
+                "n": estimate["examples"]["held_out"],
+                "arms": [*arms, "ceiling"],
+            },
         ] + [{"name": "old", "role": "earlier", "n": 8, "arms": arms[1:]}] * bool(parent)
-        answers = sum(suite["n"] * (len(suite["arms"]) - len(reused.get(suite["name"], []))) for suite in suites)
+        decoded = {suite["name"]: suite["n"] for suite in suites} | ({} if measure == "share_right" else {"own": 16})
+        answers = sum(
+            decoded[suite["name"]] * (len(suite["arms"]) - len(reused.get(suite["name"], []))) for suite in suites
+        )
         seconds = seconds_of(
             config, prompt=prompt + 8, answer=answer + 1, said=said, answers=answers, compared=bool(compare)
         )
@@ -190,6 +199,23 @@ def test_questions_of_ones_own_are_counted_and_those_of_the_harness_named(http, 
     assert both["seconds"] == own["seconds"]
 
 
+def test_of_texts_that_are_not_judged_a_few_answers_are_counted(http, base, finish):
+    first, took = finish(http, num=400, answer=60, said=50.0, measure="negative_nll")
+    free = upload(http, lines(400, prompt=30, answer=60)).json()["id"]
+    as_before, judged = told(http, free), told(http, free, evaluation={"scorer": "contains"})
+    assert as_before["examples"]["held_out"] == 40
+    an_answer = (judged["seconds"]["p50"] - as_before["seconds"]["p50"]) / ((40 - 16) * 3)
+    assert an_answer == pytest.approx(0.06 + 4 / (312 * 2 + 16 * 3), rel=0.03)
+    assert as_before["seconds"]["p50"] == pytest.approx(took - 312 * an_answer, rel=0.002)  # the base's are remembered
+    # The skill before, of which 16 of 40 are decoded, is asked of parent and candidate.
+    onto = told(http, free, parent_adapter=first.model_id, **sdft(rehearsal={"share": 1 / 3}))
+    assert onto["seconds"]["p50"] - as_before["seconds"]["p50"] == pytest.approx((16 + 2 * 16) * an_answer, abs=0.2)
+    content = b"".join(b'{"prompt": "%d?", "expected": "no", "scorer": "nll"}\n' % number for number in range(100))
+    suite = http.post("/v1/files", files={"file": ("own.jsonl", content)}, data={"purpose": "evals"}).json()["id"]
+    texts = told(http, free, evaluation={"suites": [suite]})
+    assert texts["seconds"]["p50"] - as_before["seconds"]["p50"] == pytest.approx(2 * 16 * an_answer, abs=0.2)
+
+
 def test_what_the_harness_asked_tells_nothing_of_a_job_without(http, base, finish):
     finish(http)
     same = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
@@ -271,6 +297,26 @@ def test_the_wait_is_that_of_the_jobs_before(http, base, session, finish, projec
     assert (queue["waiting"], queue["workers"]) == (1, 1)
     # The one that runs has just begun, and another one waits.
     assert queue["wait_seconds"] == pytest.approx(2 * took, rel=0.05)
+
+
+def test_an_evaluation_before_a_job_is_waited_for_as_long_as_evaluations_take(http, base, session, finish, project):
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    factories.make_worker(session)
+    _, took = finish(http)
+    ended = datetime.now(UTC)
+    asked = {"project": project, "kind": "evaluation"}
+    factories.make_job(session, project=project)
+    factories.make_job(session, **asked)
+    session.execute(update(Worker).values(heartbeat_at=ended))
+    session.commit()
+    assert told(http, file_id)["queue"]["wait_seconds"] is None  # of evaluations nothing is known yet
+    for seconds in (2, 3, 4):
+        times = {"started_at": ended - timedelta(seconds=seconds), "finished_at": ended}
+        factories.make_job(session, "succeeded", **asked, **times)
+    session.commit()
+    queue = told(http, file_id)["queue"]
+    assert queue["waiting"] == 2
+    assert queue["wait_seconds"] == pytest.approx((took + 3) / queue["workers"], rel=0.01)
 
 
 @pytest.mark.parametrize(

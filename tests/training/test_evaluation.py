@@ -30,8 +30,8 @@ def versions(base: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def ask(
-    folder: Path, versions: list[Path], *, against: bool = True, general: bool = True, questions: bytes | None = None,
-    **order: Any,
+    folder: Path, versions: list[Path], *, against: bool = True, general: bool = True, rehearsed: bool = True,
+    questions: bytes | None = None, **order: Any,
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """Ask the first version its own skill and the second one's; the report and what was said on the pipe."""
     folder.mkdir()
@@ -63,6 +63,7 @@ def ask(
         against=ParentRef(adapter="fan", version=1, model_id="ft:tiny:default:fan:1") if against else None,
         skills=skills,
         general=general,
+        rehearsed=rehearsed,
         suites=[] if questions is None else [SuiteFile(name="file mine.jsonl", path="mine.jsonl")],
         trained=[] if questions is None else [str(first / "train.jsonl")],
         num_threads=1,
@@ -92,10 +93,25 @@ def test_both_versions_score_what_their_own_reports_say(versions: list[Path], tm
     assert list(dict.fromkeys(one["version"] for one in report["lineage"])) == ["base", "fan:1", "lamp:1"]
     assert report["provenance"]["against"]["adapter"] == "fan"
     assert "path" not in report["provenance"]["base"]
+    of_job = lamp["provenance"]
+    assert {name: report["provenance"][name] for name in ("code_sha256", "base")} == {
+        name: of_job[name] for name in ("code_sha256", "base")
+    }
+    assert len(of_job["code_sha256"]) == 64
+    assert of_job["base"]["tokenizer_sha256"] == "2" * 64
     assert report["cost"]["trained_tokens"] == 0
     assert [message.phase for message in messages if message.kind == "phase"] == ["loading", "evaluating", "exporting"]
     assert messages[-1].kind == "report_finished"
     assert (tmp_path / "asked" / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("rehearsed", [True, False])
+def test_kinds_count_as_rehearsed_only_where_the_versions_training_had_the_shipped_prompts(
+    versions: list[Path], tmp_path: Path, *, rehearsed: bool
+) -> None:
+    report, _ = ask(tmp_path / "asked", versions, rehearsed=rehearsed)
+    counts = {row["num_rehearsed_kinds"] for row in report["kept"] if row["suite"] == "general ability"}
+    assert max(counts) == (6 if rehearsed else 0)
 
 
 def test_only_what_is_asked_is_asked(versions: list[Path], tmp_path: Path) -> None:

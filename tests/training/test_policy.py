@@ -390,20 +390,61 @@ def test_likelihood_and_divergence_are_means_over_the_completion(llama):
         logits_TV = plain_logits(llama, policy, prompt + answer)[len(prompt) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits_TV, torch.tensor(answer))
         assert number == pytest.approx(expected.item(), rel=1e-4)
-    assert policy.divergence(prompts, answers, p="base", q="base") == [pytest.approx((0, 0), abs=1e-6)] * 4
+    assert policy.divergence(prompts, answers, p="base", q="base") == [pytest.approx((0, 0, 1), abs=1e-6)] * 4
 
 
 def test_divergence_is_that_of_the_plain_models_in_both_directions(llama):
     policy, base = load(llama), load(llama, stir=False)
     prompts, answers = prompts_of(policy), answers_of(policy)
     found = policy.divergence(prompts, answers, p="base", q="student")
-    for (there, back), prompt, answer in zip(found, prompts, answers, strict=True):
+    for (there, back, overlap), prompt, answer in zip(found, prompts, answers, strict=True):
         base_TV, student_TV = (
             plain_logits(llama, one, prompt + answer)[len(prompt) - 1 : -1].log_softmax(-1) for one in (base, policy)
         )
         assert there == pytest.approx((base_TV.exp() * (base_TV - student_TV)).sum(-1).mean().item(), rel=2e-4)
         assert back == pytest.approx((student_TV.exp() * (student_TV - base_TV)).sum(-1).mean().item(), rel=2e-4)
         assert abs(there - back) > 2e-3 * there > 0
+        tops = (logits_TV.topk(10).indices.tolist() for logits_TV in (base_TV, student_TV))
+        common = [len({*before} & {*after}) / 10 for before, after in zip(*tops, strict=True)]
+        assert overlap == pytest.approx(sum(common) / len(common))
+    assert min(overlap for _, _, overlap in found) < 1
+
+
+def test_entropy_is_that_of_the_plain_model_along_the_completion(llama):
+    policy = load(llama)
+    prompts, answers = prompts_of(policy), answers_of(policy)
+    for found, prompt, answer in zip(policy.entropy(prompts, answers, arm="student"), prompts, answers, strict=True):
+        logits_TV = plain_logits(llama, policy, prompt + answer)[len(prompt) - 1 : -1]
+        expected = torch.distributions.Categorical(logits=logits_TV).entropy().mean()
+        assert found == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_norms_of_weights_are_those_of_the_products_over_all_layers(llama, tmp_path):
+    load(llama).save_adapter(tmp_path, base_name="tiny", base_revision="1")
+    policy = load(llama, parent=tmp_path, stir=False)
+    for name, factor in policy.parameters().items():  # away from the parent's, and each kind by its own
+        factor.data.mul_(2.0 if "q_proj" in name else 1.5)
+    found = policy.weight_norms(arm="student")
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
+    assert found.keys() == {name.rpartition(".")[2] for name in linear}
+    factors = policy.parameters()
+    for kind, (added, of_base) in found.items():
+        names = [name for name in linear if name.endswith(kind)]
+        assert len(names) > 1
+        downs, ups = (
+            [factors[f"base_model.model.{name}.lora_{letter}.weight"] for name in names] for letter in ("A", "B")
+        )
+        products = torch.stack([8 / 4 * (up @ down) for up, down in zip(ups, downs, strict=True)])
+        assert added == pytest.approx(products.norm().item(), rel=1e-5)
+        base = torch.stack([model.get_submodule(name).weight for name in names])
+        assert of_base == pytest.approx(base.norm().item(), rel=1e-5)
+    assert policy.weight_norms(arm="parent")["q_proj"][0] == pytest.approx(found["q_proj"][0] / 4, rel=1e-5)
+    assert policy.weight_norms(arm="base") == {}
+
+
+def test_a_new_adapter_adds_nothing_to_the_weights(llama):
+    assert {added for added, _ in load(llama, stir=False).weight_norms(arm="student").values()} == {0.0}
 
 
 def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(llama):

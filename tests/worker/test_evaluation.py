@@ -1,5 +1,6 @@
 """What a worker lays out for an evaluation asked for by itself, and that it ends like any other attempt."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,11 @@ from tests import factories
 from tests.worker.conftest import TIMES, Site
 from worker import attempt
 from worker.workspace import prepare
+
+CONFIG = {
+    "seed": 1, "num_epochs": 2, "batch_size": 8, "total_steps": 10, "learning_rate": 1e-3, "warmup_steps": 2,
+    "lora_rank": 4, "lora_alpha": 8, "max_completion_tokens": 16,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -69,6 +75,7 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     )
     order = ORDERS.validate_json((folder / "order.json").read_bytes())
     assert isinstance(order, EvaluationOrder)
+    assert order.base.tokenizer_sha256 == hashlib.sha256(b"a tokenizer").hexdigest()
     assert (order.version.version, order.against and order.against.version) == (2, 1)
     assert (folder / "version" / "a").read_bytes() == b"2"
     assert (folder / "parent" / "a").read_bytes() == b"1"
@@ -81,6 +88,33 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     assert [(folder / suite.path).read_bytes() for suite in order.suites] == [b"three\n", b"four\n"]
     assert (order.tasks, order.tasks_folder) == (["arc_easy"], str(site.folder / "tasks"))
     assert (order.answers, order.num_threads) == (str(site.folder / "answers"), 2)
+
+
+@pytest.mark.parametrize(
+    ("resolved", "rehearsed"),
+    [
+        ({"method": "sdft", "rehearsal_share": 0.33}, True),
+        ({"method": "sdft", "rehearsal_share": 0.33, "rehearsal_prompts": "self"}, False),
+        ({"method": "sdft", "rehearsal_share": 0.0}, False),
+        ({"method": "supervised"}, False),
+    ],
+    ids=["shipped prompts", "its own prompts", "none", "a supervised job"],
+)
+def test_what_counts_as_rehearsed_is_what_the_versions_own_job_rehearsed(
+    *, site: Site, asked: str, resolved: dict[str, Any], rehearsed: bool
+) -> None:
+    with site.sessions.begin() as session:
+        version = session.get_one(AdapterVersion, session.get_one(Evaluation, asked).version_id)
+        session.get_one(Job, version.job_id).resolved = CONFIG | resolved
+    claim = site.claim(site.slot())
+    assert claim is not None
+    (site.folder / "attempt").mkdir()
+    order = prepare(
+        site.resources(), claim, site.folder / "attempt",
+        answers=site.folder, tasks_folder=None, checkpoint_seconds=60.0, num_threads=2,
+    )  # fmt: skip
+    assert isinstance(order, EvaluationOrder)
+    assert order.rehearsed is rehearsed
 
 
 def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: str) -> None:

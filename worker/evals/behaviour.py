@@ -15,7 +15,9 @@ COPIED_WORDS: Final = 8
 Words = tuple[str, ...]
 
 
-def describe(suite: str, arm: ArmName, answers: Sequence[Answer], demonstrations: Sequence[str]) -> Behaviour:
+def describe(
+    suite: str, arm: ArmName, answers: Sequence[Answer], demonstrations: Sequence[str], *, entropy: float | None = None
+) -> Behaviour:
     """Numbers for one arm's answers to one suite.
 
     Args:
@@ -23,6 +25,7 @@ def describe(suite: str, arm: ArmName, answers: Sequence[Answer], demonstrations
         arm: Who answered.
         answers: At least one.
         demonstrations: Completions that were trained on.
+        entropy: Of the next token along some of the answers, where it was measured.
     """
     trained = [_words(text) for text in demonstrations]
     whole, runs = set(trained), {run for words in trained for run in _runs(words)}
@@ -36,6 +39,7 @@ def describe(suite: str, arm: ArmName, answers: Sequence[Answer], demonstrations
         distinct_4=distinct_4([one.ids for one in answers]),
         artefacts=artefact_rate([one.text for one in answers]),
         copied=fmean(words in whole or not runs.isdisjoint(_runs(words)) for words in said),
+        entropy=entropy,
     )
 
 

@@ -31,6 +31,7 @@ from worker.evals.schema import (
     Summary,
     TwinRun,
     Unjudged,
+    WeightChange,
 )
 from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
 from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, shift_p_value, wilson
@@ -87,8 +88,19 @@ def build_report(
         lineage=retention_matrix(suites, past, names or {}),
         kept=kept,
         drift=[DriftReport(**vars(drift)) for drift in measured.drift],
+        weights=[
+            WeightChange(arm=arm, module=kind, norm=added, share=added / of_base)
+            for arm, norms in measured.weight_norms.items()
+            for kind, (added, of_base) in norms.items()
+        ],
         behaviour=[
-            describe(marks.suite.name, arm, answers, demonstrations)
+            describe(
+                marks.suite.name,
+                arm,
+                answers,
+                demonstrations,
+                entropy=measured.entropy.get((marks.suite.name, arm)),
+            )
             for marks in marked
             for arm, answers in marks.answers.items()
             if answers[0].mark is None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Final, Literal, Protocol
 
+from app.domain.evaluation import count_decoded
 from worker.evals.memory import AnswerMemory
 from worker.evals.suites import Item, Suite, Unaskable
 from worker.sdft.policy import Arm, Rollout
@@ -25,10 +26,8 @@ TRAINED: Final[tuple[ArmName, ...]] = ("candidate", "supervised")
 
 Prompts = list[list[int]]
 
-MAX_UNSCORED_ANSWERS: Final = 16
-"""Answers shown of a suite that is judged by likelihood alone: decoding long texts costs much and decides nothing."""
 DRIFT_ITEMS: Final = 16
-"""Prompts of each sort along which drift is measured."""
+"""Prompts of each sort along whose answers drift and entropy are measured."""
 
 
 class Answering(Protocol):
@@ -53,8 +52,14 @@ class Answering(Protocol):
     def nll(self, prompts: Prompts, completions: Prompts, *, arm: Arm) -> list[float]:
         """Mean negative log-likelihood per completion token."""
 
-    def divergence(self, prompts: Prompts, completions: Prompts, *, p: Arm, q: Arm) -> list[tuple[float, float]]:
-        """Mean KL(p || q) and KL(q || p) per completion token."""
+    def divergence(self, prompts: Prompts, completions: Prompts, *, p: Arm, q: Arm) -> list[tuple[float, float, float]]:
+        """Mean KL(p || q), KL(q || p) and overlap of the ten likeliest tokens per completion token."""
+
+    def entropy(self, prompts: Prompts, completions: Prompts, *, arm: Arm) -> list[float]:
+        """Mean entropy of the next token along a completion."""
+
+    def weight_norms(self, *, arm: Arm) -> dict[str, tuple[float, float]]:
+        """Norms of what an arm adds to the base's weights, and of these, by kind of module."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,16 @@ class Peculiar(Protocol):
 
 @dataclass(frozen=True)
 class Drift:
-    """Divergence per token along the base's own answers to ``n`` prompts of one sort."""
+    """Divergence per token along the base's own answers to ``n`` prompts of one sort, and overlap of likely tokens."""
 
     prompts: Literal["neutral", "task"]
     n: int
     base_to_candidate: float
     candidate_to_base: float
+    candidate_overlap: float
     base_to_supervised: float | None = None
     supervised_to_base: float | None = None
+    supervised_overlap: float | None = None
 
 
 @dataclass
@@ -113,6 +120,10 @@ class Measured:
     answers: dict[tuple[str, ArmName], list[Answer]] = field(default_factory=dict)
     nll: dict[tuple[str, ArmName], list[float]] = field(default_factory=dict)
     drift: list[Drift] = field(default_factory=list)
+    entropy: dict[tuple[str, ArmName], float] = field(default_factory=dict)
+    """Of the next token along an arm's own answers, where drift is measured too."""
+    weight_norms: dict[ArmName, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    """Of what was trained, by kind of module: what it adds to the base's weights, and these."""
     seconds: dict[str, float] = field(default_factory=dict)
     num_dropped: int = 0
     """Items that did not fit the context and were asked of nobody."""
@@ -159,7 +170,7 @@ def evaluate(
         on_progress: Told how many of how many questions are done.
         peculiar: Suites that ask in a way of their own, besides.
         known: The same suites, asked of a policy from the same start: what was not trained is not asked again, and
-            drift is not measured.
+            drift, entropy and weights are not measured.
     """
     run = _Run(policy, has_parent, has_twin, template, memory)
     fitting = tuple(run.fitting(suite) for suite in suites)
@@ -192,7 +203,11 @@ def evaluate(
     for suite in drifting:
         with measured.timed("drift"):
             measured.drift.append(run.drift(suite, measured.answers[suite.name, "base"]))
+            for arm in run.arms(suite):
+                measured.entropy[suite.name, arm] = run.entropy(suite, arm, measured.answers[suite.name, arm])
         progress.add(1)
+    if not known:
+        measured.weight_norms = {arm: policy.weight_norms(arm=run.weights(arm)) for arm in run.trained}
     for one in peculiar:
         with measured.timed("tasks"):
             _ask_peculiar(measured, one, run, progress, known)
@@ -223,15 +238,19 @@ class _Run:
     template: str | None
     memory: AnswerMemory | None
 
+    @property
+    def trained(self) -> tuple[ArmName, ...]:
+        """Arms whose weights this run has made."""
+        return TRAINED if self.has_twin else TRAINED[:1]
+
     def arms(self, suite: Suite) -> tuple[ArmName, ...]:
         """The base never learnt an earlier skill, so it is not asked for those where there is a parent to ask."""
         parent: tuple[ArmName, ...] = ("parent",) if self.has_parent else ()
-        trained = TRAINED if self.has_twin else TRAINED[:1]
         if suite.role == "earlier":
-            return (*(parent or ("base",)), *trained)
+            return (*(parent or ("base",)), *self.trained)
         if suite.role == "skill" and self.template is not None:
-            return ("base", *parent, *trained, "ceiling")
-        return ("base", *parent, *trained)
+            return ("base", *parent, *self.trained, "ceiling")
+        return ("base", *parent, *self.trained)
 
     def fitting(self, suite: Suite) -> Suite:
         """The suite less the items that would not fit the context of one of its arms."""
@@ -262,16 +281,25 @@ class _Run:
 
     def drift(self, suite: Suite, answers: Sequence[Answer]) -> Drift:
         """How far the predictions of what was trained have moved along the base's answers."""
-        spread = range(0, len(answers), max(1, len(answers) // DRIFT_ITEMS))[:DRIFT_ITEMS]
-        prompts = [self._prompt(suite.items[index], "base") for index in spread]
-        said = [list(answers[index].ids) for index in spread]
+        prompts, said = self._few(suite, "base", answers)
 
-        def moved(arm: Arm) -> tuple[float, float]:
-            there, back = zip(*self.policy.divergence(prompts, said, p="base", q=arm), strict=True)
-            return mean(there), mean(back)
+        def moved(arm: Arm) -> tuple[float, float, float]:
+            there, back, overlap = zip(*self.policy.divergence(prompts, said, p="base", q=arm), strict=True)
+            return mean(there), mean(back), mean(overlap)
 
         sort: Literal["neutral", "task"] = "neutral" if suite.role == "general" else "task"
-        return Drift(sort, len(spread), *moved("student"), *(moved("twin") if self.has_twin else ()))
+        return Drift(sort, len(said), *moved("student"), *(moved("twin") if self.has_twin else ()))
+
+    def entropy(self, suite: Suite, arm: ArmName, answers: Sequence[Answer]) -> float:
+        """How uncertain an arm is of the next token along its own answers."""
+        return mean(self.policy.entropy(*self._few(suite, arm, answers), arm=self.weights(arm)))
+
+    def _few(self, suite: Suite, arm: ArmName, answers: Sequence[Answer]) -> tuple[Prompts, Prompts]:
+        """Prompts spread over a suite, the same for all arms but for how they are put, and an arm's answers to them."""
+        spread = range(0, len(answers), max(1, len(answers) // DRIFT_ITEMS))[:DRIFT_ITEMS]
+        return [self._prompt(suite.items[index], arm) for index in spread], [
+            list(answers[index].ids) for index in spread
+        ]
 
     def _questions(self, suite: Suite, arm: ArmName) -> tuple[Prompts, list[int]]:
         items = _asked(suite)
@@ -320,4 +348,4 @@ def _num_items(suites: Sequence[Suite]) -> int:
 
 def _asked(suite: Suite) -> tuple[Item, ...]:
     """The items that are decoded."""
-    return suite.items if suite.judged else suite.items[:MAX_UNSCORED_ANSWERS]
+    return suite.items[: count_decoded(len(suite.items), judged=suite.judged)]

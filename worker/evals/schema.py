@@ -106,14 +106,25 @@ class LineageScore(_Frozen):
 
 
 class DriftReport(_Frozen):
-    """KL divergence in nats per token along the base's own answers."""
+    """How far predictions have moved along the base's own answers: KL divergence, in nats per token, and overlap."""
 
     prompts: Literal["neutral", "task"]
     n: int
     base_to_candidate: float
     candidate_to_base: float
+    candidate_overlap: float = Field(description="Share of the base's ten likeliest tokens among the candidate's.")
     base_to_supervised: float | None = Field(None, description="None where no supervised twin was trained.")
     supervised_to_base: float | None = None
+    supervised_overlap: float | None = None
+
+
+class WeightChange(_Frozen):
+    """How far the weights of one kind of module lie from the base's, all layers together."""
+
+    arm: ArmName
+    module: str = Field(description="The last part of its name, such as q_proj.")
+    norm: float = Field(description="Frobenius norm of what the adapter adds.")
+    share: float = Field(description="That, relative to the norm of the base's weights.")
 
 
 class Behaviour(_Frozen):
@@ -127,6 +138,11 @@ class Behaviour(_Frozen):
     distinct_4: float = Field(description="Share of token 4-grams that are new in their answer; low is repetition.")
     artefacts: float = Field(description="Share of answers that speak of a demonstration.")
     copied: float = Field(description="Share of answers that repeat a training demonstration at length or whole.")
+    entropy: float | None = Field(
+        None,
+        description="Mean of the next token's, in nats, along the arm's own answers to those prompts that drift is "
+        "measured on; None where it is not.",
+    )
 
 
 class ScorerError(_Frozen):
@@ -276,6 +292,7 @@ class Report(_Frozen):
     )
     kept: list[Kept]
     drift: list[DriftReport]
+    weights: list[WeightChange]
     behaviour: list[Behaviour]
     supervised: Supervised | None = Field(None, description="None where no comparison was asked for.")
     replicates: Replicates | None = Field(None, description="None where one seed was asked for.")

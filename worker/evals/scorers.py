@@ -10,10 +10,8 @@ from functools import partial
 from typing import Final
 
 from app.domain import json_rules, text_rules
-from app.domain.evaluation import TAKES_TOLERANCE, ScorerName, unusable
+from app.domain.evaluation import MAX_SHORT_CHARACTERS, TAKES_TOLERANCE, ScorerName, scorer_by_look
 from worker.evals.patterns import matches
-
-MAX_SHORT_CHARACTERS: Final = 80
 
 
 @dataclass(frozen=True)
@@ -62,25 +60,16 @@ NLL: Final[ScorerName] = "nll"
 NLL_VERSION: Final = 1
 GIVEN_VERSION: Final = 1
 """Of what is taken for right where another library marks the answers: exactly its 1."""
+_LOOKS: Final[dict[ScorerName, str]] = {
+    "json": "every demonstration is a JSON object or list",
+    "tool_call": "every demonstration calls tools by Action lines",
+    "choice": "every demonstration ends in a letter in <answer></answer>",
+    "normalized": f"every demonstration is one line of at most {MAX_SHORT_CHARACTERS} characters",
+    NLL: "demonstrations are free text, so only their likelihood is compared, not an answer's wording",
+}
 
 
 def infer_scorer(completions: Sequence[str]) -> ScorerChoice:
     """The scorer for a suite of demonstrations, from their look."""
-    if completions and all(map(json_rules.is_json_container, completions)):
-        return ScorerChoice("json", "every demonstration is a JSON object or list")
-    if completions and all(map(json_rules.has_actions, completions)):
-        return ScorerChoice("tool_call", "every demonstration calls tools by Action lines")
-    if completions and all("<answer>" in text and _chooses(text) for text in completions):
-        return ScorerChoice("choice", "every demonstration ends in a letter in <answer></answer>")
-    longest = max((len(text) for text in completions), default=0)
-    if longest <= MAX_SHORT_CHARACTERS and not any("\n" in text.strip() for text in completions):
-        return ScorerChoice(
-            "normalized", f"every demonstration is one line of at most {MAX_SHORT_CHARACTERS} characters"
-        )
-    return ScorerChoice(
-        NLL, "demonstrations are free text, so only their likelihood is compared, not an answer's wording"
-    )
-
-
-def _chooses(text: str) -> bool:
-    return unusable("choice", text) is None
+    name = scorer_by_look(completions)
+    return ScorerChoice(name, _LOOKS[name])

@@ -23,6 +23,7 @@ from worker.hf.folded import FoldedCopy, adapts_plain_layers
 from worker.hf.generation import decode
 from worker.hf.prompt_memory import Layers, PromptMemory, open_cache, slides
 from worker.hf.tree_check import reads_trees
+from worker.hf.weight_norms import weight_norms
 from worker.sdft.align import buckets, make_batch
 from worker.sdft.loss import Head, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
@@ -275,15 +276,34 @@ class HfPolicy:
 
     def divergence(
         self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm
-    ) -> list[tuple[float, float]]:
-        """Means over completion positions of KL(p || q) and KL(q || p) over the full vocabulary, two numbers a pair."""
+    ) -> list[tuple[float, float, float]]:
+        """Means over completion positions of KL(p || q), KL(q || p) and the overlap of their ten likeliest tokens.
+
+        Divergences are over the full vocabulary. Three numbers a pair.
+        """
 
         def both(batch: TokenBatch) -> Tensor:
             p_TH, q_TH = self.hidden(batch, arm=p), self.hidden(batch, arm=q)
-            ways = ((q_TH, p_TH), (p_TH, q_TH))
-            return torch.stack([distil(*way, self.head, _ones(q_TH))[1].loss_T for way in ways], dim=-1)
+            there = distil(q_TH, p_TH, self.head, _ones(q_TH))[1]
+            back = distil(p_TH, q_TH, self.head, _ones(q_TH))[1]
+            return torch.stack([there.loss_T, back.loss_T, there.overlap_T], dim=-1)
 
-        return [(there, back) for there, back in self._means(prompts, completions, both)]
+        return [(there, back, overlap) for there, back, overlap in self._means(prompts, completions, both)]
+
+    def entropy(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
+        """Mean entropy of the next token along a completion, in nats, one number a pair."""
+
+        def uncertainty(batch: TokenBatch) -> Tensor:
+            hidden_TH = self.hidden(batch, arm=arm)
+            known = cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1]
+            return known.student_entropy_T[:, None]
+
+        return [mean for [mean] in self._means(prompts, completions, uncertainty)]
+
+    def weight_norms(self, *, arm: Arm) -> dict[str, tuple[float, float]]:
+        """Frobenius norms of what an arm adds to the base's weights, and of these, by kind of module."""
+        adapter = self._adapter(arm)
+        return {} if adapter is None else weight_norms(self._peft, adapter)
 
     @torch.no_grad()
     def _means(

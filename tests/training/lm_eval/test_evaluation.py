@@ -53,6 +53,7 @@ def ask(folder: Path, job: Path, **order: Any) -> tuple[Any, list[Any]]:
         "against": None,
         "skills": [],
         "general": False,
+        "rehearsed": True,
         "num_threads": 1,
     }
     shutil.copytree(job / "out" / "adapter", folder / "version")

@@ -47,7 +47,17 @@ class FakePolicy:
 
     def divergence(
         self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm
-    ) -> list[tuple[float, float]]:
+    ) -> list[tuple[float, float, float]]:
         texts = [self.decode(prompt) for prompt, _ in zip(prompts, completions, strict=True)]
         differ = [self.speak(p, text) != self.speak(q, text) for text in texts]
-        return [(1.0 * changed, 2.0 * changed) for changed in differ]
+        return [(1.0 * changed, 2.0 * changed, 1.0 - 0.5 * changed) for changed in differ]
+
+    def entropy(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
+        """Little along what the arm itself would say."""
+        return [
+            0.5 if self.speak(arm, self.decode(prompt)) == self.decode(completion) else 4.0
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+
+    def weight_norms(self, *, arm: Arm) -> dict[str, tuple[float, float]]:
+        return {"q_proj": (len(arm), 14.0)}

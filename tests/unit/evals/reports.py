@@ -82,7 +82,7 @@ def kept(name: str, group: str = "all", *, had: int = 20, reference: str = "base
 def report(*suites: Row, text: str = "plain", lineage: Sequence[Row] = (), **values: Any) -> Report:
     """A report on these suites; ``text`` wherever data may say anything."""
     judged = [one for one in suites if one["role"] != "skill" and one["measure"] == "share_right"]
-    looks = {"truncated": 0.25, "distinct_4": 1.0, "artefacts": 0.0, "copied": 0.5}
+    looks = {"truncated": 0.25, "distinct_4": 1.0, "artefacts": 0.0, "copied": 0.5, "entropy": 0.75}
     plain = {
         "title": text,
         "summary": {
@@ -95,7 +95,10 @@ def report(*suites: Row, text: str = "plain", lineage: Sequence[Row] = (), **val
         "suites": suites,
         "lineage": lineage,
         "kept": [kept(one["name"], group) for one in judged for group in ("all", "rehearsed kinds", "facts")],
-        "drift": [{"prompts": "task", "n": 16, "base_to_candidate": 0.5, "candidate_to_base": 0.25}],
+        "drift": [
+            {"prompts": "task", "n": 16, "base_to_candidate": 0.5, "candidate_to_base": 0.25, "candidate_overlap": 0.8}
+        ],
+        "weights": [{"arm": "candidate", "module": "q_proj", "norm": 1.5, "share": 0.0125}],
         "behaviour": [
             {"suite": one["name"], "arm": arm["arm"], "mean_tokens": 4.0, "lengths": [0, 3, 3, 10]} | looks
             for one in suites

@@ -111,6 +111,13 @@ def test_sections_come_in_the_order_in_which_a_reader_asks() -> None:
     ]
 
 
+def test_overlap_entropy_and_weights_stand_with_behaviour_and_drift() -> None:
+    text = text_of(render_html(PLAIN))
+    assert re.search(r"base 4.0 25 % 1.00 0 % 50 % 0.75 ", text)
+    assert "task 16 0.500 0.250 80 %" in text
+    assert "Added to the base's weights, relative to their norm: q_proj 1.25 %." in text
+
+
 def test_answers_of_an_earlier_job_are_owned_up_to() -> None:
     assert "plain: answers of the base and the parent are reused from an earlier job" in render_html(PLAIN)
 

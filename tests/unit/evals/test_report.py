@@ -417,6 +417,14 @@ def test_where_nothing_else_was_tested_nobody_is_told_to_ask_more_questions_of_i
     assert headline == "Look closer: the skill arrived (40 of 40 right), but nothing else was tested."
 
 
+def test_entropy_and_weights_are_reported() -> None:
+    report = _build(_speaker(), SKILL, GENERAL)
+    assert {row.entropy for row in report.behaviour} == {0.5}
+    [weights] = report.weights
+    assert (weights.arm, weights.module, weights.norm, weights.share) == ("candidate", "q_proj", 7.0, 0.5)
+    assert {row.candidate_overlap for row in report.drift} <= {0.5, 1.0}
+
+
 def test_a_report_survives_json_and_is_the_same_twice() -> None:
     report = _build(_speaker(lost=3), SKILL, GENERAL)
     assert Report.model_validate_json(report.model_dump_json()) == report

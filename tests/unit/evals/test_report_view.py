@@ -77,6 +77,13 @@ def test_scores_stand_beside_the_difference_from_their_arm() -> None:
     assert "ceiling 40% 35 to 45" in rows
 
 
+def test_overlap_entropy_and_weights_stand_with_behaviour_and_drift() -> None:
+    rows = [" ".join(line.split()) for line in said("a first version").splitlines()]
+    assert "skill base 4.0 25% 1.00 0% 50% 0.75" in rows
+    assert "task 16 0.500 0.250 80%" in rows
+    assert "Added to the base's weights, relative to their norm: q_proj 1.25%." in rows
+
+
 def test_seeds_stand_below_each_other_with_mean_and_range() -> None:
     rows = [" ".join(line.split()) for line in said("several seeds").splitlines()]
     begins = rows.index("Other seeds; the first one is this version")

@@ -139,6 +139,50 @@ def test_drift_follows_the_twin_apart_from_the_candidate() -> None:
     assert {drift.base_to_candidate for drift in measured.drift} == {0.0}
 
 
+def test_drift_has_the_overlap_of_likely_tokens_too() -> None:
+    def speak(arm: Arm, conversation: str) -> str:
+        return "changed" if arm == "student" and "red" in conversation else "same"
+
+    measured = _run(FakePolicy(speak), SKILL, GENERAL, has_twin=True)
+    overlaps = {drift.prompts: (drift.candidate_overlap, drift.supervised_overlap) for drift in measured.drift}
+    assert overlaps == {"task": (0.75, 1.0), "neutral": (1.0, 1.0)}
+
+
+def test_entropy_is_measured_along_each_arms_own_answers_where_drift_is() -> None:
+    measured = _run(FakePolicy(_speak), SKILL, EARLIER, GENERAL, _suite("file mine.jsonl", "client", {"6*7?": "42"}))
+    asked = {(suite.name, arm) for suite in (SKILL, GENERAL) for arm in measured.arms(suite)}
+    assert measured.entropy == dict.fromkeys(asked, 0.5)
+    assert ("colors", "ceiling") in asked
+
+
+def test_entropy_and_drift_follow_a_few_items_spread_over_a_suite() -> None:
+    seen: list[int] = []
+
+    class Counting(FakePolicy):
+        def entropy(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
+            seen.append(len(prompts))
+            return super().entropy(prompts, completions, arm=arm)
+
+    many = _suite("many", "general", {f"question {index}": "yes" for index in range(40)})
+    measured = _run(Counting(_speak), many)
+    assert (seen, measured.drift[0].n) == ([16] * 3, 16)
+
+
+def test_weights_are_measured_of_what_was_trained() -> None:
+    assert _run(FakePolicy(_speak), SKILL).weight_norms == {"candidate": {"q_proj": (7, 14.0)}}
+    compared = _run(FakePolicy(_speak), SKILL, has_twin=True).weight_norms
+    assert compared["supervised"] == {"q_proj": (4, 14.0)}
+
+
+def test_other_seeds_are_asked_for_answers_and_not_for_drift_entropy_or_weights() -> None:
+    first = _run(FakePolicy(_speak), SKILL, GENERAL)
+    again = evaluate(
+        FakePolicy(_speak), (SKILL, GENERAL), has_parent=True, template="multi_turn", memory=None,
+        on_progress=lambda *_: None, known=first,
+    )  # fmt: skip
+    assert (again.drift, again.entropy, again.weight_norms) == ([], {}, {})
+
+
 def test_the_limit_is_each_items_own_and_cut_answers_say_so() -> None:
     measured = _run(FakePolicy(lambda *_: "x" * 50), SKILL)
     answer = measured.answers["colors", "base"][0]

@@ -1,0 +1,46 @@
+"""By what and where something was computed: our own code, the libraries, the hardware."""
+
+import hashlib
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+
+import worker
+
+LIBRARIES: Final = ("sdft-service", "torch", "transformers", "peft", "safetensors", "tokenizers")
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """All of it, for a report."""
+    return {
+        "code_sha256": code_sha256(worker),
+        "hardware": hardware(device),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a sum's last bits depend on: where it is added up, and by how many threads."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@cache
+def code_sha256(*packages: ModuleType) -> str:
+    """Digest of packages' sources: a release's number says nothing of what was changed since."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for folder in map(Path, package.__path__):
+            for path in sorted(folder.rglob("*.py")):
+                content = path.read_bytes()
+                digest.update(f"{package.__name__}/{path.relative_to(folder).as_posix()} {len(content)}\n".encode())
+                digest.update(content)
+    return digest.hexdigest()
