@@ -178,7 +178,7 @@ class _Suite(BaseModel):
     @property
     def num_decoded(self) -> int:
         """Answers that one arm gave."""
-        return count_decoded(self.n, judged=self.measure == "share_right")
+        return count_decoded(self.n, judged=self.measure != "negative_nll")
 
 
 class _Cost(BaseModel):
@@ -330,8 +330,8 @@ def _num_earlier(session: Session, parent_version_id: str | None) -> int:
     """Held-out items that are decoded of all skills that a job has to keep."""
     made_by = [version.job_id for version in lineage.ancestors(session, parent_version_id)]
     reports = session.scalars(select(Evaluation.report).where(Evaluation.job_id.in_(made_by)))
-    suites = [_Suite.model_validate(suite) for report in reports if report for suite in report["suites"]]
-    return sum(suite.num_decoded for suite in suites if suite.role == "skill")
+    skills = [suite for report in reports if report for suite in report["suites"] if suite["role"] == "skill"]
+    return sum(count_decoded(suite["n"], judged=suite.get("measure") != "negative_nll") for suite in skills)
 
 
 def _queue(session: Session) -> Queue:
