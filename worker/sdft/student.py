@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -46,22 +45,16 @@ def backward(
     Returns:
         What is known of the positions (``Positions``), averaged over each sequence.
     """
-    # Neighbours in the order of their ids begin alike, and are best computed together.
-    ids = [one.prompt + one.completion for one in sequences]
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    shared = [0, *(common_length(ids[before], ids[place]) for before, place in pairwise(order))][: len(order)]
-    own = [len(ids[place]) - length for place, length in zip(order, shared, strict=True)]
-    # All parts together hold no more than one micro-batch would.
-    most = min(policy.num_lanes, max_tokens // max(map(len, ids), default=1))
     weights = row_weights(sequences)
+    groups = _groups(sequences, max_tokens, policy.num_lanes)
     parts = [
         _Part(
-            [sequences[place] for place in order[run]],
-            [weights[place] for place in order[run]],
-            [teacher[place] for place in order[run]] if teacher is not None else None,
-            [parent[place] for place in order[run]] if parent is not None else None,
+            [sequences[place] for place in group],
+            [weights[place] for place in group],
+            [teacher[place] for place in group] if teacher is not None else None,
+            [parent[place] for place in group] if parent is not None else None,
         )
-        for run in cut(own, shared, most)
+        for group in groups
     ]
     parameters = list(policy.parameters().values())
     share = max(1, len(parts))
@@ -69,12 +62,23 @@ def backward(
         _gradient, policy, parameters, max_tokens=max_tokens // share, chunk_elements=CHUNK_ELEMENTS // share,
         divergence=divergence, anchor_weight=anchor_weight,
     )  # fmt: skip
-    known: list[dict[str, float]] = []
-    for total, means in side_by_side(gradient, parts, policy.num_lanes):
+    known: dict[int, dict[str, float]] = {}
+    for group, (total, means) in zip(groups, side_by_side(gradient, parts, policy.num_lanes), strict=True):
         for parameter, found in zip(parameters, total, strict=True):
             parameter.grad = _sum(parameter.grad, found)
-        known += means
-    return [means for _, means in sorted(zip(order, known, strict=True), key=itemgetter(0))]
+        known |= zip(group, means, strict=True)
+    return [known[place] for place in range(len(sequences))]
+
+
+def _groups(sequences: Sequence[Aligned], max_tokens: int, num_lanes: int) -> list[list[int]]:
+    """Places of sequences that are computed in one part; all parts together hold no more than one micro-batch would."""
+    ids = [one.prompt + one.completion for one in sequences]
+    # Neighbours in the order of their ids begin alike, and are best computed together.
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    shared = [0, *(common_length(ids[before], ids[place]) for before, place in pairwise(order))][: len(order)]
+    own = [len(ids[place]) - length for place, length in zip(order, shared, strict=True)]
+    most = min(num_lanes, max_tokens // max(map(len, ids), default=1))
+    return [order[run] for run in cut(own, shared, most)]
 
 
 @dataclass(frozen=True)

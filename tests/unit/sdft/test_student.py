@@ -1,11 +1,12 @@
 """The gradient that a step leaves on the student, against autograd on the definition."""
 
+import pytest
 import torch
 
 from tests.unit.sdft.bigram import Bigrams
 from worker.sdft import side_by_side
 from worker.sdft.align import Aligned, make_batch
-from worker.sdft.student import backward
+from worker.sdft.student import _groups, backward
 from worker.sdft.teacher import teacher_hidden
 
 SEQUENCES = [
@@ -48,3 +49,10 @@ def test_parts_side_by_side_give_what_all_at_once_gives_each_to_its_sequence(fou
     torch.testing.assert_close(gradient_apart, gradient)
     torch.testing.assert_close(losses_apart, losses)
     assert len(set(losses.tolist())) == len(SEQUENCES)
+
+
+@pytest.mark.parametrize(("length", "num_parts"), [(1_500, 1), (1_000, 2), (500, 4), (100, 8)])
+def test_all_parts_together_hold_no_more_than_one_batch_would(length, num_parts):
+    """Fault caught: as many long sequences alive as there are threads."""
+    sequences = [Aligned([token] * length, [token], [0]) for token in range(32)]
+    assert len(_groups(sequences, 2_048, 8)) == num_parts
