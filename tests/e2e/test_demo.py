@@ -18,7 +18,7 @@ MEASURED = r"\d+% \(\d+% to \d+%\)"
 
 @pytest.fixture
 def home(server_folder: Path) -> Path:
-    return server_folder / "home"
+    return server_folder / "demo"
 
 
 def test_three_skills_in_a_row_and_what_they_did_to_each_other(
