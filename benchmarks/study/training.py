@@ -98,7 +98,7 @@ def lay_out(cell: Cell, results: Results, folder: Path, before: dict[str, Any] |
         **lineage,
     )
     if arm.replay:
-        order = write_replay(order, folder, results.rehearsing(cell))
+        order = write_replay(order, folder, results.rehearsing(cell), results.answers)
     (folder / ORDER_NAME).write_text(order.model_dump_json(indent=1))
     return order
 
