@@ -165,7 +165,7 @@ class Training:
                 "info", f"The parent's LoRA rank {policy.lora_rank} and alpha {policy.lora_alpha} go on."
             )
             config = config.model_copy(update={"lora_rank": policy.lora_rank, "lora_alpha": policy.lora_alpha})
-        self.warn(config)
+        self.warn(policy, config)
         if config.method == "supervised":
             return config
         teacher = check_teacher(policy, data.training, config)
@@ -181,7 +181,7 @@ class Training:
             self.reporter.event("warn", message)
         return config.model_copy(update={"template": teacher.template})
 
-    def warn(self, config: TrainingConfig) -> None:
+    def warn(self, policy: HfPolicy, config: TrainingConfig) -> None:
         """Say what is known to go wrong with a choice."""
         num_parameters = self.order.base.num_parameters
         if config.learning_rate > SAFE_LEARNING_RATE and num_parameters >= SMALL_BASE_PARAMETERS:
@@ -200,6 +200,13 @@ class Training:
                 "info",
                 "Below 3 billion parameters plain supervised fine-tuning often acquires more, and forgets more. "
                 "The report shows what this version kept.",
+            )
+        if config.method == "sdft" and policy.thinks:
+            self.reporter.event(
+                "warn",
+                "This base may think before it answers, and a rollout ends after max_completion_tokens "
+                f"({config.max_completion_tokens}), in the middle of a thought. Choose a base that answers at once, or "
+                "show thoughts in the demonstrations and allow for their length.",
             )
 
     def train(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainResult:

@@ -43,3 +43,15 @@ def test_a_base_without_a_template_is_refused():
 def test_a_template_that_never_closes_a_turn_is_refused():
     with pytest.raises(ValueError, match="no end token"):
         make_chat("{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "thinks"),
+    [
+        (TEMPLATE, False),
+        (TEMPLATE.replace("<|assistant|>", "<|assistant|><think>"), True),
+        ("{% if enable_thinking is defined %}{% endif %}" + TEMPLATE, True),
+    ],
+)
+def test_a_base_that_thinks_is_known_by_its_template(template, thinks):
+    assert make_chat(template)[0].thinks is thinks

@@ -329,6 +329,15 @@ def test_a_live_teacher_comes_with_a_warning(base: BaseModelRef, tmp_path: Path)
     assert any("known to diverge" in warning for warning in warnings)
 
 
+def test_a_base_that_thinks_comes_with_a_warning(base: BaseModelRef, tmp_path: Path) -> None:
+    thinking = shutil.copytree(base.path, tmp_path / "base")
+    template = thinking / "chat_template.jinja"
+    template.write_text("{% if enable_thinking is defined %}{% endif %}" + template.read_text())
+    messages = run(lay_out(tmp_path / "attempt", base.model_copy(update={"path": str(thinking)})))
+    warnings = [message.message for message in messages if message.kind == "event" and message.level == "warn"]
+    assert any("middle of a thought" in warning for warning in warnings)
+
+
 def test_a_resumed_attempt_ends_with_the_same_bits(
     base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
 ) -> None:

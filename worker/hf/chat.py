@@ -16,6 +16,10 @@ class Chat:
         tokenizer: Of the base.
         stop_ids: From the base's generation config; the id that ends a turn in the template is added.
 
+    Attributes:
+        stop_ids: Any of these ends an answer.
+        thinks: Whether the template makes room for thoughts before an answer, as those of Qwen3 and DeepSeek-R1 do.
+
     Raises:
         ValueError: The template is missing, or closes a turn with no token that could end a rollout.
     """
@@ -28,6 +32,7 @@ class Chat:
         answered = self._render(
             [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}], open_turn=False
         )
+        self.thinks = "enable_thinking" in str(tokenizer.chat_template) or asked.rstrip().endswith("<think>")
         opened, _, closing = answered.partition(_MARK)
         # What a template puts between the opened turn and the text (a space, an empty thought) the model must say too.
         self._opening = opened.removeprefix(asked) if opened.startswith(asked) else ""

@@ -52,6 +52,7 @@ class HfPolicy:
         parent_alpha: Of the arm beside it; of a job's starting point the same.
         context_tokens: Longest sequence the base takes.
         stop_ids: Any of these ends an answer.
+        thinks: Whether the base's template makes room for thoughts.
         num_parameters: Of the base.
     """
 
@@ -61,7 +62,7 @@ class HfPolicy:
         self.vocab_size = len(self.head.weight_VH)
         self.context_tokens: int = model.config.get_text_config().max_position_embeddings
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.stop_ids = chat.stop_ids
+        self.stop_ids, self.thinks = chat.stop_ids, chat.thinks
         self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
         self.parent_alpha = (parent or lora).lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
