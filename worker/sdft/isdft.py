@@ -25,7 +25,7 @@ def solve_tilt(log_p_CV: Tensor, advantage_CV: Tensor, goal_C: Tensor) -> Tensor
     """The l of q = p^(1-l) t^l, normalised, at which E_q[advantage] reaches the goal, [C, 1] in [0, 1].
 
     The expectation rises with l, and its derivative is the variance: Newton's method, kept inside the bracket that the
-    iterates so far have left. Four steps are enough but where student and teacher are both certain, of other things.
+    iterates so far have left. Four steps are enough where both are soft; certain of other things, they need more.
     """
     low_C1, high_C1 = torch.zeros_like(goal_C)[:, None], torch.ones_like(goal_C)[:, None]
     tilt_C1 = (low_C1 + high_C1) / 2

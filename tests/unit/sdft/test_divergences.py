@@ -201,6 +201,14 @@ def test_newton_reaches_what_bisection_reaches(scale, rho):
     assert (tilt(pair, rho) - bisected(pair, rho)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.25, 0.7])
+def test_four_steps_are_enough_where_student_and_teacher_are_soft(rho, monkeypatch):
+    """Fault caught: bisection alone, which would be off by up to 2**-5 here."""
+    monkeypatch.setattr("worker.sdft.isdft.MAX_STEPS", 4)
+    pair = pair_of(*logits(6, rows=200, scale=0.5))
+    assert (tilt(pair, rho) - bisected(pair, rho)).abs().max() < 1e-9
+
+
 def test_the_target_has_just_the_advantage_that_was_asked_for_and_more_is_further():
     pair = pair_of(*logits(7, rows=50))
     advantage_TV = pair.log_t_CV - pair.log_p_CV
