@@ -257,8 +257,9 @@ def test_micro_batches_do_not_change_loss_or_gradient(any_base):
         gradient = torch.cat([parameter.grad.flatten() for parameter in policy.parameters().values()])
         results.append(([one["loss"] for one in known], gradient))
     for losses, gradient in results[1:]:
-        assert losses == pytest.approx(results[0][0], rel=1e-4, abs=1e-5)
-        assert (gradient - results[0][1]).norm() < 1e-4 * results[0][1].norm()
+        assert losses == pytest.approx(results[0][0], rel=1e-5)
+        # Sums in another order, through weights as peaked as these, differ by up to 7e-6.
+        assert (gradient - results[0][1]).norm() < 2e-5 * results[0][1].norm()
 
 
 def test_rows_that_are_read_side_by_side_are_those_of_one_batch(any_base, four_threads, monkeypatch):
