@@ -129,12 +129,16 @@ def test_only_a_teacher_that_moves_is_written_down_and_never_into_the_adapter(ll
     assert not [name for name in still.tensors if name.startswith("teacher.")]
 
 
-def test_same_seed_same_curve_and_another_seed_another(llama, tmp_path):
+def test_on_every_base_one_seed_is_one_curve_resumed_or_not_and_another_seed_another(any_base, tmp_path):
     curves = [
-        run(llama, tmp_path / name, seed=seed)[1].curve("train_loss") for name, seed in [("a", 3), ("b", 3), ("c", 4)]
+        run(any_base, tmp_path / name, seed=seed)[1].curve("train_loss")
+        for name, seed in [("a", 3), ("b", 3), ("c", 4)]
     ]
     assert curves[0] == curves[1]
     assert curves[0] != curves[2]
+    _, rest = run(any_base, tmp_path / "resumed", resume_from=step_folder(tmp_path / "a", 3))
+    assert rest.curve("train_loss") == curves[0][3:]
+    assert written(step_folder(tmp_path / "resumed", STEPS)) == written(step_folder(tmp_path / "a", STEPS))
 
 
 def test_training_and_export_change_neither_base_nor_parent(any_base, tmp_path):
