@@ -37,7 +37,7 @@ MAX_SEED = 2**31 - 1
 MIN_EXAMPLES = 10
 MAX_COMPLETION_TOKENS = 1024
 """Cap of the automatic completion length; a client may ask for more."""
-MIN_STEPS = 40
+MIN_STEPS = 48
 """Steps that ``n_epochs: auto`` makes room for: fewer teach little, however few the examples."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
