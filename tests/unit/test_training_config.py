@@ -27,7 +27,7 @@ def resolved(of: DatasetFacts | None = None, num_parameters: int = BIG, **asked:
 @pytest.mark.parametrize("num_examples", [10, 64, 400, 2000, 100_000])
 def test_a_job_has_enough_steps_however_few_its_examples(num_examples: int) -> None:
     config = resolved(facts(num_examples))
-    assert config.total_steps >= min(40, num_examples * 50 // config.batch_size)
+    assert config.total_steps >= min(48, num_examples * 50 // config.batch_size)
     assert config.total_steps * config.batch_size >= num_examples * config.num_epochs
     assert config.num_epochs >= 2
 
@@ -88,7 +88,7 @@ def test_supervised_training_knows_no_rollouts() -> None:
         ("paper", {"kind": "forward_kl"}, 0, {"kind": "ema", "rate": 0.01, "every": 1}, 0, "paper"),
         (
             "retain",
-            {"kind": "isdft", "rho0": 0.25, "rho1": 1.0, "ramp_steps": 40},
+            {"kind": "isdft", "rho0": 0.25, "rho1": 1.0, "ramp_steps": 48},
             2e-3,
             {"kind": "frozen"},
             1 / 3,
@@ -143,5 +143,5 @@ def test_a_long_job_ramps_for_150_steps() -> None:
 @pytest.mark.parametrize(("kind", "every"), [("ema", 1), ("hard_sync", 10)])
 def test_a_teacher_that_would_never_move_is_refused_with_the_way_out(kind, every) -> None:
     assert resolved(teacher={"kind": kind}).teacher.every == every
-    with pytest.raises(ValueError, match=r"more than the job's 40 steps.*lower it, or choose the frozen"):
-        resolved(teacher={"kind": kind, "every": 41})
+    with pytest.raises(ValueError, match=r"more than the job's 48 steps.*lower it, or choose the frozen"):
+        resolved(teacher={"kind": kind, "every": 49})
