@@ -17,7 +17,7 @@ import worker
 from app.settings import WorkerSettings
 from benchmarks.run import import_base
 from benchmarks.study import plot, table
-from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_SKILLS, Cell, plan
+from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_ARMS, Cell, plan
 from benchmarks.study.figures import Known
 from benchmarks.study.store import PUBLISHED, Results
 from benchmarks.study.training import train
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """From the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forgetting", description=__doc__)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--skills", nargs="+", choices=SKILLS, default=list(USUAL_SKILLS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(USUAL_ARMS))
+    parser.add_argument("--skills", nargs="+", choices=SKILLS, default=list(SKILLS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--base", type=Path, help="folder of an imported base; the demo's is fetched if not given")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -82,7 +82,7 @@ def write(results: Results, asked: Sequence[Cell]) -> None:
     """Table and plot of all that is done."""
     known = done(results, asked)
     outcomes = {cell: one.outcome or one.failed or "" for cell, one in known.items()}
-    usual = plan(list(ARMS), list(USUAL_SKILLS), SEEDS)
+    usual = plan(USUAL_ARMS, list(SKILLS), SEEDS)
     planned = list(dict.fromkeys([*usual, *asked, *known]))
     (results.folder / TABLE).write_text(table.render(outcomes, planned, notes(results, known)), encoding="utf-8")
     (results.folder / PLOT).write_text(plot.render(outcomes), encoding="utf-8")

@@ -47,7 +47,16 @@ ARMS = {
     "anchor": Arm("SDFT + anchor", SdftHyperparameters(rehearsal=NONE, anchor_weight=ANCHOR)),
     "sft-low": Arm("SFT, rate 1e-4", _sft(RATES[0])),
     "sft-middle": Arm("SFT, rate 2e-4", _sft(RATES[1])),
+    "shorter": Arm("the default, 40 steps", SdftHyperparameters(n_epochs=5)),
+    "longer": Arm("the default, 56 steps", SdftHyperparameters(n_epochs=7)),
+    "less-rehearsal": Arm("the default, share 1/4", SdftHyperparameters(rehearsal=RehearsalRequest(share=0.25))),
+    "own-prompts": Arm("the default, its own prompts", SdftHyperparameters(rehearsal=RehearsalRequest(prompts="self"))),
+    "low-rate": Arm("the default, rate 5e-4", SdftHyperparameters(learning_rate=5e-4)),
+    "rank-32": Arm("the default, rank 32", SdftHyperparameters(lora_rank=32, lora_alpha=64)),
 }
+USUAL_ARMS = tuple(ARMS)[:8]
+"""Ways to train that are compared; the others are what the default might have been, and run where they are asked for.
+Steps are those of the demo's 64 demonstrations."""
 TELLING = 4
 """The first so many arms come before the others."""
 
@@ -86,7 +95,6 @@ SKILLS = {
         scorer="tool_call",
     ),
 }
-USUAL_SKILLS = ("home", "route", "tool")
 
 
 class Cell(NamedTuple):

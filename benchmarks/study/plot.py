@@ -30,8 +30,9 @@ def render(outcomes: Outcomes) -> str:
             shown = _panel(here, loss, f"{SKILLS[skill].label}: {LOSSES[loss]}")
             panels.append(f'<g transform="translate({column * PANEL_WIDTH},{row * PANEL_HEIGHT})">{shown}</g>')
     width, top = max(2, len(losses)) * PANEL_WIDTH, len(skills) * PANEL_HEIGHT
-    legend = _legend([arm for arm in ARMS if any(cell.arm == arm for cell in done)], top, width)
-    height = top + (len(ARMS) // 2 + 2) * LEGEND_LINE
+    arms = [arm for arm in ARMS if any(cell.arm == arm for cell in done)]
+    legend = _legend(arms, top, width)
+    height = top + (len(arms) // 2 + 2) * LEGEND_LINE
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="system-ui, sans-serif" font-size="11" fill="#222"><title>Learned against forgotten</title>'
@@ -96,7 +97,7 @@ def _legend(arms: Sequence[str], top: int, width: int) -> str:
 
 
 def _colour(arm: str) -> str:
-    return COLOURS[list(ARMS).index(arm)]
+    return COLOURS[list(ARMS).index(arm) % len(COLOURS)]
 
 
 def _x(share: float) -> float:

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from app.domain.training import SupervisedHyperparameters
 from benchmarks.study.cells import ARMS, DEFAULT, SKILLS, Cell
 from benchmarks.study.figures import LOSSES, Count, Outcome, pool
 
 Outcomes = Mapping[Cell, Outcome | str]
 """What came of each training that is done; a word where it failed."""
 
-HEAD = ("skill", "way to train", "learned", *LOSSES.values(), "KL to base", "minutes")
+HEAD = ("skill", "way to train", "learned", "of ceiling", *LOSSES.values(), "KL to base", "minutes")
 EXPLANATION = """\
 The share over seeds {seeds} in percent, its 95 % interval, then their counts one by one (`-`: not done). *Learned*:
-held-out questions right. *Forgot*: of what the base (of home: the version before) had right, what is wrong now; what is
+held-out questions right; *of ceiling*: of what the default's teacher has right. *Forgot*: of what the base (of home: the version before) had right, what is wrong now; what is
 newly right is not set off against it. An interval is Wilson's for the questions of one seed, since every seed is asked
 the same. It does not hold the spread between seeds: the counts show that."""
 
@@ -37,6 +38,7 @@ def render(outcomes: Outcomes, planned: Sequence[Cell], notes: Sequence[str]) ->
                 "\n".join(lines) if rows else "No training is done yet.",
                 EXPLANATION.format(seeds=", ".join(map(str, seeds))),
                 *notes,
+                *(line for skill in skills if (line := _at_equal_acquisition(skill, outcomes, seeds))),
                 f"{len(planned) - len(missing)} of {len(planned)} trainings are done." + _named(missing),
             ]
         )
@@ -55,14 +57,17 @@ def _of_skill(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> list[list
         some = [outcomes.get(Cell(arm, skill, seed)) for seed in seeds]
         if any(some):
             name = f"**{way.label}**" if arm == DEFAULT else way.label
-            rows.append([label, name, *_figures(some)])
+            rows.append([label, name, *_figures(some, ceilings)])
     return rows
 
 
-def _figures(some: Sequence[Outcome | str | None]) -> list[str]:
+def _figures(some: Sequence[Outcome | str | None], ceilings: Sequence[Count | None]) -> list[str]:
     done = [one for one in some if isinstance(one, Outcome)]
+    pairs = [(one, top) for one, top in zip(some, ceilings, strict=True) if isinstance(one, Outcome) and top]
+    reached, reachable = sum(one.learned.num for one, _ in pairs), sum(top.num for _, top in pairs)
     return [
         _shares([one.learned if isinstance(one, Outcome) else one for one in some]),
+        f"{100 * reached / reachable:.0f} %" if reachable else "",
         *(_shares([one.lost.get(name) if isinstance(one, Outcome) else None for one in some]) for name in LOSSES),
         f"{fmean(one.drift for one in done):.3f}" if done else "",
         f"{fmean(one.seconds for one in done) / 60:.1f}" if done else "",
@@ -77,6 +82,32 @@ def _shares(seeds: Sequence[Count | str | None]) -> str:
     bounds = [f"{100 * bound:.0f}" for bound in (share.value, share.low, share.high)] if share else None
     pooled = f"{bounds[0]} [{bounds[1]}, {bounds[2]}] · " if bounds else ""
     return pooled + ", ".join(f"{one.num}/{one.of}" if isinstance(one, Count) else one or "-" for one in seeds)
+
+
+def _at_equal_acquisition(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> str | None:
+    """What the default forgets of kinds that nobody rehearsed, beside plain fine-tuning that learns no less.
+
+    Of the rates that do, the one that forgets least; over the seeds that are done of both.
+    """
+    rivals: list[tuple[float, float, str, int]] = []
+    for arm, way in ARMS.items():
+        cells = [(Cell(DEFAULT, skill, seed), Cell(arm, skill, seed)) for seed in seeds]
+        both = [(outcomes.get(ours), outcomes.get(theirs)) for ours, theirs in cells]
+        pairs = [(one, two) for one, two in both if isinstance(one, Outcome) and isinstance(two, Outcome)]
+        is_plain = isinstance(way.hyperparameters, SupervisedHyperparameters) and not way.replay
+        if not is_plain or sum(two.learned.num - one.learned.num for one, two in pairs) < 0:
+            continue
+        ours, theirs = (pool([pair[side].lost["other"] for pair in pairs]) for side in (0, 1))
+        if ours and theirs and theirs.value:
+            rivals.append((theirs.value, ours.value, way.label, len(pairs)))
+    if not rivals:
+        return None
+    lost, lost_here, label, num = min(rivals)
+    return (
+        f"{SKILLS[skill].label}: of plain fine-tuning that learns no less ({num} seed{'s' if num > 1 else ''}), "
+        f"{label} forgets least of other kinds, {100 * lost:.0f} %; the default {100 * lost_here:.0f} %, "
+        f"{lost_here / lost:.2f} of it."
+    )
 
 
 def _named(missing: Sequence[Cell]) -> str:

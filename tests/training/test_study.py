@@ -68,7 +68,7 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_with_table_and_plot(base, 
     assert {suite["name"] for suite in report["suites"]} == {"tool", "home:1", "general ability"}
     assert not list(out.glob("attempt-*"))
     page = (out / "study.md").read_text()
-    assert "2 of 72 trainings are done" in page
+    assert "2 of 96 trainings are done" in page
     assert page.count("**SDFT + rehearsal (the default)**") == 2
     assert "Optimizer steps of every way: home 48, tool after home 48." in page
     drawn = "".join(ET.parse(out / "study.svg").getroot().itertext())
@@ -92,7 +92,7 @@ def test_what_was_published_is_not_run_again_nor_what_it_went_on_from(base, tmp_
 
     asked = ["--base", str(base), "--out", str(tmp_path / "again"), "--publish"]
     forgetting.main(asked)
-    assert "3 of 72 trainings are done" in (tmp_path / "study.md").read_text()
+    assert "3 of 96 trainings are done" in (tmp_path / "study.md").read_text()
     assert "rehearsed" not in (tmp_path / "study.svg").read_text()
     assert Results(tmp_path / "again", base).missing(cells[:3]) == []
 

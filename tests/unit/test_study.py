@@ -10,7 +10,7 @@ import pytest
 from app.demo.skills import PARTS
 from app.domain.json_rules import tool_call
 from benchmarks.study import plot, table, tool_calls
-from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_SKILLS, Cell, plan
+from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_ARMS, Cell, plan
 from benchmarks.study.figures import Count, Known, Outcome, outcome, pool
 from worker.evals.statistics import wilson
 
@@ -51,10 +51,10 @@ def made(learned=30, lost=9, seconds=60.0):
 
 
 def test_the_most_telling_trainings_come_first_and_none_before_its_parent():
-    cells = plan(list(ARMS), list(USUAL_SKILLS), SEEDS)
+    cells = plan(USUAL_ARMS, list(SKILLS), SEEDS)
     telling = ("rehearsal", "sft", "sft-replay", "sdft")
-    assert cells[:12] == [Cell(arm, skill, 0) for skill in ("home", "route", "tool") for arm in telling]
-    assert len(cells) == len(set(cells)) == len(ARMS) * 3 * 3
+    assert cells[:16] == [Cell(arm, skill, 0) for skill in ("home", "route", "tool", "calls") for arm in telling]
+    assert len(cells) == len(set(cells)) == 8 * 4 * 3
     assert all(cell.parent is None or cells.index(cell.parent) < place for place, cell in enumerate(cells))
 
 
@@ -90,7 +90,7 @@ def test_a_partial_table_shows_each_seed_and_says_what_is_missing():
         Cell("sft", "home", 1): "diverged",
     }
     page = table.render(done, planned, ["A note."])
-    assert "| home | **SDFT + rehearsal (the default)** | 90 [77, 96] · 38/40, -, 34/40 |" in page
+    assert "| home | **SDFT + rehearsal (the default)** | 90 [77, 96] · 38/40, -, 34/40 | 100 % |" in page
     assert "41 [23, 61] · 9/22, -, 9/22" in page
     assert "| home | SFT, rate 5e-4 (its default) | -, diverged, - |" in page
     assert "3 of 12 trainings are done" in page
@@ -98,6 +98,28 @@ def test_a_partial_table_shows_each_seed_and_says_what_is_missing():
     assert "- route, SFT, rate 5e-4 (its default): seed 0, 1, 2" in page
     assert "A note." in page
     assert "ceiling" in page
+
+
+def test_forgetting_is_compared_with_plain_fine_tuning_that_learns_no_less_where_both_are_done():
+    """Fault caught: a rate that learns less, replay, or other seeds of ours on one side of the comparison."""
+    done = {
+        Cell("rehearsal", "home", 0): made(30, lost=2),
+        Cell("rehearsal", "home", 1): made(38, lost=22),
+        Cell("sft", "home", 0): made(40, lost=20),
+        Cell("sft-middle", "home", 0): made(30, lost=8),
+        Cell("sft-low", "home", 0): made(29, lost=1),
+        Cell("sft-replay", "home", 0): made(40, lost=1),
+        Cell("sdft", "home", 0): made(40, lost=1),
+    }
+    page = table.render(done, list(done), [])
+    said = "learns no less (1 seed), SFT, rate 2e-4 forgets least of other kinds, 36 %; the default 9 %, 0.25 of it."
+    assert f"home: of plain fine-tuning that {said}" in page
+    assert "learns no less" not in table.render({Cell("rehearsal", "home", 0): made()}, list(done), [])
+
+
+def test_every_way_has_a_colour_and_a_number():
+    svg = plot.render({Cell(arm, "route", 0): made() for arm in ARMS})
+    assert all(f">{number}</text>" in svg for number in range(1, len(ARMS) + 1))
 
 
 def test_the_plot_puts_a_way_where_its_figures_are():
