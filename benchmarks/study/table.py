@@ -13,9 +13,10 @@ Outcomes = Mapping[Cell, Outcome | str]
 HEAD = ("skill", "way to train", "learned", "of ceiling", *LOSSES.values(), "KL to base", "minutes")
 EXPLANATION = """\
 The share over seeds {seeds} in percent, its 95 % interval, then their counts one by one (`-`: not done). *Learned*:
-held-out questions right; *of ceiling*: of what the default's teacher has right. *Forgot*: of what the base (of home: the version before) had right, what is wrong now; what is
-newly right is not set off against it. An interval is Wilson's for the questions of one seed, since every seed is asked
-the same. It does not hold the spread between seeds: the counts show that."""
+held-out questions right; *of ceiling*: of what the default's teacher has right in the same seeds. *Forgot*: of what the
+base (of home: the version before) had right, what is wrong now; what is newly right is not set off against it. An
+interval is Wilson's for the questions of one seed, since every seed is asked the same. It does not hold the spread
+between seeds: the counts show that."""
 
 
 def render(outcomes: Outcomes, planned: Sequence[Cell], notes: Sequence[str]) -> str:
