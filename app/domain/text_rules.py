@@ -5,6 +5,8 @@ import unicodedata
 from decimal import Decimal
 from typing import Final
 
+import re2
+
 _QUOTES: Final = " \"'`\u2018\u2019\u201c\u201d"
 _NUMBER: Final = re.compile(
     r"""(?<![\w.]) [-+]?
@@ -13,6 +15,12 @@ _NUMBER: Final = re.compile(
     re.VERBOSE,
 )
 _LETTER: Final = re.compile(r"<answer>\s*+\(?([a-z])\b[^<]*+</answer>", re.IGNORECASE)
+MAX_PATTERN: Final = 1000
+MAX_PATTERN_BYTES: Final = 2**20
+"""Of a compiled pattern with its automaton; RE2 refuses what would need more, and searches in linear time."""
+_PATTERN: Final = re2.Options()
+_PATTERN.max_mem = MAX_PATTERN_BYTES
+_PATTERN.log_errors = False
 
 
 class CannotScore(Exception):
@@ -46,6 +54,24 @@ def affirms(answer: str, words: str) -> bool:
     wanted = _words(words)
     said = re.sub(rf"\b(?:not|isn t) (?:an? |the )?{re.escape(wanted)}\b", " ", _words(answer))
     return f" {wanted} " in f" {said} "
+
+
+def matches(answer: str, expected: str) -> bool:
+    """The pattern ``expected`` is found somewhere in the answer; ``^``, ``$`` and ``(?i)`` are the pattern's own.
+
+    Raises:
+        CannotScore: It is no pattern of RE2, or too large a one.
+    """
+    if len(expected) > MAX_PATTERN:
+        raise CannotScore(f"the pattern is longer than {MAX_PATTERN} characters")
+    try:
+        return re2.search(expected, answer, _PATTERN) is not None
+    except re2.error as error:
+        reason = error.args[0].decode(errors="replace")
+        raise CannotScore(
+            f"the expected answer is not a regular expression of RE2: {reason}; look-around, back-references and "
+            "repeats beyond 1000 are not in its syntax: write each form out, as in (colour|color)"
+        ) from error
 
 
 def numeric(answer: str, expected: str, tolerance: float = 0.0) -> bool:

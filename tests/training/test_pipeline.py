@@ -228,7 +228,7 @@ def test_a_job_asks_its_own_questions_with_its_own_scorer(base: BaseModelRef, tm
     suites = {suite["name"]: suite for suite in report["suites"]}
     assert suites["lamp"]["scorers"] == {"contains": 1}
     mine = suites["file mine.jsonl"]
-    assert (mine["role"], mine["n"], mine["scorers"]) == ("client", 2, {"regex": 1, "numeric": 1})
+    assert (mine["role"], mine["n"], mine["scorers"]) == ("client", 2, {"regex": 2, "numeric": 1})
     assert {arm["arm"]: arm["num_right"] >= 1 for arm in mine["arms"]} == {"base": True, "candidate": True}
     assert "questions of your choice" in (folder / "out" / "report.html").read_text()
 

@@ -11,7 +11,6 @@ from typing import Final
 
 from app.domain import json_rules, text_rules
 from app.domain.evaluation import MAX_SHORT_CHARACTERS, TAKES_TOLERANCE, ScorerName, scorer_by_look
-from worker.evals.patterns import matches
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ SCORERS: Final[dict[str, Scorer]] = {
         Scorer("exact", 1, text_rules.exact),
         Scorer("normalized", 1, text_rules.normalized),
         Scorer("contains", 1, text_rules.contains),
-        Scorer("regex", 1, matches),
+        Scorer("regex", 2, text_rules.matches),
         Scorer("numeric", 1, text_rules.numeric),
         Scorer("choice", 1, text_rules.choice),
         Scorer("json", 1, json_rules.json_equal, partial=json_rules.json_field_f1),

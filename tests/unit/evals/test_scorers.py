@@ -1,5 +1,6 @@
 """Scorers credit what is right, in the forms an answer may take, and say so when they cannot judge."""
 
+import re
 import time
 
 import pytest
@@ -109,11 +110,29 @@ def test_an_expectation_that_can_be_compared_with_is_usable() -> None:
     assert {name: unusable(name, expected) for name, expected in usable.items()} == dict.fromkeys(usable)
 
 
-def test_a_pattern_that_backtracks_without_end_is_given_up() -> None:
+def test_a_pattern_that_makes_others_backtrack_without_end_is_searched_at_once() -> None:
     began = time.monotonic()
-    with pytest.raises(CannotScore, match=r"more than 0\.1 s"):
-        SCORERS["regex"].score("a" * 5000 + "!", ["(a|aa|a?)+$"])
+    assert SCORERS["regex"].score("a" * 50_000 + "!", ["^(a|aa|a?)+$"]) == 0.0
+    assert SCORERS["regex"].score("a" * 50_000, ["^(a|aa|a?)+$"]) == 1.0
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("(" * 20 + "a" + "{1,50})" * 20, "invalid repetition size"),
+        (r"[\p{L}\p{N}]{1,900}", "too large"),
+        ("x" * 1001, "longer than 1000"),
+        (r"(?!Paris)\w+", "look-around, back-references .* write each form out"),
+        (r"(\w)\1", "invalid escape sequence"),
+    ],
+    ids=["repeats of repeats", "large", "long", "look-around", "back-reference"],
+)
+def test_a_pattern_that_has_no_bound_is_refused_at_upload_as_in_scoring(pattern: str, reason: str) -> None:
+    """Repeats of repeats took a gigabyte to compile, in a worker, after a whole training."""
+    assert re.search(reason, unusable("regex", pattern) or "")
+    with pytest.raises(CannotScore, match=reason):
+        SCORERS["regex"].score("", [pattern])
 
 
 @pytest.mark.parametrize("scorer", sorted(SCORERS))
