@@ -16,7 +16,7 @@ GROUPS = ("all", "rehearsed kinds", "other kinds")
 BLOCKS = " ▁▂▃▄▅▆▇█"
 NUM_BLOCKS = 24
 NUM_FLIPS = 3
-"""Changed answers shown of a suite, lost ones if there are any; the page has all."""
+"""Lost answers shown of a suite, and gained ones; the page has more."""
 
 
 def evidence(report: dict[str, Any]) -> Iterator[RenderableType]:
@@ -25,7 +25,7 @@ def evidence(report: dict[str, Any]) -> Iterator[RenderableType]:
     yield from titled("Length of answers, in tokens", _lengths(report["behaviour"]))
     yield from _flips(report["suites"])
     if report.get("supervised"):
-        yield from _lost_by_twin(report["supervised"]["flips"])
+        yield from _lost_by_twin(report["suites"], report["supervised"]["flips"])
     yield from (
         Text(f"! {error['suite']} {error['item']} could not be judged: {error['message']}", style="yellow")
         for error in report["errors"]
@@ -79,17 +79,30 @@ def _flips(suites: list[dict[str, Any]]) -> Iterator[RenderableType]:
     for suite in suites:
         lost, gained = ([one for one in suite["flips"] if one["change"] == change] for change in ("lost", "gained"))
         if suite["flips"]:
-            yield Text()
-            yield Text(f"Answers that changed in {suite['name']}: {len(lost)} lost, {len(gained)} gained", style="bold")
-        yield from _some(lost or gained)
+            counts = (
+                f"{one['num_lost']} lost, {one['num_gained']} gained since the {one['against']}"
+                for one in _counted(suite, "candidate")
+            )
+            yield _heading(f"Answers that changed in {suite['name']}", "; ".join(counts))
+        yield from _some(lost)
+        yield from _some(gained)
 
 
-def _lost_by_twin(flips: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableType]:
-    for name, changed in flips.items():
-        if lost := [one for one in changed if one["change"] == "lost"]:
-            yield Text()
-            yield Text(f"Answers that plain fine-tuning lost in {name}: {len(lost)}", style="bold")
+def _lost_by_twin(suites: list[dict[str, Any]], flips: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableType]:
+    for suite in suites:
+        if lost := [one for one in flips.get(suite["name"], []) if one["change"] == "lost"]:
+            counts = (f"{one['num_lost']} since the {one['against']}" for one in _counted(suite, "supervised"))
+            yield _heading(f"Answers that plain fine-tuning lost in {suite['name']}", ", ".join(counts))
             yield from _some(lost)
+
+
+def _heading(name: str, counts: str) -> Text:
+    return Text(f"\n{name}: {counts}" if counts else f"\n{name}", style="bold")
+
+
+def _counted(suite: dict[str, Any], arm: str) -> list[dict[str, Any]]:
+    """An arm's losses and gains since what was there before, the starting point first; old reports count none."""
+    return [one for one in reversed(suite["changes"]) if one["arm"] == arm and one.get("num_lost") is not None]
 
 
 def _some(flips: list[dict[str, Any]]) -> Iterator[Text]:
@@ -139,7 +152,7 @@ def _cost(cost: dict[str, Any], *, has_seeds: bool) -> Iterator[Text]:
 
 def _method(method: dict[str, Any]) -> Iterator[Text]:
     yield Text(f"Scorer {method['scorer']}: {method['scorer_reason']}. {method['split']}", style="dim")
-    yield Text("All answers that changed, and the provenance: --open, --html FILE or --json.", style="dim")
+    yield Text("More of the answers that changed, and the provenance: --open, --html FILE or --json.", style="dim")
 
 
 def _by_suite(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

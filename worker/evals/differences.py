@@ -33,4 +33,11 @@ def list_changes(marks: Marks) -> Iterator[Change]:
         if arm not in {*REFERENCES, TEACHER}:
             for before in REFERENCES:
                 if before in marks.scores:
-                    yield Change(arm=arm, against=before, difference=bounds(difference(marks, arm, before)))
+                    lost, gained = marks.changed(arm, before) if marks.suite.judged else (None, None)
+                    yield Change(
+                        arm=arm,
+                        against=before,
+                        difference=bounds(difference(marks, arm, before)),
+                        num_lost=lost,
+                        num_gained=gained,
+                    )

@@ -1,7 +1,6 @@
 """Item by item: what an arm kept of what was right before it was trained, and which answers it changed."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Final
 
 from worker.evals.differences import REFERENCES
@@ -12,6 +11,7 @@ from worker.evals.statistics import wilson
 from worker.evals.suites import Item
 
 MAX_FLIPS: Final = 100
+"""Lost, and as many gained, that the report shows of a suite."""
 MAX_CHARACTERS: Final = 2000
 """Of a prompt or an answer that the report shows."""
 
@@ -51,20 +51,26 @@ def _kept_of(marks: Marks, arm: ArmName, reference: ArmName, *, group: str, kind
 
 
 def list_flips(marks: Marks, arm: ArmName = "candidate") -> list[Flip]:
-    """Items that an arm changed, lost ones first; none where answers are not judged."""
-    return list(islice(_flips(marks, arm), MAX_FLIPS)) if marks.suite.judged else []
+    """Items that an arm lost, then those that it gained, those since the starting point first; none of free text."""
+    if not marks.suite.judged:
+        return []
+    flips = sorted(_flips(marks, arm), key=lambda flip: marks.reference not in flip.against)
+    lost, gained = ([flip for flip in flips if flip.change == change] for change in ("lost", "gained"))
+    return lost[:MAX_FLIPS] + gained[:MAX_FLIPS]
 
 
 def _flips(marks: Marks, arm: ArmName) -> Iterator[Flip]:
     position = {item.id: index for index, item in enumerate(marks.suite.items)}
-    rows = list(zip(marks.items, marks.right(marks.reference), marks.right(arm), strict=True))
-    for item, before, after in sorted(rows, key=lambda row: row[2]):
-        if before == after:
+    before = {reference: marks.right(reference) for reference in REFERENCES if reference in marks.scores}
+    for index, (item, after) in enumerate(zip(marks.items, marks.right(arm), strict=True)):
+        against = [reference for reference, right in before.items() if right[index] != after]
+        if not against:
             continue
         yield Flip(
             item=item.id,
             kind=item.kind,
             change="gained" if after else "lost",
+            against=against,
             prompt=_question(item)[:MAX_CHARACTERS],
             expected=[text[:MAX_CHARACTERS] for text in item.expected],
             answers={who: said[position[item.id]].text[:MAX_CHARACTERS] for who, said in marks.answers.items()},

@@ -42,6 +42,11 @@ class Marks:
         """Which items an arm has right."""
         return [score == 1.0 for score in self.scores[arm]]
 
+    def changed(self, arm: ArmName, against: ArmName) -> tuple[int, int]:
+        """How many items an arm lost and gained against another."""
+        pairs = list(zip(self.right(against), self.right(arm), strict=True))
+        return pairs.count((True, False)), pairs.count((False, True))
+
 
 @dataclass(frozen=True)
 class _Mark:

@@ -1,12 +1,14 @@
 """The report as one self-contained page: no script, no network, readable on a telephone and in the dark."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.domain.gate import GateDecision
 from worker.evals.charts import heat_map, lengths, phases
+from worker.evals.kept import MAX_FLIPS
+from worker.evals.run import ArmName
 from worker.evals.schema import Bounds, Measure, Range, Report, SuiteReport
 from worker.evals.trade_off import trade_off
 
@@ -44,12 +46,14 @@ def render_html(report: Report, gate: GateDecision | None = None) -> str:
         "scaled": _scaled,
         "p_value": _p_value,
         "duration": _duration,
+        "counted": _counted,
         "words": lambda name: name.replace("_", " "),
     }
     return environment.get_template("report.html.jinja").render(
         report=report,
         gate=gate,
         glossary=_glossary(report),
+        max_flips=MAX_FLIPS,
         trade_off=trade_off(report),
         heat_map=heat_map(report),
         lengths=list(lengths(report)),
@@ -109,6 +113,12 @@ def _p_value(value: float) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s" if minutes else f"{seconds:.1f}\u00a0s"
+
+
+def _counted(suite: SuiteReport, arm: ArmName, change: Literal["lost", "gained"]) -> str:
+    """How many answers an arm lost, or gained, since what was there before, the starting point first."""
+    counts = {one.against: getattr(one, f"num_{change}") for one in reversed(suite.changes) if one.arm == arm}
+    return ", ".join(f"{count} {change} since the {against}" for against, count in counts.items() if count)
 
 
 def _scaled(bounds: Bounds, suite: SuiteReport) -> tuple[float, float, float]:

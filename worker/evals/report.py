@@ -240,13 +240,13 @@ def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
 
 def _p_value(marks: Marks, arm: ArmName) -> float:
     if marks.suite.judged:
-        return mcnemar(*_changes(marks, arm))
+        return mcnemar(*marks.changed("candidate", arm))
     return shift_p_value(marks.scores["candidate"], marks.scores[arm], seed=SEED)
 
 
 def _comparison(marks: Marks, arm: ArmName, p_value: float) -> Comparison:
     estimate = difference(marks, "candidate", arm)
-    lost, gained = _changes(marks, arm) if marks.suite.judged else (None, None)
+    lost, gained = marks.changed("candidate", arm) if marks.suite.judged else (None, None)
     return Comparison(
         against=arm,
         difference=bounds(estimate),
@@ -255,12 +255,6 @@ def _comparison(marks: Marks, arm: ArmName, p_value: float) -> Comparison:
         p_value=p_value,
         verdict=conclude(estimate, margin=MARGIN, p_value=p_value, counted=marks.suite.judged),
     )
-
-
-def _changes(marks: Marks, arm: ArmName) -> tuple[int, int]:
-    """How many items the candidate lost and gained against an arm."""
-    pairs = list(zip(marks.right(arm), marks.right("candidate"), strict=True))
-    return pairs.count((True, False)), pairs.count((False, True))
 
 
 def _reused(measured: Measured) -> dict[str, list[ArmName]]:

@@ -55,14 +55,17 @@ class Change(_Frozen):
     arm: ArmName
     against: ArmName
     difference: Bounds
+    num_lost: int | None = Field(description="Items right before and not now; None where answers are not judged.")
+    num_gained: int | None
 
 
 class Flip(_Frozen):
-    """An item that a trained arm, the candidate unless said otherwise, and its starting point judge differently."""
+    """An item that a trained arm, the candidate unless said otherwise, lost or gained."""
 
     item: str
     kind: str
     change: Literal["lost", "gained"]
+    against: list[ArmName] = Field(description="Those before it of which that holds: base, parent or both.")
     prompt: str
     expected: list[str]
     answers: dict[ArmName, str]
@@ -79,7 +82,10 @@ class SuiteReport(_Frozen):
     arms: list[ArmScore]
     comparisons: list[Comparison]
     changes: list[Change] = Field(description="Of every arm that the job trained; against the starting point last.")
-    flips: list[Flip]
+    flips: list[Flip] = Field(
+        description="The first hundred lost and the first hundred gained, those against the starting point before "
+        "those against the base alone; changes has the counts."
+    )
 
 
 class Kept(_Frozen):
@@ -222,7 +228,7 @@ class Supervised(_Frozen):
     sentence: str
     kept: list[Kept] = Field(description="Of the items that a reference got right, those that the twin still gets.")
     flips: dict[str, list[Flip]] = Field(
-        description="By suite, items that the twin and the starting point judge differently."
+        description="By suite, items that the twin lost or gained, as many as of the version."
     )
     run: TwinRun
 
@@ -283,7 +289,7 @@ class Unjudged(_Frozen):
 class Report(_Frozen):
     """Everything that a job measured."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     title: str
     summary: Summary
     suites: list[SuiteReport]

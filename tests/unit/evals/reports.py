@@ -26,7 +26,8 @@ def suite(
     before = [arm for arm in arms if arm in {"base", "parent"}]
     trained = [arm for arm in arms if arm in {"candidate", "supervised"}]
     answers = dict.fromkeys(arms, text)
-    flip = {"kind": "k", "prompt": text, "expected": [text], "answers": answers}
+    flip = {"kind": "k", "against": before[-1:], "prompt": text, "expected": [text], "answers": answers}
+    counts = {"num_lost": 1 if judged else None, "num_gained": 1 if judged else None}
     return {
         "name": name or role,
         "role": role,
@@ -56,7 +57,7 @@ def suite(
             if arm not in {"candidate", "ceiling"}
         ],
         "changes": [
-            {"arm": arm, "against": old, "difference": bounds(scores[arm] - scores[old])}
+            {"arm": arm, "against": old, "difference": bounds(scores[arm] - scores[old])} | counts
             for arm in trained
             for old in before
         ],
@@ -172,7 +173,8 @@ SHAPES: dict[str, Report] = {
             "sentence": "Plain fine-tuning on the same data: learned 4 of 20. <b>",
             "kept": [kept("general", group, had=12) for group in ("all", "other kinds", "facts")],
             "flips": {"general": [
-                {"item": change, "kind": "k", "change": change, "prompt": f"{change}?", "expected": ["yes"],
+                {"item": change, "kind": "k", "change": change, "against": ["base"], "prompt": f"{change}?",
+                 "expected": ["yes"],
                  "answers": {"base": "yes", "candidate": "yes", "supervised": f"{change} by the twin"}}
                 for change in ("lost", "gained")
             ]},

@@ -152,7 +152,7 @@ def test_what_the_twin_kept_and_lost_is_shown_compactly() -> None:
     kept = text[text.index("What plain fine-tuning kept") :]
     assert " all 6/12 50 % 45 to 55 3 gained other kinds rehearsed 6/12 50 % 45 to 55 3 gained " in kept
     assert "facts" not in kept
-    assert "What plain fine-tuning lost general: 1 lost lost? yes \u2192 lost by the twin" in text
+    assert "What plain fine-tuning lost general: 1 lost since the base lost? yes \u2192 lost by the twin" in text
     assert "gained by the twin" not in text
     assert "plain fine-tuning kept" not in text_of(render_html(PLAIN))
 
@@ -302,7 +302,18 @@ def test_time_is_divided_among_phases_and_parts_are_not_counted_twice() -> None:
 def test_lost_answers_are_open_while_they_are_few() -> None:
     few, many = suite("general", "base", "candidate"), suite("general", "base", "candidate")
     many["flips"] = [many["flips"][0] | {"item": str(count)} for count in range(11)]
+    many["changes"][0]["num_lost"] = 11
     assert "<details open><summary><b>general" in render_html(report(few))
     page = render_html(report(many))
     assert "<details open>" not in page
-    assert '<span class="lost">11 lost</span>' in page
+    assert '<span class="lost">11 lost since the base</span>' in page
+
+
+def test_the_page_has_the_full_count_of_answers_of_which_it_lists_the_first_hundred() -> None:
+    general = suite("general", "base", "parent", "candidate")
+    flip = general["flips"][0]
+    general["flips"] = [flip | {"item": str(count)} for count in range(100)]
+    for change, lost in zip(general["changes"], (12, 150), strict=True):
+        change["num_lost"] = lost
+    text = text_of(render_html(report(general)))
+    assert "general: 150 lost since the parent, 12 lost since the base the first 100 are shown" in text

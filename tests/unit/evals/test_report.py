@@ -147,6 +147,34 @@ def test_flips_show_what_each_arm_said() -> None:
     assert (comparison.num_lost, comparison.num_gained, comparison.p_value) == (2, 0, 0.5)
 
 
+def test_lost_and_gained_answers_are_listed_apart_and_counted_in_full() -> None:
+    """Of 150 lost the report said 100, and of those gained nothing."""
+    questions = [item.messages[0]["content"] for item in GENERAL.items]
+
+    def speak(arm: Arm, conversation: str) -> str:
+        known = questions[:150] if arm == "base" else questions[150:]
+        return RIGHT[conversation] if conversation in known else "?"
+
+    [general] = _build(speak, GENERAL).suites
+    assert [(one.num_lost, one.num_gained) for one in general.changes] == [(150, len(questions) - 150)]
+    assert [flip.change for flip in general.flips] == ["lost"] * 100 + ["gained"] * 100
+
+
+def test_an_answer_is_listed_that_was_lost_since_the_base_alone() -> None:
+    """The verdict counts it, so a reader must find it."""
+    questions = [item.messages[0]["content"] for item in GENERAL.items[:3]]
+    known = {"base": questions, "parent": questions[1:], "student": questions[2:]}
+    suite = replace(GENERAL, items=GENERAL.items[:3])
+    [general] = _build(
+        lambda arm, question: RIGHT[question] if question in known[arm] else "?", suite, has_parent=True
+    ).suites
+    assert [(flip.item, flip.against) for flip in general.flips] == [
+        (suite.items[1].id, ["base", "parent"]),
+        (suite.items[0].id, ["base"]),
+    ]
+    assert [(one.against, one.num_lost) for one in general.changes] == [("base", 2), ("parent", 1)]
+
+
 def test_what_changed_is_told_against_the_base_and_the_starting_point() -> None:
     def speak(arm: Arm, conversation: str) -> str:
         known = {"base": 0, "parent": 20, "student": 30}[arm]

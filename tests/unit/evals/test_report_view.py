@@ -55,7 +55,7 @@ def test_what_the_twin_kept_and_lost_is_shown_compactly() -> None:
         "general base all 6/12 50% 45 to 55",
         "general base other kinds 6/12 50% 45 to 55",
     ]
-    begins = rows.index("Answers that plain fine-tuning lost in general: 1")
+    begins = rows.index("Answers that plain fine-tuning lost in general: 1 since the base")
     assert rows[begins + 1 : begins + 3] == ["lost: lost?", "expected yes"]
     assert "supervised lost by the twin" in rows
     assert "supervised gained by the twin" not in rows
@@ -122,8 +122,10 @@ def test_lengths_are_drawn_on_one_scale() -> None:
 def test_answers_that_were_lost_are_shown_with_what_each_arm_said() -> None:
     text = said("an extra arm")
     assert (
-        "Answers that changed in general: 1 lost, 1 gained\n  lost: plain\n    expected plain\n    base plain\n" in text
+        "\nAnswers that changed in general: 1 lost, 1 gained since the base\n"
+        "  lost: plain\n    expected plain\n    base plain\n" in text
     )
+    assert "  gained: plain\n" in text
     assert "    supervised plain\n" in text
 
 
