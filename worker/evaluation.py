@@ -5,7 +5,7 @@ from typing import Any
 
 from app.domain.demonstrations import Demonstration, read_demonstrations
 from app.domain.questions import stream_questions
-from app.domain.trainer_protocol import EvaluationOrder
+from app.domain.trainer_protocol import EarlierSkill, EvaluationOrder
 from worker import memory
 from worker.answers import answer_memory
 from worker.circumstances import circumstances
@@ -72,17 +72,23 @@ class Evaluation:
         against = self.folder / "parent" if self.order.against else None
         return HfPolicy.published(base, self.folder / "version", parent=against)
 
+    @property
+    def own_skill(self) -> EarlierSkill | None:
+        """What the version itself was taught, if that is asked about."""
+        named = (self.order.version.adapter, self.order.version.version)
+        return next((one for one in self.order.skills if (one.adapter, one.version) == named), None)
+
     def suites(self) -> tuple[list[Suite], list[Demonstration]]:
         """What is asked, and of that what was held out of the version's own skill."""
         suites, own = [], []
         for skill in self.order.skills:
             questions = read_demonstrations(self.folder / skill.path)
-            is_own = (skill.adapter, skill.version) == (self.order.version.adapter, self.order.version.version)
+            is_own = skill == self.own_skill
             own += questions if is_own else []
             suites.append(
                 demonstration_suite(
                     skill.adapter if is_own else f"{skill.adapter}:{skill.version}",
-                    "skill" if is_own else "earlier",
+                    "skill" if is_own else "earlier" if skill.inherited else "other",
                     questions,
                     scorer=skill.scorer,
                     max_new_tokens=skill.max_completion_tokens,
@@ -110,9 +116,9 @@ class Evaluation:
 
     def scorer(self) -> ScorerChoice:
         """What the report says of scorers: nothing is chosen here."""
-        if not self.order.skills:
-            return ScorerChoice(NLL, "no skill was asked about")
-        return ScorerChoice(self.order.skills[0].scorer, "each skill is judged as when it was taught")
+        if self.own_skill is None:
+            return ScorerChoice(NLL, "its own skill was not asked about")
+        return ScorerChoice(self.own_skill.scorer, "each skill is judged as when it was taught")
 
     def names(self) -> dict[ArmName, str]:
         """What the arms are called as versions."""

@@ -113,16 +113,18 @@ def prepare(
 def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> EvaluationOrder:
     asked = session.scalars(select(Evaluation).where(Evaluation.job_id == job.id)).one()
     suites = asked.suites or []
-    skills = [session.get_one(AdapterVersion, suite["version_id"]) for suite in suites if suite["version_id"]]
+    named = [session.get_one(AdapterVersion, suite["version_id"]) for suite in suites if suite["version_id"]]
     file_ids = [suite["file_id"] for suite in suites if "file_id" in suite]
     version, against = session.get_one(AdapterVersion, asked.version_id), asked.against_version_id
+    lineage = ancestors(session, version.id)
+    skills = [one for one in lineage if one in named] + [one for one in named if one not in lineage]
     return EvaluationOrder(
         job_id=job.id,
         attempt=job.fence,
         base=_base(session, job, models),
         version=_version(session, asked.version_id, VERSION_FOLDER, plan),
         against=_version(session, against, PARENT_FOLDER, plan) if against else None,
-        skills=_earlier(session, skills, plan),
+        skills=_earlier(session, skills, plan, lineage),
         general=any(suite["name"] == GENERAL for suite in suites),
         rehearsed=_rehearses_shipped(session, version),
         suites=_suites(session, file_ids, plan),
@@ -162,7 +164,7 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
             "training_sha256": _data(session, job.training_file_id, TRAINING_NAME, plan),
             "validation_sha256": _data(session, job.validation_file_id, VALIDATION_NAME, plan),
             "parent": _version(session, parent_id, PARENT_FOLDER, plan) if parent_id else None,
-            "earlier": _earlier(session, lineage, plan),
+            "earlier": _earlier(session, lineage, plan, lineage),
             "past": past_scores(session, lineage[::-1]),
             "scorer": measured.scorer,
             "tolerance": measured.tolerance,
@@ -213,7 +215,9 @@ def _version(session: Session, version_id: str, folder: PurePosixPath, plan: _Pl
     return ParentRef(adapter=line.name, version=version.version, model_id=version.model_id)
 
 
-def _earlier(session: Session, versions: list[AdapterVersion], plan: _Plan) -> list[EarlierSkill]:
+def _earlier(
+    session: Session, versions: list[AdapterVersion], plan: _Plan, lineage: list[AdapterVersion]
+) -> list[EarlierSkill]:
     """What each version's skill was measured on."""
     skills: list[EarlierSkill] = []
     for version in versions:
@@ -227,6 +231,7 @@ def _earlier(session: Session, versions: list[AdapterVersion], plan: _Plan) -> l
             "scorer": evaluation.scorer,
             "tolerance": (made_by.evaluation or {}).get("tolerance"),
             "max_completion_tokens": evaluation.max_completion_tokens,
+            "inherited": version in lineage,
         }
         line = session.get_one(Adapter, version.adapter_id)
         skill = {"adapter": line.name, "version": version.version, "path": str(path)}

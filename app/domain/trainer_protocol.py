@@ -76,7 +76,10 @@ class BaseModelRef(_Frozen):
 
 
 class EarlierSkill(_Frozen):
-    """Held-out demonstrations of an earlier version in the lineage: what this version must still know."""
+    """Held-out demonstrations of an earlier version in the lineage: what this version must still know.
+
+    An evaluation may also be asked for the skill of a version that the one it is of does not go back to.
+    """
 
     adapter: str
     version: int
@@ -84,6 +87,7 @@ class EarlierSkill(_Frozen):
     scorer: ScorerName
     tolerance: float | None = None
     max_completion_tokens: int
+    inherited: bool = Field(default=True, description="Whether the version asked goes back to this one, or is it.")
 
 
 class PastScore(_Frozen):
@@ -177,7 +181,9 @@ class EvaluationOrder(_Frozen):
     base: BaseModelRef
     version: ParentRef = Field(description="Whose folder is version/.")
     against: ParentRef | None = Field(description="Whose folder is parent/.")
-    skills: list[EarlierSkill] = Field(description="What is asked of skills, the version's own among them or not.")
+    skills: list[EarlierSkill] = Field(
+        description="What is asked of skills: the version's own and those of its ancestors, nearest first, then others."
+    )
     general: bool = Field(description="Whether to ask the suite that ships.")
     rehearsed: bool = Field(description="Whether the version's training had the shipped rehearsal prompts.")
     suites: list[SuiteFile] = []

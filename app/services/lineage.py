@@ -168,7 +168,7 @@ class _Table:
         for suite in (evaluation.report or {"suites": []})["suites"]:
             if suite["role"] == "skill":
                 yield evaluation.version_id, suite
-            elif suite["role"] == "earlier" and suite["name"] in self._labels:
+            elif suite["role"] in {"earlier", "other"} and suite["name"] in self._labels:
                 yield self._labels[suite["name"]], suite
 
     def _enter(self, evaluation: Evaluation, arm: str) -> None:

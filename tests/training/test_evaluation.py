@@ -12,6 +12,7 @@ import pytest
 from app.domain.trainer_protocol import MESSAGES, EarlierSkill, EvaluationOrder, Finished, Order, ParentRef, SuiteFile
 from app.domain.training import SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run  # noqa: F401 - base is a fixture
+from worker.evaluation import Evaluation
 from worker.pipeline import open_attempt
 from worker.reporting import PipeReporter
 
@@ -119,6 +120,32 @@ def test_only_what_is_asked_is_asked(versions: list[Path], tmp_path: Path) -> No
     assert [one["role"] for one in report["suites"]] == ["skill", "earlier"]
     assert set(arms(report, "lamp")) == {"base", "candidate"}
     assert set(arms(report, "fan:1")) == {"base", "candidate"}
+
+
+def test_a_skill_of_a_later_version_is_not_called_an_earlier_one(tmp_path: Path) -> None:
+    skills = [
+        EarlierSkill(
+            adapter="home",
+            version=version,
+            path=f"{version}.jsonl",
+            scorer=scorer,
+            max_completion_tokens=8,
+            inherited=version < 3,
+        )
+        for version, scorer in ((1, "exact"), (2, "normalized"), (3, "json"))
+    ]
+    for skill in skills:
+        (tmp_path / skill.path).write_bytes(b'{"prompt": "a", "completion": "1"}\n')
+    order = EvaluationOrder.model_construct(
+        version=ParentRef(adapter="home", version=2, model_id="ft:tiny:default:home:2"),
+        skills=skills, trained=[], suites=[], general=False,
+    )  # fmt: skip
+    evaluation = Evaluation(tmp_path, order, PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
+    suites, _ = evaluation.suites()
+    assert [(suite.name, suite.role) for suite in suites] == [
+        ("home:1", "earlier"), ("home", "skill"), ("home:3", "other"),
+    ]  # fmt: skip
+    assert evaluation.scorer().name == "normalized"
 
 
 def test_questions_of_the_clients_own_are_asked_of_all_and_said_to_be_known_where_they_were_trained_on(

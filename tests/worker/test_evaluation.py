@@ -117,6 +117,29 @@ def test_what_counts_as_rehearsed_is_what_the_versions_own_job_rehearsed(
     assert order.rehearsed is rehearsed
 
 
+def test_skills_are_ordered_by_ancestry_and_those_of_others_are_told_apart(site: Site, asked: str) -> None:
+    """Whatever the order of the request: the report's matrix goes from the oldest to the newest."""
+    with site.sessions.begin() as session:
+        evaluation = session.get_one(Evaluation, asked)
+        second = session.get_one(AdapterVersion, evaluation.version_id)
+        second.parent_version_id = evaluation.against_version_id
+        line = session.get_one(Adapter, second.adapter_id)
+        third = factories.make_version(
+            session, adapter=line, version=3, parent_version_id=second.id, store=site.store, heldout=b"three\n"
+        )
+        named = (third.id, str(evaluation.against_version_id), second.id)
+        evaluation.suites = [{"name": version_id, "version_id": version_id} for version_id in named]
+    claim = site.claim(site.slot())
+    assert claim is not None
+    (site.folder / "attempt").mkdir()
+    order = prepare(
+        site.resources(), claim, site.folder / "attempt",
+        answers=site.folder, tasks_folder=None, checkpoint_seconds=60.0, num_threads=2,
+    )  # fmt: skip
+    assert isinstance(order, EvaluationOrder)
+    assert [(skill.version, skill.inherited) for skill in order.skills] == [(2, True), (1, True), (3, False)]
+
+
 def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: str) -> None:
     claim = site.claim(site.slot())
     assert claim is not None

@@ -30,7 +30,7 @@ def recommend(
     known = _known(skill, margin) if skill and arrived == "same" else None
     came = known or _came(skill, arrived, [one for one in unjudged if one.role == "skill"])
     if left == "worse":
-        return "do_not_ship", f"Do not ship it: {came}, and other abilities were lost."
+        return "do_not_ship", f"Do not ship it: {came}, and {_lost(rest)}."
     if arrived in {"same", "worse"} and not known:
         return "do_not_ship", f"Do not ship it: {came}."
     if arrived == "better" and left in {"same", "better"}:
@@ -60,6 +60,17 @@ def _known(skill: SuiteReport, margin: float) -> str | None:
     before, now = arms[start].num_right, arms["candidate"].num_right
     counts = f"{start} {before} of {skill.n} right, this version {now}"
     return f"the skill was there before ({counts}), so nothing was gained"
+
+
+def _lost(rest: Sequence[SuiteReport]) -> str:
+    """What is worse: what another version alone was taught, this one cannot have lost."""
+    worse = {
+        suite.role
+        for suite in rest
+        for one in suite.comparisons
+        if one.against != "supervised" and one.verdict == "worse"
+    }
+    return "it is worse at what another version was taught" if worse == {"other"} else "other abilities were lost"
 
 
 def _came(skill: SuiteReport | None, arrived: Verdict, unjudged: Sequence[Unjudged]) -> str:

@@ -180,7 +180,7 @@ def evaluate(
         measured.answers = {(suite.name, arm): known.answers.get((suite.name, arm), []) for suite, arm in plan}
         measured.nll = {key: value for key, value in known.nll.items() if key[1] not in TRAINED}
         plan = [(suite, arm) for suite, arm in plan if arm in TRAINED]
-    likely = [(suite, arm) for suite, arm in plan if suite.role in {"skill", "earlier"} or not suite.judged]
+    likely = [(suite, arm) for suite, arm in plan if suite.role in {"skill", "earlier", "other"} or not suite.judged]
     drifting = [suite for suite in fitting if suite.role in {"skill", "general"} and suite.items and not known]
     progress = _Progress(
         sum(len(_asked(suite)) for suite, _ in plan)

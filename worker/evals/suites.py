@@ -19,7 +19,7 @@ from worker.evals.scorers import NLL
 GENERAL_NAME: Final = "general ability"
 """With a space, which no adapter's name may have: suites are told apart by name."""
 
-Role = Literal["skill", "earlier", "general", "client"]
+Role = Literal["skill", "earlier", "other", "general", "client"]
 MIN_ANSWER: Final = 64
 MAX_ANSWER: Final = 512
 """Tokens that an answer to a client's question may have, where the question does not say."""
@@ -69,8 +69,8 @@ class Suite:
 
     Args:
         name: Shown in the report.
-        role: Whether it tests what was taught now, what was taught before, what nobody taught, or what a client
-            wants to know besides.
+        role: Whether it tests what was taught now, what was taught before, what another version was taught, what nobody
+            taught, or what a client wants to know besides.
         items: In a fixed order; all arms see the same.
         rehearsed: Kinds of which the rehearsal prompts have examples too, on other subjects.
         num_trained: Questions whose prompt was trained on; only a client's file can have any.

@@ -219,6 +219,14 @@ def test_an_earlier_skill_that_the_candidate_lost_against_the_base_stops_it_too(
 
 def _essays(name: str = "essays", role: Role = "client") -> Suite:
     suite = demonstration_suite(name, role, SPLIT.heldout, scorer="nll", max_new_tokens=30)
+def test_nobody_is_said_to_have_lost_what_another_version_was_taught() -> None:
+    other = replace(SKILL, name="later:2", role="other")
+    report = _build(lambda arm, text: RIGHT[text] if arm == "parent" else "?", other, has_parent=True, template=None)
+    assert report.suites[0].comparisons[-1].verdict == "worse"
+    assert report.summary.headline.endswith(", and it is worse at what another version was taught.")
+    assert report.lineage == []
+
+
     return replace(suite, items=tuple(replace(item, messages=_about(item, name)) for item in suite.items))
 
 
