@@ -63,7 +63,9 @@ class Report:
 
 def validate(path: Path) -> Report:
     """Read a whole training file and report everything that is wrong with it."""
-    report = _read(path, parse_line, max_lines=MAX_EXAMPLES)
+    report = _read(
+        path, parse_line, max_lines=MAX_EXAMPLES, key=lambda one: (one.messages, one.completion), said=_same_example
+    )
     if report.valid and report.n_examples < MIN_EXAMPLES:
         message = f"The file has {report.n_examples} examples; training needs at least {MIN_EXAMPLES}."
         report.add(Finding("too_few_examples", None, message, "Add demonstrations."), to=report.errors)
@@ -82,13 +84,29 @@ def validate_suite(path: Path) -> Report:
             raise Malformed("mixed_scorers", message, "Put the questions with scorer nll into a file of their own.")
         return question
 
-    report = _read(path, parse, max_lines=MAX_QUESTIONS)
+    report = _read(path, parse, max_lines=MAX_QUESTIONS, key=lambda one: one.messages, said=_same_prompt)
     if report.valid and not report.n_examples:
         report.add(Finding("too_few_examples", None, "The file is empty.", "Add questions."), to=report.errors)
     return report
 
 
-def _read(path: Path, parse: Callable[[bytes, int], Demonstration], *, max_lines: int) -> Report:
+def _read(
+    path: Path,
+    parse: Callable[[bytes, int], Demonstration],
+    *,
+    max_lines: int,
+    key: Callable[[Demonstration], object],
+    said: Callable[[int], tuple[str, str]],
+) -> Report:
+    """Validate line by line.
+
+    Args:
+        path: The file.
+        parse: Reads a line, or says what is wrong with it.
+        max_lines: The file may have.
+        key: What makes two lines the same.
+        said: Message and hint of a line that is the same as an earlier one.
+    """
     report, digests, lines = Report(), array("Q"), array("L")
     with path.open("rb") as source:
         for number, raw in enumerate(raw_lines(source), 1):
@@ -102,13 +120,20 @@ def _read(path: Path, parse: Callable[[bytes, int], Demonstration], *, max_lines
                 report.add(Finding(bad.code, number, bad.message, bad.hint, bad.path), to=report.errors)
                 continue
             _measure(report, demonstration)
-            digests.append(_digest(demonstration))
+            digests.append(_digest(key(demonstration)))
             lines.append(number)
     for line, first in _repeated(digests, lines):
-        message = f"The same example as line {first}."
-        hint = "Remove it, unless it should count twice."
-        report.add(Finding("duplicate_example", line, message, hint), to=report.warnings)
+        report.add(Finding("duplicate_example", line, *said(first)), to=report.warnings)
     return report
+
+
+def _same_example(first: int) -> tuple[str, str]:
+    return f"The same example as line {first}.", "Remove it, unless it should count twice."
+
+
+def _same_prompt(first: int) -> tuple[str, str]:
+    message = f"The same prompt as line {first}: only that line is asked, for copies make no evidence."
+    return message, 'Remove it; what else is right goes into the "expected" of that line.'
 
 
 def _repeated(digests: Sequence[int], lines: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -120,10 +145,9 @@ def _repeated(digests: Sequence[int], lines: Sequence[int]) -> Iterator[tuple[in
             yield line, first
 
 
-def _digest(demonstration: Demonstration) -> int:
+def _digest(key: object) -> int:
     """64 bits are enough to warn of equal examples, and a million of them are 8 MB."""
-    content = repr((demonstration.messages, demonstration.completion)).encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest())
 
 
 def _measure(report: Report, demonstration: Demonstration) -> None:

@@ -98,6 +98,12 @@ def test_a_file_is_read_to_its_end_and_every_error_is_named(tmp_path: Path) -> N
     assert [(finding.code, finding.line) for finding in report.warnings] == [("duplicate_example", 3)]
 
 
+def test_a_prompt_that_comes_again_is_warned_of_whatever_its_answer(tmp_path: Path) -> None:
+    [warning] = validate_suite(_write(tmp_path, _line(), _line(expected="43"))).warnings
+    assert (warning.line, warning.code) == (2, "duplicate_example")
+    assert warning.message.startswith("The same prompt as line 1: only that line is asked")
+
+
 def test_one_question_is_enough_and_none_is_not(tmp_path: Path) -> None:
     assert validate_suite(_write(tmp_path, _line())).valid
     assert [finding.code for finding in validate_suite(_write(tmp_path)).errors] == ["too_few_examples"]

@@ -125,6 +125,7 @@ def build_report(
                 kept,
                 judged.unjudged,
                 num_trained={suite.name: suite.num_trained for suite in measured.suites},
+                num_repeated={suite.name: suite.num_repeated for suite in measured.suites},
                 num_dropped=measured.num_dropped,
             ),
             *measured.notes,

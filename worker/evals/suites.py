@@ -74,6 +74,7 @@ class Suite:
         items: In a fixed order; all arms see the same.
         rehearsed: Kinds of which the rehearsal prompts have examples too, on other subjects.
         num_trained: Questions whose prompt was trained on; only a client's file can have any.
+        num_repeated: Lines of a client's file that are no items, because an earlier one has their prompt.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Suite:
     items: tuple[Item, ...]
     rehearsed: frozenset[str] = frozenset()
     num_trained: int = 0
+    num_repeated: int = 0
 
     @property
     def judged(self) -> bool:
@@ -185,7 +187,13 @@ def demonstration_suite(
 
 
 def question_suite(name: str, questions: Sequence[Question], training: Sequence[Demonstration]) -> Suite:
-    """A client's questions. An answer may be as long as what is expected, in bytes, within bounds."""
+    """A client's questions, equal prompts once. An answer may be as long as what is expected, in bytes, within bounds.
+
+    Answers to equal prompts are equal: counted twice, they would narrow intervals without telling anything.
+    """
+    different: dict[str, Question] = {}
+    for one in questions:
+        different.setdefault(repr(one.messages), one)
     trained = {prompt_sha256(one) for one in training}
     items = tuple(
         Item(
@@ -198,9 +206,15 @@ def question_suite(name: str, questions: Sequence[Question], training: Sequence[
             or min(MAX_ANSWER, max(MIN_ANSWER, *(len(text.encode()) for text in one.expected))),
             tolerance=one.tolerance,
         )
-        for one in questions
+        for one in different.values()
     )
-    return Suite(name, "client", items, num_trained=sum(prompt_sha256(one) in trained for one in questions))
+    return Suite(
+        name,
+        "client",
+        items,
+        num_trained=sum(prompt_sha256(one) in trained for one in different.values()),
+        num_repeated=len(questions) - len(different),
+    )
 
 
 def general_suite(*, rehearsed: bool = True) -> Suite:

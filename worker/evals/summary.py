@@ -59,6 +59,7 @@ def caveats(
     unjudged: Sequence[Unjudged],
     *,
     num_trained: Mapping[str, int],
+    num_repeated: Mapping[str, int],
     num_dropped: int,
 ) -> list[str]:
     """What a reader should not conclude."""
@@ -84,6 +85,11 @@ def caveats(
         f"{name}: the prompts of {count} questions are in the training file too, so it flatters this version."
         for name, count in num_trained.items()
         if count
+    notes.extend(
+        f"{name}: {count} lines repeat the prompt of another one and were not asked."
+        for name, count in num_repeated.items()
+        if count
+    )
     )
     if num_dropped:
         notes.append(f"{num_dropped} questions did not fit the context of the base model and were asked of nobody.")

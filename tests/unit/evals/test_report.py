@@ -268,7 +268,7 @@ def test_free_text_alone_that_stayed_is_said_to_have_stayed() -> None:
 
 
 def test_a_clients_questions_that_the_candidate_lost_stop_it_and_trained_ones_are_owned_up_to() -> None:
-    mine = replace(SKILL, name="file mine.jsonl", role="client", num_trained=3)
+    mine = replace(SKILL, name="file mine.jsonl", role="client", num_trained=3, num_repeated=2)
 
     def speak(arm: Arm, conversation: str) -> str:
         return "gone" if arm == "student" else RIGHT[conversation.splitlines()[-1]]
@@ -299,6 +299,7 @@ def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
 
 def test_free_text_is_tested_for_loss_together_with_answers() -> None:
     suites = [_essays(name, "earlier") for name in ("essays", "home:1")]
+    assert "file mine.jsonl: 2 lines repeat the prompt of another one and were not asked." in report.caveats
     alone, *together = (
         [suite.comparisons[0].p_value for suite in _build(_writer(6), *asked).suites]
         for asked in (suites[:1], [*suites, GENERAL])

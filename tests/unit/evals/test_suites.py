@@ -102,6 +102,15 @@ def test_a_clients_questions_become_items_and_trained_ones_are_counted() -> None
     assert (second.scorer, second.tolerance, second.max_new_tokens) == ("numeric", 1.0, 5)
 
 
+def test_equal_prompts_of_a_client_are_asked_once() -> None:
+    """Copies bought a narrow interval, and with it a verdict of "same"."""
+    lines = [{"prompt": prompt, "expected": "a", "scorer": "exact"} for prompt in ("one", "two", "one", "one", "Two")]
+    questions = [parse_question(json.dumps(line).encode(), number) for number, line in enumerate(lines, 1)]
+    suite = question_suite("file mine.jsonl", questions, [])
+    assert [item.id for item in suite.items] == ["line 1", "line 2", "line 5"]
+    assert suite.num_repeated == 2
+
+
 def test_held_out_demonstrations_can_be_read_back(tmp_path: Path) -> None:
     heldout = [_demonstration('say "é\n"', "ü"), _demonstration("two")]
     file = tmp_path / "heldout.jsonl"
