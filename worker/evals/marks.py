@@ -98,7 +98,7 @@ def _mark_one(suite: Suite, item: Item, arm: ArmName, answer: Answer) -> _Mark |
         if answer.mark is not None:
             return _Mark(_right_or_wrong(answer.mark), None)
         scorer = SCORERS[item.scorer]
-        partial = scorer.partial(answer.text, item.completion) if scorer.partial else None
+        partial = max(scorer.partial(answer.text, one) for one in item.expected) if scorer.partial else None
         score = scorer.score(answer.text, item.expected, tolerance=item.tolerance)
         return _Mark(0.0 if _is_refused(item, answer.text) else score, partial)
     except Exception as error:  # noqa: BLE001  a trained version must not be lost to a rule that breaks on one answer

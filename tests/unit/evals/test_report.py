@@ -405,6 +405,12 @@ def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
     assert any("cannot say whether the skill arrived" in note for note in report.caveats)
 
 
+def test_fields_are_credited_against_the_expected_answer_that_comes_nearest() -> None:
+    item = Item("1", "codes", ({"role": "user", "content": "who?"},), ('{"a": 1}', '{"b": 1, "c": 2}'), "json", 99)
+    [suite] = _build(lambda *_: '{"b": 1, "c": 3}', Suite("mine", "client", (item,))).suites
+    assert {arm.field_f1 for arm in suite.arms} == {0.5}
+
+
 def test_a_skill_that_was_there_before_is_no_reason_against_shipping() -> None:
     summary = _build(lambda _, text: RIGHT[text.splitlines()[-1]], SKILL, GENERAL).summary
     assert (summary.recommendation, summary.skill.verdict) == ("look_closer", "same")
