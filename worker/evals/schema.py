@@ -208,7 +208,8 @@ class Cost(_Frozen):
     trained_tokens: int = Field(description="In the version's own training.")
     generated_tokens: int = Field(
         description="By the student in the version's own training, and for answers of all arms that the job asked. "
-        "Not counted: what other seeds generate, and what a training prepares, such as answers to rehearse."
+        "Not counted: what other seeds generate, what a training prepares, such as answers to rehearse, and answers to "
+        "tasks of lm-evaluation-harness."
     )
     peak_memory_bytes: int | None
 
