@@ -13,6 +13,8 @@ from app.cli.tables import columns, titled, words
 
 GROUPS = ("all", "rehearsed kinds", "other kinds")
 """Of what was kept; the rest are single kinds."""
+TRAINED = {"candidate": "", "supervised": " by plain fine-tuning"}
+"""Arms that a job trained, and how that is said."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 NUM_BLOCKS = 24
 NUM_FLIPS = 3
@@ -128,18 +130,20 @@ def _behaviour(rows: list[dict[str, Any]]) -> Table:
 
 
 def _drift(rows: list[dict[str, Any]]) -> Table:
-    table = columns("prompts", ">n", ">KL(base || candidate)", ">KL(candidate || base)", ">same of top 10")
-    for row in rows:
-        moved = (f"{row['base_to_candidate']:.3f}", f"{row['candidate_to_base']:.3f}")
-        overlap = f"{row['candidate_overlap']:.0%}" if "candidate_overlap" in row else ""
-        table.add_row(row["prompts"], str(row["n"]), *moved, overlap)
+    table = columns("arm", "prompts", ">n", ">KL(base || arm)", ">KL(arm || base)", ">same of top 10")
+    for arm in TRAINED:
+        for row in rows:
+            if row.get(f"base_to_{arm}") is not None:
+                moved = (f"{row[f'base_to_{arm}']:.3f}", f"{row[f'{arm}_to_base']:.3f}")
+                overlap = f"{row[f'{arm}_overlap']:.0%}" if f"{arm}_overlap" in row else ""
+                table.add_row(arm, row["prompts"], str(row["n"]), *moved, overlap)
     return table
 
 
 def _weights(rows: list[dict[str, Any]]) -> Iterator[Text]:
-    shares = ", ".join(f"{row['module']} {row['share']:.2%}" for row in rows if row["arm"] == "candidate")
-    if shares:
-        yield Text(f"Added to the base's weights, relative to their norm: {shares}.")
+    for arm, whose in TRAINED.items():
+        if shares := ", ".join(f"{row['module']} {row['share']:.2%}" for row in rows if row["arm"] == arm):
+            yield Text(f"Added to the base's weights{whose}, relative to their norm: {shares}.")
 
 
 def _cost(cost: dict[str, Any], *, has_seeds: bool) -> Iterator[Text]:

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from app.domain.gate import GateDecision
 from worker.evals.charts import heat_map, lengths, phases
 from worker.evals.kept import MAX_FLIPS
-from worker.evals.run import ArmName
+from worker.evals.run import TRAINED, ArmName
 from worker.evals.schema import Bounds, Measure, Range, Report, SuiteReport
 from worker.evals.trade_off import trade_off
 
@@ -54,6 +54,7 @@ def render_html(report: Report, gate: GateDecision | None = None) -> str:
         gate=gate,
         glossary=_glossary(report),
         max_flips=MAX_FLIPS,
+        trained=TRAINED,
         trade_off=trade_off(report),
         heat_map=heat_map(report),
         lengths=list(lengths(report)),

@@ -169,6 +169,14 @@ SHAPES: dict[str, Report] = {
     "an extra arm": report(
         suite("skill", "base", "candidate", "supervised", "ceiling"),
         suite("general", "base", "candidate", "supervised"),
+        drift=[{
+            "prompts": "task", "n": 16, "base_to_candidate": 0.5, "candidate_to_base": 0.25, "candidate_overlap": 0.8,
+            "base_to_supervised": 1.5, "supervised_to_base": 1.25, "supervised_overlap": 0.4,
+        }],
+        weights=[
+            {"arm": arm, "module": "q_proj", "norm": 1.5, "share": share}
+            for arm, share in (("candidate", 0.0125), ("supervised", 0.025))
+        ],
         supervised={
             "sentence": "Plain fine-tuning on the same data: learned 4 of 20. <b>",
             "kept": [kept("general", group, had=12) for group in ("all", "other kinds", "facts")],

@@ -114,8 +114,15 @@ def test_sections_come_in_the_order_in_which_a_reader_asks() -> None:
 def test_overlap_entropy_and_weights_stand_with_behaviour_and_drift() -> None:
     text = text_of(render_html(PLAIN))
     assert re.search(r"base 4.0 25 % 1.00 0 % 50 % 0.75 ", text)
-    assert "task 16 0.500 0.250 80 %" in text
+    assert "candidate task 16 0.500 0.250 80 %" in text
     assert "Added to the base's weights, relative to their norm: q_proj 1.25 %." in text
+    assert "supervised" not in text
+
+
+def test_drift_and_weights_of_the_twin_stand_beside_the_versions() -> None:
+    text = text_of(render_html(SHAPES["an extra arm"]))
+    assert "candidate task 16 0.500 0.250 80 % supervised task 16 1.500 1.250 40 %" in text
+    assert "Added to the base's weights by plain fine-tuning, relative to their norm: q_proj 2.50 %." in text
 
 
 def test_answers_of_an_earlier_job_are_owned_up_to() -> None:

@@ -80,8 +80,15 @@ def test_scores_stand_beside_the_difference_from_their_arm() -> None:
 def test_overlap_entropy_and_weights_stand_with_behaviour_and_drift() -> None:
     rows = [" ".join(line.split()) for line in said("a first version").splitlines()]
     assert "skill base 4.0 25% 1.00 0% 50% 0.75" in rows
-    assert "task 16 0.500 0.250 80%" in rows
+    assert "candidate task 16 0.500 0.250 80%" in rows
     assert "Added to the base's weights, relative to their norm: q_proj 1.25%." in rows
+
+
+def test_drift_and_weights_of_the_twin_stand_beside_the_versions() -> None:
+    rows = [" ".join(line.split()) for line in said("an extra arm").splitlines()]
+    place = rows.index("candidate task 16 0.500 0.250 80%")
+    assert rows[place + 1] == "supervised task 16 1.500 1.250 40%"
+    assert "Added to the base's weights by plain fine-tuning, relative to their norm: q_proj 2.50%." in rows
 
 
 def test_seeds_stand_below_each_other_with_mean_and_range() -> None:
