@@ -77,23 +77,39 @@ def caveats(
         for row in kept
         if row.suite == GENERAL_NAME and row.group == "all" and row.num_had < ENOUGH_TO_FORGET
     )
-    notes.append(
-        "The general suite is easy and short. Kinds of which there are rehearsal prompts too are listed apart: only "
-        "the other kinds show whether retention reaches beyond what is rehearsed."
+    notes.extend(
+        f"The general suite is easy and short. {_reach(suites, kept)}" for one in suites if one.role == "general"
     )
     notes.extend(
         f"{name}: the prompts of {count} questions are in the training file too, so it flatters this version."
         for name, count in num_trained.items()
         if count
+    )
     notes.extend(
         f"{name}: {count} lines repeat the prompt of another one and were not asked."
         for name, count in num_repeated.items()
         if count
     )
-    )
     if num_dropped:
         notes.append(f"{num_dropped} questions did not fit the context of the base model and were asked of nobody.")
     return notes
+
+
+def _reach(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> str:
+    """What kinds show of retention beyond what was rehearsed: of the shipped prompts alone the kinds are known."""
+    if not any(row.num_rehearsed_kinds for row in kept if row.suite == GENERAL_NAME):
+        return (
+            "None of the shipped prompts was rehearsed, so no kind counts as rehearsed. A file's prompts, those that "
+            "the starting point made up and those of earlier skills may be of any kind: where training had some, no "
+            "kind shows for certain whether retention reaches beyond them."
+        )
+    said = (
+        "Kinds of which there are rehearsal prompts too are listed apart: only the other kinds show whether retention "
+        "reaches beyond what is rehearsed"
+    )
+    if "earlier" in {suite.role for suite in suites}:
+        return f"{said}, and of these only such as no earlier skill is of, for its prompts are rehearsed too."
+    return f"{said}."
 
 
 def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Question:

@@ -190,11 +190,41 @@ def test_what_changed_is_told_against_the_base_and_the_starting_point() -> None:
     assert changes["candidate", "parent"] == skill.comparisons[-1].difference
 
 
+@pytest.mark.parametrize(
+    ("rehearsed", "suites", "says"),
+    [
+        (True, (SKILL,), "only the other kinds show whether retention reaches beyond what is rehearsed."),
+        (True, (SKILL, replace(SKILL, name="old:1", role="earlier")), "only such as no earlier skill is of"),
+        (False, (SKILL,), "None of the shipped prompts was rehearsed"),
+    ],
+    ids=["shipped prompts", "an earlier skill's too", "others, or none"],
+)
+def test_what_kinds_show_of_rehearsal_is_said_by_where_its_prompts_came_from(
+    rehearsed: bool, suites: Sequence[Suite], says: str
+) -> None:
+    general = GENERAL if rehearsed else replace(GENERAL, rehearsed=frozenset())
+    [note] = [one for one in _build(_speaker(), *suites, general).caveats if one.startswith("The general suite")]
+    assert says in note
+    assert ("only the other kinds" in note) is rehearsed
+
+
+def test_without_the_general_suite_nothing_is_said_of_it() -> None:
+    assert not any("general suite" in note for note in _build(_speaker(), SKILL).caveats)
+
+
 def test_lengths_of_answers_are_listed_shortest_first() -> None:
     rows = {(row.suite, row.arm): row for row in _build(_speaker(learnt=39), SKILL).behaviour}
     candidate = rows["codes", "candidate"]
     assert candidate.lengths == sorted(candidate.lengths)
     assert (len(candidate.lengths), sum(candidate.lengths)) == (40, pytest.approx(40 * candidate.mean_tokens))
+
+
+def test_nobody_is_said_to_have_lost_what_another_version_was_taught() -> None:
+    other = replace(SKILL, name="later:2", role="other")
+    report = _build(lambda arm, text: RIGHT[text] if arm == "parent" else "?", other, has_parent=True, template=None)
+    assert report.suites[0].comparisons[-1].verdict == "worse"
+    assert report.summary.headline.endswith(", and it is worse at what another version was taught.")
+    assert report.lineage == []
 
 
 def test_an_earlier_skill_that_the_candidate_lost_stops_it() -> None:
@@ -219,14 +249,6 @@ def test_an_earlier_skill_that_the_candidate_lost_against_the_base_stops_it_too(
 
 def _essays(name: str = "essays", role: Role = "client") -> Suite:
     suite = demonstration_suite(name, role, SPLIT.heldout, scorer="nll", max_new_tokens=30)
-def test_nobody_is_said_to_have_lost_what_another_version_was_taught() -> None:
-    other = replace(SKILL, name="later:2", role="other")
-    report = _build(lambda arm, text: RIGHT[text] if arm == "parent" else "?", other, has_parent=True, template=None)
-    assert report.suites[0].comparisons[-1].verdict == "worse"
-    assert report.summary.headline.endswith(", and it is worse at what another version was taught.")
-    assert report.lineage == []
-
-
     return replace(suite, items=tuple(replace(item, messages=_about(item, name)) for item in suite.items))
 
 
@@ -277,6 +299,7 @@ def test_a_clients_questions_that_the_candidate_lost_stop_it_and_trained_ones_ar
     assert report.summary.retention.verdict == "worse"
     assert "file mine.jsonl, right for the base: 0 of 40 kept" in report.summary.retention.sentence
     assert any(note.startswith("file mine.jsonl: the prompts of 3 questions are in the") for note in report.caveats)
+    assert "file mine.jsonl: 2 lines repeat the prompt of another one and were not asked." in report.caveats
 
 
 def test_the_tolerance_of_an_item_reaches_its_scorer() -> None:
@@ -299,7 +322,6 @@ def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
 
 def test_free_text_is_tested_for_loss_together_with_answers() -> None:
     suites = [_essays(name, "earlier") for name in ("essays", "home:1")]
-    assert "file mine.jsonl: 2 lines repeat the prompt of another one and were not asked." in report.caveats
     alone, *together = (
         [suite.comparisons[0].p_value for suite in _build(_writer(6), *asked).suites]
         for asked in (suites[:1], [*suites, GENERAL])
@@ -383,6 +405,12 @@ def test_an_item_that_cannot_be_judged_is_an_error_and_counts_for_no_arm() -> No
     assert report.suites[0].arms[0].field_f1 == 1.0
 
 
+def test_fields_are_credited_against_the_expected_answer_that_comes_nearest() -> None:
+    item = Item("1", "codes", ({"role": "user", "content": "who?"},), ('{"a": 1}', '{"b": 1, "c": 2}'), "json", 99)
+    [suite] = _build(lambda *_: '{"b": 1, "c": 3}', Suite("mine", "client", (item,))).suites
+    assert {arm.field_f1 for arm in suite.arms} == {0.5}
+
+
 def test_free_text_is_judged_by_likelihood_alone() -> None:
     essays = demonstration_suite("codes", "skill", SPLIT.heldout, scorer="nll", max_new_tokens=30)
     report = _build(_speaker(learnt=20), essays, GENERAL)
@@ -403,12 +431,6 @@ def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
     assert report.summary.headline == "Look closer: no held-out questions were asked to show that the skill arrived."
     assert report.summary.skill.sentence == "No held-out questions were asked."
     assert any("cannot say whether the skill arrived" in note for note in report.caveats)
-
-
-def test_fields_are_credited_against_the_expected_answer_that_comes_nearest() -> None:
-    item = Item("1", "codes", ({"role": "user", "content": "who?"},), ('{"a": 1}', '{"b": 1, "c": 2}'), "json", 99)
-    [suite] = _build(lambda *_: '{"b": 1, "c": 3}', Suite("mine", "client", (item,))).suites
-    assert {arm.field_f1 for arm in suite.arms} == {0.5}
 
 
 def test_a_skill_that_was_there_before_is_no_reason_against_shipping() -> None:
