@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 
 from app.api.bodies import StrictRoute
 from app.api.dependencies import CallerDep, SessionDep, pages
@@ -67,10 +67,16 @@ def move_alias(
 
 @router.delete("/adapters/{name}/aliases/{alias}")
 def remove_alias(
-    name: str, alias: AliasName, session: SessionDep, caller: CallerDep, expected: ExpectedDep
+    *,
+    name: str,
+    alias: AliasName,
+    reason: Annotated[str | None, Query(min_length=1, max_length=500, description="For the audit log.")] = None,
+    session: SessionDep,
+    caller: CallerDep,
+    expected: ExpectedDep,
 ) -> DeletedObject:
     """Take an alias away; its version stays."""
-    aliases.remove(session, caller.project_id, name, alias, expected=expected, actor=caller.key_id)
+    aliases.remove(session, caller.project_id, name, alias, reason=reason, expected=expected, actor=caller.key_id)
     return DeletedObject(id=f"{name}@{alias}", object="adapter.alias", deleted=True)
 
 

@@ -90,6 +90,46 @@ def promote(
         typer.echo(f"{name}@{alias} points at {name}:{moved['version']} ({moved['model']}).")
 
 
+@cli.command("remove-alias")
+def remove_alias(
+    alias: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="The alias to take away; its version stays.")],
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Take an alias away."""
+    adapter, _, name = alias.partition("@")
+    if not name:
+        raise CliError(f"{alias} names no alias; write NAME@ALIAS, like my-adapter@production.")
+    because: Any = {"params": {"reason": reason}} if reason else {}
+    removed: Any = connect(Home(home), url, key).delete(
+        f"/adapters/{adapter}/aliases/{name}", cast_to=object, options=because
+    )
+    if json:
+        print_json(removed)
+    else:
+        typer.echo(f"{alias} is gone; its version stays.")
+
+
+@cli.command()
+def audit(home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, json: Json = False) -> None:
+    """Show the last hundred moves of aliases: who made them, and why."""
+    entries = _get(connect(Home(home), url, key), "/audit_logs?limit=100")["data"]
+    if json:
+        print_json(entries)
+        return
+    columns = ("when", "alias", "from", "to", "by", "override", "reason")
+    rows = (
+        (show_time(entry["created_at"]), entry["subject"], entry["details"]["from_version"],
+         entry["details"]["to_version"] or "removed", entry["actor"],
+         "yes" if entry["details"].get("override") else "", entry["details"].get("reason"))
+        for entry in entries
+    )  # fmt: skip
+    print_table(columns, rows, empty="No alias was ever moved; sdft adapters promote moves one.")
+
+
 @cli.command()
 def lineage(
     name: Annotated[str, typer.Argument(help="Name of the adapter.")],

@@ -116,7 +116,16 @@ def point(
     return alias
 
 
-def remove(session: Session, project_id: str, adapter_name: str, name: str, *, expected: Expected, actor: str) -> None:
+def remove(
+    session: Session,
+    project_id: str,
+    adapter_name: str,
+    name: str,
+    *,
+    reason: str | None,
+    expected: Expected,
+    actor: str,
+) -> None:
     """Take an alias away.
 
     Raises:
@@ -127,7 +136,7 @@ def remove(session: Session, project_id: str, adapter_name: str, name: str, *, e
     alias = _existing(session, adapter, name)
     _check(expected, adapter, name, alias)
     pointed_at = session.get_one(AdapterVersion, alias.version_id).version
-    details = {"from_version": pointed_at, "to_version": None}
+    details = {"from_version": pointed_at, "to_version": None, "reason": reason}
     subject = f"{adapter.name}@{name}"
     audit.record(session, project_id, actor=actor, action="alias.removed", subject=subject, details=details)
     session.delete(alias)

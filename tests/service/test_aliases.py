@@ -137,6 +137,13 @@ def test_a_removed_alias_is_gone_and_on_record(http, line):
     ]
 
 
+def test_why_an_alias_was_removed_is_on_record(http, line):
+    http.put(ALIAS, json={"version": 1})
+    error_of(http.delete(ALIAS, params={"reason": "x" * 501}), 400)
+    assert http.delete(ALIAS, params={"reason": "It answers in French."}).status_code == 200
+    assert log(http)[0]["details"] == {"from_version": 1, "to_version": None, "reason": "It answers in French."}
+
+
 @pytest.mark.parametrize(
     ("body", "code", "param", "fix"),
     [

@@ -113,6 +113,19 @@ def test_promote_moves_no_alias_that_has_moved_since(sdft, line):
     assert (late.returncode, json.loads(late.stdout)["error"]["code"]) == (1, "alias_moved")
 
 
+def test_an_alias_is_removed_and_the_audit_log_says_why(sdft, line):
+    sdft("adapters", "promote", "home:1", "--alias", "production")
+    gone = sdft("adapters", "remove-alias", "home@production", "--reason", "Too slow.")
+    assert (gone.returncode, gone.stdout) == (0, "home@production is gone; its version stays.\n")
+    removed, moved = sdft("adapters", "audit").stdout.splitlines()[1:]
+    assert "home@production" in moved
+    assert removed.split()[2:5] == ["home@production", "1", "removed"]
+    assert removed.endswith("Too slow.")
+    unnamed = sdft("adapters", "remove-alias", "home")
+    assert unnamed.returncode == 1
+    assert "NAME@ALIAS" in unnamed.stderr
+
+
 def test_promote_wants_a_version(sdft, line):
     result = sdft("adapters", "promote", "home", "--alias", "production")
     assert result.returncode == 1
