@@ -68,8 +68,8 @@ class RehearsalRequest(Frozen):
 
     share: Annotated[float, Field(ge=0, le=0.75)] | Auto = Field(
         "auto",
-        description="Rehearsal prompts of all prompts in a step; 0 turns it off. auto: a third, or half where skills "
-        "of earlier versions are rehearsed too.",
+        description="Rehearsal prompts of all prompts in a step, one at least; 0 turns it off. auto: a third, or half "
+        "where skills of earlier versions are rehearsed too.",
     )
     prompts: RehearsalPrompts = Field(
         "builtin",
@@ -212,8 +212,13 @@ class TrainingConfig(Frozen):
 
     @property
     def num_rehearsal(self) -> int:
-        """Rehearsal prompts a step, on top of ``batch_size`` demonstrations; each has one sequence."""
-        return round(self.batch_size * self.rehearsal_share / (1 - self.rehearsal_share))
+        """Rehearsal prompts a step, on top of ``batch_size`` demonstrations; each has one sequence.
+
+        One at least where there is a share: a small batch would round it away.
+        """
+        if self.rehearsal_share == 0:
+            return 0
+        return max(1, round(self.batch_size * self.rehearsal_share / (1 - self.rehearsal_share)))
 
     @property
     def rehearses_shipped(self) -> bool:

@@ -63,6 +63,14 @@ def test_rehearsal_is_a_share_of_all_sequences_of_a_step(share: float, expected:
     assert resolved(batch_size=8, rehearsal={"share": share}).num_rehearsal == expected
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "share"),
+    [(1, "auto"), (1, 0.25), (1, 0.1), (2, 0.1), (3, 0.1), (4, 0.1), (1, 0.01), (32, 0.01)],
+)
+def test_a_small_batch_does_not_round_rehearsal_away(batch_size: int, share: float | str) -> None:
+    assert resolved(batch_size=batch_size, rehearsal={"share": share}).num_rehearsal == 1
+
+
 def test_more_is_rehearsed_where_there_are_earlier_skills_to_keep() -> None:
     shares = [
         resolve(
