@@ -7,6 +7,7 @@ broker.
 from functools import partial
 from pathlib import Path
 
+from app.domain.distillation import Contradiction
 from app.domain.evaluation import TASK_PREFIX
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
@@ -116,7 +117,12 @@ class Training:
         )
 
     def resolve(self, lengths: Lengths) -> TrainingConfig:
-        """Give every ``auto`` but the template its value."""
+        """Give every ``auto`` but the template its value.
+
+        Raises:
+            RunFailed: What was asked for cannot be on this data, which was only counted in part when the job was
+                posted.
+        """
         order = self.order
         try:
             return resolve(
@@ -127,8 +133,10 @@ class Training:
                 num_parameters=order.base.num_parameters,
                 has_earlier=bool(order.rehearsal),
             )
-        except ValueError as error:
-            raise RunFailed("invalid_file", str(error), "method") from error
+        except Contradiction as error:
+            raise RunFailed(
+                "invalid_value", str(error), f"method.{order.method}.hyperparameters.{error.param}"
+            ) from error
 
     def load(self) -> Base:
         """The base that the order names."""

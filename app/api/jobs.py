@@ -16,7 +16,7 @@ from app.api.schemas.jobs import CheckpointObject, EventObject, JobObject
 from app.db.models import Job
 from app.db.session import transaction
 from app.domain.errors import Invalid
-from app.services import estimates, idempotency, jobs
+from app.services import configs, estimates, idempotency, jobs
 from app.services.pages import Page, PageRequest
 from app.services.standings import standings
 
@@ -65,6 +65,7 @@ def create_job(
         asked = body.understood(settings.default_method)
         checked = jobs.check(session, store, caller.project_id, asked)
     jobs.check_lengths(store, checked)
+    configs.check(store, asked, checked)
     with transaction(resources.sessions) as session:
 
         def act() -> dict[str, Any]:

@@ -29,6 +29,19 @@ PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
 """What an ``"auto"`` becomes before anything else decides; what a preset leaves open is as in ``default``."""
 
 
+class Contradiction(ValueError):
+    """Values asked for that cannot hold together, or not on this data; the message says how to fix it.
+
+    Args:
+        message: For a person.
+        param: The value to change, by its path within the hyperparameters.
+    """
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 class Frozen(BaseModel):
     """Nothing unknown, nothing converted, nothing changed."""
 
@@ -139,7 +152,7 @@ def resolve_teacher(asked: TeacherRequest, total_steps: int) -> TeacherConfig:
     """Fix the numbers of a teacher whose kind is decided.
 
     Raises:
-        ValueError: It would not move before the job ends.
+        Contradiction: It would not move before the job ends.
     """
     if asked.kind == "ema":
         teacher = TeacherConfig(kind="ema", rate=value_or(asked.rate, EMA_RATE), every=value_or(asked.every, 1))
@@ -148,9 +161,10 @@ def resolve_teacher(asked: TeacherRequest, total_steps: int) -> TeacherConfig:
     else:
         return TeacherConfig.model_validate({"kind": asked.kind})
     if teacher.every is not None and teacher.every > total_steps:
-        raise ValueError(
+        raise Contradiction(
             f"teacher.every ({teacher.every}) is more than the job's {total_steps} steps, so the teacher would never "
-            "move; lower it, or choose the frozen teacher"
+            "move; lower it, or choose the frozen teacher",
+            "teacher.every",
         )
     return teacher
 

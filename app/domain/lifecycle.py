@@ -11,7 +11,7 @@ Phase = Literal[
 ]  # fmt: skip
 
 FailureCode = Literal[
-    "invalid_file", "out_of_memory", "diverged", "teacher_not_better", "base_model_unavailable",
+    "invalid_file", "invalid_value", "out_of_memory", "diverged", "teacher_not_better", "base_model_unavailable",
     "suite_unavailable", "worker_lost", "time_limit", "internal_error",
 ]  # fmt: skip
 

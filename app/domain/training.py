@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from app.domain.distillation import (
     PRESETS,
     Auto,
+    Contradiction,
     Frozen,
     ObjectiveConfig,
     ObjectiveRequest,
@@ -31,7 +32,8 @@ from app.domain.distillation import (
 Method = Literal["sdft", "supervised"]
 TemplateName = Literal["paper", "example", "multi_turn", "multi_turn_twice"]
 RehearsalPrompts = Literal["builtin", "self", "file"]
-LearningRate = Annotated[float, Field(ge=1e-7, le=1e-2)]
+LEARNING_RATE_RANGE: Final = (1e-7, 1e-2)
+LearningRate = Annotated[float, Field(ge=LEARNING_RATE_RANGE[0], le=LEARNING_RATE_RANGE[1])]
 
 MAX_SEED = 2**31 - 1
 MIN_EXAMPLES = 10
@@ -93,7 +95,7 @@ def _check_skip(skip: int, completion: int) -> None:
             f"loss_skip_tokens ({skip}) leaves no token of a completion of at most {completion} tokens to learn from; "
             "lower it or raise max_completion_tokens"
         )
-        raise ValueError(msg)
+        raise Contradiction(msg, "loss_skip_tokens")
 
 
 class SharedHyperparameters(Frozen):
@@ -102,7 +104,9 @@ class SharedHyperparameters(Frozen):
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
     batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = Field("auto", description="Demonstrations a step.")
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=100)] | Auto = "auto"
-    learning_rate: LearningRate | Auto = Field("auto", description="Peak learning rate, before the multiplier.")
+    learning_rate: LearningRate | Auto = Field(
+        "auto", description="Peak learning rate, before the multiplier; what both make has to be in the same range."
+    )
     lora_rank: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
     lora_alpha: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
 
@@ -232,6 +236,32 @@ def default_learning_rate(method: Method, *, num_parameters: int) -> float:
     return of_small if num_parameters < SMALL_BASE_PARAMETERS else of_others
 
 
+def peak_learning_rate(requested: Hyperparameters, *, method: Method, num_parameters: int) -> float:
+    """What a job on a base of so many parameters peaks at, its multiplier included.
+
+    Raises:
+        Contradiction: The two make a rate that could not be asked for by itself.
+    """
+    rate = value_or(requested.learning_rate, default_learning_rate(method, num_parameters=num_parameters))
+    multiplier = value_or(requested.learning_rate_multiplier, 1.0)
+    lowest, highest = LEARNING_RATE_RANGE
+    if not lowest <= rate * multiplier <= highest:
+        msg = (
+            f"a learning rate of {rate:g} times learning_rate_multiplier ({multiplier:g}) is {rate * multiplier:g}, "
+            f"and has to be from {lowest:g} to {highest:g}; change the multiplier, or name the learning rate alone"
+        )
+        raise Contradiction(msg, "learning_rate_multiplier")
+    return rate * multiplier
+
+
+def depends_on_data(requested: Hyperparameters) -> bool:
+    """Whether ``resolve`` may refuse, on some data, what is asked for."""
+    if isinstance(requested, SupervisedHyperparameters):
+        return False
+    skips = requested.loss_skip_tokens not in {"auto", 0} and requested.max_completion_tokens == "auto"
+    return skips or requested.teacher.every != "auto"
+
+
 def count_heldout(num_prompts: int, *, of_validation: bool) -> int:
     """How many of so many different prompts the evaluation keeps for itself.
 
@@ -265,21 +295,20 @@ def resolve(
         has_earlier: Whether there are prompts of earlier versions to rehearse.
 
     Raises:
-        ValueError: The values asked for contradict each other; the message says how to fix it.
+        Contradiction: What is asked for cannot be, on this data.
     """
     small_base = num_parameters < SMALL_BASE_PARAMETERS
     batch_size = value_or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
     batch_size = min(batch_size, facts.num_examples)
     num_epochs = value_or(requested.n_epochs, min(50, max(2, math.ceil(MIN_STEPS * batch_size / facts.num_examples))))
     total_steps = math.ceil(facts.num_examples * num_epochs / batch_size)
-    learning_rate = value_or(requested.learning_rate, default_learning_rate(method, num_parameters=num_parameters))
     config: dict[str, Any] = {
         "method": method,
         "seed": seed,
         "num_epochs": num_epochs,
         "batch_size": batch_size,
         "total_steps": total_steps,
-        "learning_rate": learning_rate * value_or(requested.learning_rate_multiplier, 1.0),
+        "learning_rate": peak_learning_rate(requested, method=method, num_parameters=num_parameters),
         "warmup_steps": min(total_steps, max(10, round(total_steps * 0.1))),
         "lora_rank": value_or(requested.lora_rank, 16 if small_base else 32),
         "lora_alpha": value_or(requested.lora_alpha, 32),
@@ -291,11 +320,12 @@ def resolve(
     max_completion_tokens = value_or(requested.max_completion_tokens, longest_automatic)
     # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
     is_long = facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS
-    skip = min(SKIPPED_TOKENS, max_completion_tokens - 1) if is_long else 0
+    skip = value_or(requested.loss_skip_tokens, min(SKIPPED_TOKENS, max_completion_tokens - 1) if is_long else 0)
+    _check_skip(skip, max_completion_tokens)
     return TrainingConfig(
         **config,
         max_completion_tokens=max_completion_tokens,
-        loss_skip_tokens=value_or(requested.loss_skip_tokens, skip),
+        loss_skip_tokens=skip,
         rollouts_per_prompt=requested.rollouts_per_prompt,
         template=requested.template,
         weak_teacher=requested.weak_teacher,

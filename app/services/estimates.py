@@ -3,7 +3,6 @@
 Finished jobs of every project count: how fast this deployment is belongs to nobody. Nothing is written.
 """
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,14 +18,13 @@ from app.db.clock import NOW
 from app.db.models import Evaluation, File, Job, JobMetric, Worker
 from app.db.session import transaction
 from app.domain import estimates
-from app.domain.errors import Invalid
 from app.domain.estimates import Finished, Lengths, Spread, Work
 from app.domain.evaluation import TASK_PREFIX, EvaluationOptions, count_decoded, task_of
-from app.domain.training import DatasetFacts, TrainingConfig, count_heldout, resolve
-from app.services import jobs, lineage
+from app.domain.training import TrainingConfig
+from app.services import configs, jobs, lineage
 from app.services.base_models import TokenCounter
 from app.services.jobs import Checked, JobRequest
-from app.services.lengths import FileLengths, measure
+from app.services.lengths import measure
 from app.storage.store import Store
 
 MAX_CALIBRATED: Final = 10
@@ -98,8 +96,8 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
     counter = checked.counter
     training = measure(counter, store, checked.training)
     validation = measure(counter, store, checked.validation) if checked.validation else None
-    num_heldout, num_trained = _parts(training, validation)
-    config = _resolve(asked, checked, training, num_trained)
+    num_heldout, num_trained = configs.parts(training, validation)
+    config = configs.config(asked, checked, training, num_trained=num_trained)
 
     with transaction(sessions) as session:
         past = _Past.of(session, checked.row, config)
@@ -139,33 +137,6 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
         hardware=past.hardware,
         calibrated_on=len(finished),
     )
-
-
-def _parts(training: FileLengths, validation: FileLengths | None) -> tuple[int, int]:
-    """Examples held out and trained on, as ``worker.evals.suites`` parts them."""
-    if validation:
-        return count_heldout(validation.num_prompts, of_validation=True), training.num_examples
-    held_out = count_heldout(training.num_prompts, of_validation=False)
-    return held_out, training.num_examples - round(held_out * training.num_examples / training.num_prompts)
-
-
-def _resolve(asked: JobRequest, checked: Checked, training: FileLengths, num_trained: int) -> TrainingConfig:
-    try:
-        return resolve(
-            asked.hyperparameters,
-            method=asked.method,
-            seed=checked.row.seed,
-            facts=DatasetFacts(
-                num_examples=num_trained,
-                demonstration_tokens_p50=math.ceil(statistics.median(training.demonstrations)),
-                demonstration_tokens_p99=training.demonstration_percentile(0.99),
-                demonstration_tokens_max=training.demonstration_percentile(1.0),
-            ),
-            num_parameters=checked.base.num_parameters,
-            has_earlier=checked.parent is not None,
-        )
-    except ValueError as error:
-        raise Invalid("invalid_value", str(error), param="method") from error
 
 
 class _Suite(BaseModel):

@@ -33,12 +33,16 @@ from app.storage.store import Store
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What a client asks for, checked as far as that needs no database."""
+    """What a client asks for, checked as far as that needs no database.
+
+    ``hyperparameters_at`` is the field that they came in, for errors that name one of them.
+    """
 
     model: str
     training_file: str
     method: Method
     hyperparameters: Hyperparameters
+    hyperparameters_at: str
     method_is_default: bool = False
     validation_file: str | None = None
     seed: int | None = None
@@ -221,7 +225,7 @@ def _examples(session: Session, project_id: str, base: BaseModel, asked: JobRequ
     sdft = asked.hyperparameters
     if isinstance(sdft, SdftHyperparameters) and sdft.rehearsal.file:
         # Nobody is shown the answers of the client's own prompts, so that each must fit as for plain training.
-        param = "method.sdft.hyperparameters.rehearsal.file"
+        param = f"{asked.hyperparameters_at}.rehearsal.file"
         named.append((param, sdft.rehearsal.file, SupervisedHyperparameters()))
     found = []
     for param, file_id, hyperparameters in named:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from app.db.models import Project
 from app.db.session import transaction
@@ -85,10 +86,8 @@ def anonymous(app: FastAPI) -> TestClient:
 
 
 @pytest.fixture
-def base(session: Session) -> Any:
-    row = factories.make_base_model(session, overheads=OVERHEADS)
-    session.commit()
-    return row
+def base(session: Session, store: Store) -> Any:
+    return make_counting_base(session, store)
 
 
 @pytest.fixture
@@ -113,6 +112,16 @@ def live(committed_sessions, store, broker, settings) -> Iterator[tuple[str, str
     yield f"http://127.0.0.1:{port}/v1", tenant.secret
     server.should_exit = True
     thread.join()
+
+
+def make_counting_base(session: Session, store: Store, **values: Any) -> Any:
+    """A base whose tokens are words."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = factories.make_blob(session, words.to_str().encode(), store=store)
+    row = factories.make_base_model(session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, **values)
+    session.commit()
+    return row
 
 
 def make_app(sessions: sessionmaker[Session], store: Any, broker: Any, settings: Settings) -> FastAPI:

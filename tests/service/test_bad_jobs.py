@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from app.db.models import Job
 from app.db.session import transaction
 from tests import factories
-from tests.service.conftest import OVERHEADS, error_of, upload
+from tests.service.conftest import OVERHEADS, error_of, make_counting_base, upload
 
 JOBS = "/v1/fine_tuning/jobs"
 UNKNOWN_FILE = "file-" + "0" * 32
@@ -210,13 +209,8 @@ def example(prompt_words, answer_words, document_words=0):
 
 @pytest.fixture
 def counted_base(session, store):
-    """A base whose tokens are words, with room for a hundred of them."""
-    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = factories.make_blob(session, words.to_str().encode(), store=store)
-    row = factories.make_base_model(session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=100)
-    session.commit()
-    return row
+    """A base with room for a hundred words."""
+    return make_counting_base(session, store, context_tokens=100)
 
 
 def test_only_a_teacher_reads_documents(http, counted_base):
@@ -239,6 +233,44 @@ def test_prompts_to_rehearse_must_fit_too(http, counted_base, file_id):
     error = error_of(response, 400)
     assert (error["code"], error["param"]) == ("example_over_context", f"{SDFT}.rehearsal.file")
     assert error["errors"][0]["line"] == 13
+
+
+CONTRADICTIONS = [
+    (sdft(teacher={"kind": "ema", "every": 5000}), f"{SDFT}.teacher.every", "more than the job's 48 steps"),
+    (sdft(teacher={"kind": "hard_sync", "every": 5000}), f"{SDFT}.teacher.every", "lower it"),
+    (sdft(preset="paper", teacher={"every": 5000}), f"{SDFT}.teacher.every", "lower it"),
+    (sdft(loss_skip_tokens=16), f"{SDFT}.loss_skip_tokens", "a completion of at most 8 tokens"),
+    (sdft(learning_rate=1e-2, learning_rate_multiplier=100), f"{SDFT}.learning_rate_multiplier", "is 1, and has to be"),
+    (sdft(learning_rate_multiplier=100), f"{SDFT}.learning_rate_multiplier", "0.001 times"),
+    (supervised(learning_rate_multiplier=100), f"{SUPERVISED}.learning_rate_multiplier", "0.0005 times"),
+    (supervised(learning_rate_multiplier=1e-9), f"{SUPERVISED}.learning_rate_multiplier", "from 1e-07 to 0.01"),
+    ({"hyperparameters": {"learning_rate_multiplier": 50}}, "hyperparameters.learning_rate_multiplier", "is 0.05"),
+]
+
+
+@pytest.mark.parametrize("path", [JOBS, f"{JOBS}/estimate"])
+@pytest.mark.parametrize(("fields", "param", "said"), CONTRADICTIONS)
+def test_numbers_that_contradict_the_data_or_each_other_are_named(
+    *, http, counted_base, file_id, path, fields, param, said
+):
+    error = error_of(http.post(path, json={"model": "tiny", "training_file": file_id} | fields), 400)
+    assert (error["code"], error["param"]) == ("invalid_value", param)
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        sdft(teacher={"kind": "ema", "every": 48}),
+        sdft(loss_skip_tokens=7),
+        sdft(loss_skip_tokens=16, max_completion_tokens=17),
+        sdft(learning_rate_multiplier=10),
+        supervised(learning_rate=1e-2, learning_rate_multiplier=0.001),
+    ],
+)
+def test_numbers_that_the_data_allows_are_taken(http, counted_base, file_id, fields):
+    response = http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields)
+    assert response.status_code == 200, response.json()
 
 
 @pytest.mark.parametrize(

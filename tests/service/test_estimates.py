@@ -5,12 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select, update
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from app.db.models import Base, Evaluation, Job, JobMetric, Worker
 from app.domain.training import SdftHyperparameters
 from tests import factories
-from tests.service.conftest import OVERHEADS, error_of, upload
+from tests.service.conftest import error_of, make_counting_base, upload
 
 JOBS = "/v1/fine_tuning/jobs"
 HERE = {"device": "cpu", "machine": "x86_64", "threads": 2}
@@ -27,13 +26,8 @@ def lines(num: int, *, prompt: int, answer: int, document: int = 0) -> bytes:
 
 @pytest.fixture
 def base(session, store):
-    """A base whose tokens are words."""
-    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = factories.make_blob(session, words.to_str().encode(), store=store)
-    row = factories.make_base_model(session, tokenizer_sha256=tokenizer.sha256, overheads=OVERHEADS, context_tokens=400)
-    session.commit()
-    return row
+    """A base with room for four hundred words."""
+    return make_counting_base(session, store, context_tokens=400)
 
 
 def ask(http, file_id, **fields):

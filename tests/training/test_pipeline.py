@@ -375,6 +375,16 @@ def test_a_teacher_that_is_no_better_fails_the_job_only_when_asked_to(base: Base
     assert failed.value.code == "teacher_not_better"
 
 
+def test_a_number_that_the_data_contradicts_fails_the_job_under_its_own_name(
+    base: BaseModelRef, tmp_path: Path
+) -> None:
+    """Lengths that were counted when the job was posted may be those of a sample."""
+    asked = SdftHyperparameters.model_validate(QUICK | {"teacher": {"kind": "ema", "every": 5000}})
+    with pytest.raises(RunFailed, match="lower it") as failed:
+        run(lay_out(tmp_path / "never", base, hyperparameters=asked))
+    assert (failed.value.code, failed.value.param) == ("invalid_value", "method.sdft.hyperparameters.teacher.every")
+
+
 def test_examples_that_do_not_fit_are_named_by_line(base: BaseModelRef, tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "long", base)
     long = {"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "y" * 200}]}

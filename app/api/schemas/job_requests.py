@@ -118,6 +118,9 @@ class CreateJob(Strict):
             training_file=self.training_file,
             method=method,
             hyperparameters=self._hyperparameters(method),
+            hyperparameters_at=(
+                "hyperparameters" if self.__dict__["hyperparameters"] else f"method.{method}.hyperparameters"
+            ),
             method_is_default=self.method is None,
             validation_file=self.validation_file,
             seed=self.seed,
