@@ -1,6 +1,7 @@
 import pytest
 
-from app.domain.training import DatasetFacts, SdftHyperparameters, resolve
+from app.db.models import Job
+from app.domain.training import DatasetFacts, SdftHyperparameters, SupervisedHyperparameters, resolve
 from tests import factories
 from tests.service.conftest import error_of, upload
 
@@ -82,25 +83,24 @@ def test_what_was_asked_for_is_echoed(http, base, file_id):
     assert echoed["batch_size"] == "auto"
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"objective": {"kind": "forward_kl", "entry_clip": 0.05}},
-        {"objective": {"kind": "reverse_kl"}},
-        {"objective": {"kind": "jsd", "alpha": 0.3}},
-        {"objective": {"kind": "isdft", "rho0": 0.5, "rho1": 0.9, "ramp_steps": 20}, "anchor_weight": 0.01},
-        {"teacher": {"kind": "frozen"}},
-        {"teacher": {"kind": "ema", "rate": 0.05, "every": 2}},
-        {"teacher": {"kind": "hard_sync", "every": 5}},
-        {"teacher": {"kind": "live"}},
-        {"preset": "default"},
-        {"preset": "paper"},
-        {"preset": "retain"},
-        {"rehearsal": {"share": 0.5, "prompts": "self"}, "rollouts_per_prompt": 4},
-        {"weak_teacher": "fail", "loss_skip_tokens": 3, "max_completion_tokens": 40, "lora_rank": 8, "lora_alpha": 8},
-    ],
-    ids=str,
-)
+WAYS = [
+    {"objective": {"kind": "forward_kl", "entry_clip": 0.05}},
+    {"objective": {"kind": "reverse_kl"}},
+    {"objective": {"kind": "jsd", "alpha": 0.3}},
+    {"objective": {"kind": "isdft", "rho0": 0.5, "rho1": 0.9, "ramp_steps": 20}, "anchor_weight": 0.01},
+    {"teacher": {"kind": "frozen"}},
+    {"teacher": {"kind": "ema", "rate": 0.05, "every": 2}},
+    {"teacher": {"kind": "hard_sync", "every": 5}},
+    {"teacher": {"kind": "live"}},
+    {"preset": "default"},
+    {"preset": "paper"},
+    {"preset": "retain"},
+    {"rehearsal": {"share": 0.5, "prompts": "self"}, "rollouts_per_prompt": 4},
+    {"weak_teacher": "fail", "loss_skip_tokens": 3, "max_completion_tokens": 40, "lora_rank": 8, "lora_alpha": 8},
+]
+
+
+@pytest.mark.parametrize("asked", WAYS, ids=str)
 def test_every_way_to_train_can_be_asked_for(http, base, file_id, asked):
     answer = post(http, file_id, method={"type": "sdft", "sdft": {"hyperparameters": asked}})
     assert answer.status_code == 200, answer.text
@@ -156,11 +156,36 @@ def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, proj
     assert numbers["max_completion_tokens"] == 30
     assert numbers["rehearsal"] == {"share": 0.5, "prompts": "builtin", "file": None}
     isdft = {"rho0": 0.25, "rho1": 1.0, "ramp_steps": resolved.total_steps}
-    assert numbers["objective"] == {"kind": "isdft", "alpha": None, "entry_clip": None, **isdft}
-    assert numbers["teacher"] == {"kind": "frozen", "rate": None, "every": None}
+    assert numbers["objective"] == {"kind": "isdft", **isdft}
+    assert numbers["teacher"] == {"kind": "frozen"}
     assert (numbers["preset"], numbers["anchor_weight"]) == ("retain", 2e-3)
     assert "auto" not in str(numbers | {"template": None})
     assert shown["progress"]["percent"] == round(100 * 4 / resolved.total_steps, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [("supervised", {}), ("supervised", {"learning_rate": 1e-2, "learning_rate_multiplier": 0.3})]
+    + [("sdft", asked) for asked in [*WAYS, {"objective": {"kind": "jsd"}}, {"teacher": {"kind": "hard_sync"}}]],
+    ids=str,
+)
+def test_what_a_job_ran_with_can_be_posted_again_and_means_the_same(*, http, base, session, file_id, method, asked):
+    def resolved(job):
+        kind = SdftHyperparameters if method == "sdft" else SupervisedHyperparameters
+        facts = DatasetFacts(
+            num_examples=12, demonstration_tokens_p50=5, demonstration_tokens_p99=5, demonstration_tokens_max=5
+        )
+        requested = kind.model_validate(job.hyperparameters)
+        return resolve(requested, method=method, seed=1, facts=facts, num_parameters=1000, has_earlier=False)
+
+    first = post(http, file_id, method={"type": method, method: {"hyperparameters": asked}}).json()
+    job = session.get_one(Job, first["id"])
+    job.resolved = resolved(job).model_dump(mode="json")
+    session.commit()
+    echoed = http.get(f"{JOBS}/{job.id}").json()["method"]
+    again = post(http, file_id, method=echoed)
+    assert again.status_code == 200, again.text
+    assert resolved(session.get_one(Job, again.json()["id"])) == resolved(job)
 
 
 def test_a_number_that_could_not_be_had_is_not_echoed_as_if_it_had(http, session, project):

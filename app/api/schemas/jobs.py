@@ -180,16 +180,25 @@ class CheckpointObject(Identified):
 
 
 def _numbers(job: Job) -> dict[str, Any]:
-    """Hyperparameters under the names that clients use; once they are fixed, what the trainer really runs with."""
+    """Hyperparameters under the names that clients use; once they are fixed, what the trainer really runs with.
+
+    They can be posted again: what means nothing to the chosen kind is left out, as a request has to.
+    """
     asked, resolved = job.hyperparameters, job.resolved
     if resolved is None:
         return asked
     multiplier = 1.0 if asked["learning_rate_multiplier"] == "auto" else asked["learning_rate_multiplier"]
+    rate = resolved["learning_rate"] / multiplier if asked["learning_rate"] == "auto" else asked["learning_rate"]
     became = resolved | {
         "n_epochs": resolved["num_epochs"],
         "learning_rate_multiplier": multiplier,
-        "learning_rate": resolved["learning_rate"] / multiplier,
+        "learning_rate": rate,
     }
+    for group in ("objective", "teacher"):
+        if group in resolved:
+            became[group] = {name: value for name, value in resolved[group].items() if value is not None}
+    if "teacher" in became and became["teacher"]["kind"] == "hard_sync":
+        del became["teacher"]["rate"]  # all the way is what the kind says
     if "rehearsal" in asked:
         became["rehearsal"] = asked["rehearsal"] | {"share": resolved["rehearsal_share"]}
     return {name: became.get(name, value) for name, value in asked.items()}
