@@ -26,20 +26,29 @@ def show_estimate(client: "OpenAI", request: Mapping[str, Any], *, as_json: bool
 
 def _rows(estimate: Mapping[str, Any]) -> list[tuple[str, object]]:
     examples, tokens, seconds, queue = (estimate[name] for name in ("examples", "tokens", "seconds", "queue"))
-    memory, wait, cut = estimate["peak_memory_bytes"], queue["wait_seconds"], estimate["truncations"]["lines"]
+    memory, wait = estimate["peak_memory_bytes"], queue["wait_seconds"]
+    at_least = "at least " if estimate["peak_memory_is_at_least"] else ""
     return [
         ("examples", f"{examples['total']}, {examples['held_out']} held out"),
         ("steps", estimate["steps"]),
         ("tokens trained on", tokens["trained"]),
-        ("cut answers", ", ".join(f"line {line}" for line in cut) or "none"),
+        ("cut answers", _cut(estimate["truncations"], examples["total"])),
         (
             "time",
             f"{_duration(seconds['p50'])}, nine in ten within {_duration(seconds['p90'])}" if seconds else "not known",
         ),
-        ("memory", f"{memory / 1e9:.1f} GB" if memory else "not known"),
+        ("memory", f"{at_least}{memory / 1e9:.1f} GB" if memory else "not known"),
         ("wait", "not known" if wait is None else _duration(wait)),
         ("judged by", f"{estimate['calibrated_on']} finished jobs"),
     ]
+
+
+def _cut(truncations: Mapping[str, Any], total: int) -> str:
+    """How many, of how many where not all were looked at, and which."""
+    count, counted = truncations["count"], truncations["counted"]
+    of = "" if counted == total else f" of {counted} looked at"
+    lines = ", ".join(f"line {line}" for line in truncations["lines"])
+    return f"{count or 'none'}{of}" + (f": {lines}" if lines else "")
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ that is told.
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 from app.domain.training import TrainingConfig
@@ -50,11 +50,33 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Size:
+    """What a trainer's memory grows with, beyond the weights of its base.
+
+    Args:
+        sequence: Tokens of the longest, which no micro-batch parts.
+        step: Tokens of all sequences of a step, each as long as the longest.
+        remembered: Tokens of prompts that a frozen teacher reads once and keeps.
+        lora_rank: Of the weights that are trained.
+    """
+
+    sequence: int
+    step: int
+    remembered: int
+    lora_rank: int
+
+    def covers(self, other: "Size") -> bool:
+        """Whether the other is larger in nothing."""
+        return all(mine >= its for mine, its in zip(astuple(self), astuple(other), strict=True))
+
+
+@dataclass(frozen=True)
 class Finished:
     """What a job took.
 
     Args:
         work: That it had.
+        size: That it had.
         seconds_training: Of its own.
         seconds_answering: Of its evaluation.
         seconds_comparing: Of the training of its supervised twin, if it had one.
@@ -65,6 +87,7 @@ class Finished:
     """
 
     work: Work
+    size: Size
     seconds_training: float
     seconds_answering: float
     seconds_comparing: float
@@ -101,6 +124,48 @@ def predict(finished: Sequence[Finished], work: Work) -> Spread | None:
     seconds = sorted(one.seconds_for(work) for one in finished)
     median = statistics.median(seconds)
     return Spread(median, max(MARGIN * median, seconds[math.ceil(0.9 * len(seconds)) - 1]))
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Memory that a trainer will need: about so much, or more than that."""
+
+    num_bytes: int
+    is_lower_bound: bool
+
+
+def predict_memory(finished: Sequence[Finished], size: Size) -> Peak | None:
+    """Memory that a job of some size needs; None if nothing is known of its like.
+
+    No more than a job needed that was smaller in nothing. Where there is none, at least what others needed: how memory
+    grows beyond what was seen cannot be told from them.
+    """
+    known = [(one.size, one.peak_memory_bytes) for one in finished if one.peak_memory_bytes]
+    if not known:
+        return None
+    enough = [num_bytes for other, num_bytes in known if other.covers(size)]
+    if enough:
+        return Peak(min(enough), is_lower_bound=False)
+    return Peak(max(num_bytes for _, num_bytes in known), is_lower_bound=True)
+
+
+def size_of(config: TrainingConfig, *, longest: Lengths, means: Lengths, num_examples: int) -> Size:
+    """What memory grows with.
+
+    Args:
+        config: Of the job.
+        longest: Of each part; the student's answers are taken to run to their limit.
+        means: Of all examples.
+        num_examples: Whose prompts a frozen teacher remembers.
+    """
+    sequence = longest.prompt + longest.demonstration
+    num_sequences, remembered = config.batch_size, 0.0
+    if config.method == "sdft":
+        sequence += longest.document + config.max_completion_tokens
+        num_sequences = config.num_rollouts + config.num_rehearsal
+        if config.teacher.kind == "frozen":
+            remembered = num_examples * (means.prompt + means.demonstration + means.document)
+    return Size(round(sequence), round(num_sequences * sequence), round(remembered), config.lora_rank)
 
 
 def count_tokens(config: TrainingConfig, lengths: Lengths) -> float:

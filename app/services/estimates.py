@@ -11,27 +11,26 @@ from datetime import timedelta
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.clock import NOW
 from app.db.models import Evaluation, File, Job, JobMetric, Worker
 from app.db.session import transaction
 from app.domain import estimates
-from app.domain.estimates import Finished, Lengths, Spread, Work
+from app.domain.estimates import Finished, Lengths, Peak, Size, Spread, Work
 from app.domain.evaluation import TASK_PREFIX, EvaluationOptions, count_decoded, task_of
 from app.domain.training import TrainingConfig
 from app.services import configs, jobs, lineage
 from app.services.base_models import TokenCounter
 from app.services.jobs import Checked, JobRequest
-from app.services.lengths import measure
+from app.services.lengths import FileLengths, measure
 from app.storage.store import Store
 
 MAX_CALIBRATED: Final = 10
 """Newest finished jobs that are looked at: the machine that they ran on is the one that will run the next."""
 LIVE_SECONDS: Final = 60
 """A worker reports itself four times in that time."""
-MAX_LINES: Final = 100
 _BESIDES: Final = ("replicating", "evaluation_tasks")
 """Phases that a job has only if it asks for them, and that tell nothing of another."""
 
@@ -58,10 +57,11 @@ class Estimate:
         demonstration_tokens: Of the training part, once.
         document_tokens: Of the training part, once; 0 where no teacher reads them.
         trained_tokens: With loss, over all steps.
-        cut_lines: Examples whose demonstration is longer than a rollout may be.
+        cut_lines: Examples whose demonstration is longer than a rollout may be, of those that were counted.
+        num_counted: Examples that these are of: all, or a sample of a large file.
         not_counted: Suites whose questions are known to the worker alone; their time comes on top.
         seconds: From claim to end; None where no finished job tells it.
-        peak_memory_bytes: Of the trainer; likewise.
+        peak_memory: Of the trainer; likewise.
         queue: As it stands.
         hardware: Where the jobs ran that this was calibrated on.
         calibrated_on: How many there were.
@@ -76,9 +76,10 @@ class Estimate:
     document_tokens: int
     trained_tokens: int
     cut_lines: list[int]
+    num_counted: int
     not_counted: list[str]
     seconds: Spread | None
-    peak_memory_bytes: int | None
+    peak_memory: Peak | None
     queue: Queue
     hardware: Mapping[str, Any] | None
     calibrated_on: int
@@ -129,10 +130,11 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
         demonstration_tokens=round(training.means.demonstration * num_trained),
         document_tokens=round(training.means.document * num_trained) if asked.method == "sdft" else 0,
         trained_tokens=round(estimates.count_trained(config, lengths) * trained_share),
-        cut_lines=training.longer_than(config.max_completion_tokens)[:MAX_LINES] if asked.method == "sdft" else [],
+        cut_lines=training.longer_than(config.max_completion_tokens) if asked.method == "sdft" else [],
+        num_counted=len(training.lines),
         not_counted=[TASK_PREFIX + task for task in measured.tasks],
         seconds=estimates.predict(finished, work),
-        peak_memory_bytes=max((one.peak_memory_bytes or 0 for one in finished), default=0) or None,
+        peak_memory=estimates.predict_memory(finished, _size(config, training)),
         queue=queue,
         hardware=past.hardware,
         calibrated_on=len(finished),
@@ -187,10 +189,14 @@ class _Report(BaseModel):
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished job, what it trained on, what it reported, and how long the student's answers were; None if untold."""
+    """A finished job, what it trained on and with, and what it reported.
+
+    ``answer`` is how long the student's answers were; None if untold.
+    """
 
     job: Job
     file: File
+    config: TrainingConfig
     report: _Report
     answer: float | None
 
@@ -219,15 +225,15 @@ class _Past:
             .join(File, File.id == Job.training_file_id)
             .join(Evaluation, Evaluation.job_id == Job.id)
             .where(Job.base_model == row.base_model, Job.method == row.method, Job.status == "succeeded")
-            .where(Job.fence == 1, Job.resolved.is_not(None), File.deleted_at.is_(None))
+            .where(Job.fence == 1, _is_of_kind(config), File.deleted_at.is_(None))
             .order_by(Job.finished_at.desc())
             .limit(MAX_CALIBRATED)
         )
         runs = []
         for job, file, report in session.execute(query):
             with suppress(ValidationError):  # of a version that measured less
-                if _kind(TrainingConfig.model_validate(job.resolved)) == _kind(config):
-                    runs.append(_Run(job, file, _Report.model_validate(report), _said(session, job)))
+                ran_with = TrainingConfig.model_validate(job.resolved)
+                runs.append(_Run(job, file, ran_with, _Report.model_validate(report), _said(session, job)))
         earlier = _num_earlier(session, row.parent_version_id)
         if not runs:
             return cls([], None, 0, earlier)
@@ -238,7 +244,7 @@ class _Past:
 
     def finished(self, store: Store, counter: TokenCounter) -> list[Finished]:
         """What each took; reads their files."""
-        found = (_finished(run, measure(counter, store, run.file).means) for run in self.runs)
+        found = (_finished(run, measure(counter, store, run.file)) for run in self.runs)
         return [one for one in found if one]
 
     def answers(self, checked: Checked, *, skill: int, client: int, seeds: int) -> int:
@@ -261,29 +267,36 @@ def _said(session: Session, job: Job) -> float | None:
     return session.scalar(select(func.avg(said)).where(JobMetric.job_id == job.id))
 
 
-def _kind(config: TrainingConfig) -> tuple[str, str, bool]:
-    """What makes a step cost more or less than its tokens say."""
-    return config.objective.kind, config.teacher.kind, config.anchor_weight > 0
+def _is_of_kind(config: TrainingConfig) -> ColumnElement[bool]:
+    """Jobs that are alike in what makes a step cost more or less than its tokens say."""
+    kind = {"objective": {"kind": config.objective.kind}, "teacher": {"kind": config.teacher.kind}}
+    is_anchored = Job.resolved["anchor_weight"].as_float() > 0
+    return and_(Job.resolved.contains(kind), is_anchored if config.anchor_weight > 0 else ~is_anchored)
 
 
-def _finished(run: _Run, means: Lengths) -> Finished | None:
+def _size(config: TrainingConfig, counted: FileLengths) -> Size:
+    return estimates.size_of(config, longest=counted.longest, means=counted.means, num_examples=counted.num_examples)
+
+
+def _finished(run: _Run, counted: FileLengths) -> Finished | None:
     """What one job took; None if its report lacks a part."""
-    job, report = run.job, run.report
-    seconds, config = report.cost.seconds, TrainingConfig.model_validate(job.resolved)
+    job, config, report = run.job, run.config, run.report
+    seconds, means = report.cost.seconds, counted.means
     if job.started_at is None or job.finished_at is None or not {"training", "evaluation_answers"} <= seconds.keys():
         return None
     answer = run.answer or means.answer
     lengths = replace(means, answer=answer)
     total = (job.finished_at - job.started_at).total_seconds()
-    counted = seconds["training"], seconds["evaluation_answers"], seconds.get("comparing", 0.0)
+    told = seconds["training"], seconds["evaluation_answers"], seconds.get("comparing", 0.0)
     return Finished(
         work=Work(
             estimates.count_tokens(config, lengths), max(1, report.num_answers), _twin_tokens(job, config, lengths)
         ),
-        seconds_training=counted[0],
-        seconds_answering=counted[1],
-        seconds_comparing=counted[2],
-        seconds_other=max(0.0, total - sum(counted) - sum(seconds.get(phase, 0.0) for phase in _BESIDES)),
+        size=_size(config, counted),
+        seconds_training=told[0],
+        seconds_answering=told[1],
+        seconds_comparing=told[2],
+        seconds_other=max(0.0, total - sum(told) - sum(seconds.get(phase, 0.0) for phase in _BESIDES)),
         peak_memory_bytes=report.cost.peak_memory_bytes,
         answer_share=answer / means.answer,
         trained_share=report.cost.trained_tokens / max(1.0, estimates.count_trained(config, lengths)),

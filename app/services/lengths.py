@@ -115,12 +115,18 @@ class FileLengths:
         demonstration = fmean(self.demonstrations) + 1
         return Lengths(fmean(self.prompts), demonstration, demonstration, fmean(self.documents))
 
+    @property
+    def longest(self) -> Lengths:
+        """Of each part, as ``means`` counts them; they need not be of one example."""
+        demonstration = max(self.demonstrations) + 1
+        return Lengths(max(self.prompts), demonstration, demonstration, max(self.documents))
+
     def demonstration_percentile(self, share: float) -> int:
         """A length that so large a share does not exceed, with the token that ends a turn."""
         return sorted(self.demonstrations)[ceil(share * len(self.demonstrations)) - 1] + 1
 
     def longer_than(self, num_tokens: int) -> list[int]:
-        """Lines whose demonstration does not fit so many tokens."""
+        """Lines, of those that were counted, whose demonstration does not fit so many tokens."""
         return [line for line, length in zip(self.lines, self.demonstrations, strict=True) if length + 1 > num_tokens]
 
 

@@ -64,7 +64,7 @@ def finish(session, project, store):
 
     def make(
         http, *, prompt=30, answer=12, num=64, said=9.0, pace=1.0, hardware=HERE, parent=None, settings=None,
-        compare=None, replicating=0.0, harness=0.0, measure="share_right", **values,
+        compare=None, replicating=0.0, harness=0.0, measure="share_right", peak=2 << 30, **values,
     ):  # fmt: skip
         file_id = upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
         estimate = told(http, file_id, **({"parent_adapter": parent.model_id} if parent else {}))
@@ -111,7 +111,7 @@ def finish(session, project, store):
         )
         for step in range(1, config["total_steps"] + 1):
             session.add(JobMetric(job_id=row.id, step=step, fence=1, values={"completion_tokens_mean": said}))
-        cost = {"seconds": seconds, "trained_tokens": 4000, "generated_tokens": 1, "peak_memory_bytes": 2 << 30}
+        cost = {"seconds": seconds, "trained_tokens": 4000, "generated_tokens": 1, "peak_memory_bytes": peak}
         report = {
             "suites": suites,
             "method": {"answers_reused": reused},
@@ -233,6 +233,7 @@ def test_without_a_finished_job_times_are_null_and_what_can_be_counted_is_told(h
     file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
     estimate = told(http, file_id, **sdft(n_epochs=2, batch_size=8, max_completion_tokens=20))
     assert (estimate["calibrated_on"], estimate["seconds"], estimate["peak_memory_bytes"]) == (0, None, None)
+    assert estimate["peak_memory_is_at_least"] is False
     assert estimate["hardware"] is None
     assert estimate["examples"] == {"total": 64, "held_out": 8}
     assert estimate["steps"] == 2 * 56 / 8
@@ -269,9 +270,47 @@ def test_a_validation_file_is_what_is_held_out(http, base):
 def test_demonstrations_longer_than_an_answer_may_be_are_told_by_line(http, base):
     content = lines(20, prompt=5, answer=8) + lines(1, prompt=6, answer=30) + lines(5, prompt=7, answer=8)
     file_id = upload(http, content).json()["id"]
-    assert told(http, file_id, **sdft(max_completion_tokens=9))["truncations"] == {"count": 1, "lines": [21]}
+    one = {"count": 1, "counted": 26, "lines": [21]}
+    assert told(http, file_id, **sdft(max_completion_tokens=9))["truncations"] == one
     assert told(http, file_id, **sdft(max_completion_tokens=8))["truncations"]["count"] == 26
-    assert told(http, file_id, **sdft(max_completion_tokens=31))["truncations"] == {"count": 0, "lines": []}
+    none = {"count": 0, "counted": 26, "lines": []}
+    assert told(http, file_id, **sdft(max_completion_tokens=31))["truncations"] == none
+
+
+def test_truncations_of_a_large_file_say_how_many_examples_were_looked_at(http, base):
+    file_id = upload(http, lines(2500, prompt=5, answer=8)).json()["id"]
+    truncations = told(http, file_id, **sdft(max_completion_tokens=8))["truncations"]
+    assert (truncations["count"], truncations["counted"]) == (834, 834)
+    assert len(truncations["lines"]) == 100
+
+
+def test_jobs_of_its_kind_are_found_behind_many_newer_ones_of_another(http, base, finish):
+    finish(http)
+    for _ in range(11):
+        finish(http, settings={"teacher": {"kind": "ema", "rate": 0.01, "every": 1}})
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    assert told(http, file_id)["calibrated_on"] == 1
+    assert told(http, file_id, **sdft(teacher={"kind": "ema"}))["calibrated_on"] == 10
+    assert told(http, file_id, **sdft(anchor_weight=0.1))["calibrated_on"] == 0
+
+
+def test_memory_is_that_of_a_job_that_was_no_smaller_and_else_said_to_be_at_least_so_much(http, base, finish):
+    finish(http, num=64, prompt=30, answer=12, peak=2 << 30)
+    finish(http, num=64, prompt=90, answer=40, peak=5 << 30)
+    small, between, large = (
+        upload(http, lines(num, prompt=prompt, answer=answer)).json()["id"]
+        for num, prompt, answer in ((64, 30, 12), (64, 60, 20), (64, 150, 40))
+    )
+
+    def memory(file_id, **numbers):
+        estimate = told(http, file_id, **sdft(**numbers))
+        return estimate["peak_memory_bytes"], estimate["peak_memory_is_at_least"]
+
+    assert memory(small) == (2 << 30, False)
+    assert memory(between) == (5 << 30, False)
+    assert memory(large) == (5 << 30, True)
+    assert memory(small, batch_size=56) == (5 << 30, True)
+    assert memory(small, lora_rank=200) == (5 << 30, True)
 
 
 def test_the_wait_is_that_of_the_jobs_before(http, base, session, finish, project):

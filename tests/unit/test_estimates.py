@@ -4,7 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from app.domain.estimates import Finished, Lengths, Work, count_answers, count_tokens, count_trained, predict
+from app.domain.distillation import TeacherConfig
+from app.domain.estimates import (
+    Finished,
+    Lengths,
+    Peak,
+    Size,
+    Work,
+    count_answers,
+    count_tokens,
+    count_trained,
+    predict,
+    predict_memory,
+    size_of,
+)
 from app.domain.training import TrainingConfig, count_heldout
 
 CONFIG = TrainingConfig(
@@ -12,6 +25,7 @@ CONFIG = TrainingConfig(
     lora_alpha=32, max_completion_tokens=24, loss_skip_tokens=2, rehearsal_share=1 / 3,
 )  # fmt: skip
 LENGTHS = Lengths(prompt=40, demonstration=16, answer=12, document=0)
+SMALL = Size(sequence=100, step=1200, remembered=4000, lora_rank=16)
 ALONE = {"has_parent": False, "has_ceiling": True, "has_twin": False}
 
 
@@ -22,6 +36,7 @@ def finished(work: Work, *, pace: float = 1.0) -> Finished:
     """
     return Finished(
         work=work,
+        size=SMALL,
         seconds_training=pace * (8.0 + 0.006 * work.tokens),
         seconds_answering=pace * (3.0 + 0.09 * work.answers),
         seconds_comparing=pace * 0.003 * work.twin_tokens,
@@ -81,6 +96,30 @@ def test_the_spread_is_that_of_the_paces() -> None:
 
 def test_of_nothing_nothing_is_told() -> None:
     assert predict([], work(CONFIG, LENGTHS, 500)) is None
+    assert predict_memory([], SMALL) is None
+    unmeasured = replace(finished(work(CONFIG, LENGTHS, 500)), peak_memory_bytes=None)
+    assert predict_memory([unmeasured], SMALL) is None
+
+
+@pytest.mark.parametrize("grown", ["sequence", "step", "remembered", "lora_rank"])
+def test_memory_of_a_job_that_is_larger_in_anything_is_said_to_be_at_least_so_much(grown: str) -> None:
+    small = finished(work(CONFIG, LENGTHS, 500))
+    large = replace(small, size=Size(200, 9000, 9000, 16), peak_memory_bytes=7 << 30)
+    assert predict_memory([large, small], SMALL) == Peak(1 << 30, is_lower_bound=False)
+    larger = replace(SMALL, **{grown: getattr(SMALL, grown) + 1})
+    known = grown != "lora_rank"
+    assert predict_memory([large, small], larger) == Peak(7 << 30, is_lower_bound=not known)
+    assert predict_memory([small], larger) == Peak(1 << 30, is_lower_bound=True)
+
+
+def test_a_size_counts_the_longest_sequences_and_what_a_frozen_teacher_keeps() -> None:
+    longest = Lengths(prompt=80, demonstration=20, answer=20, document=50)
+    size = size_of(CONFIG, longest=longest, means=LENGTHS, num_examples=64)
+    assert size == Size(80 + 20 + 50 + 24, (8 + 4) * 174, 64 * (40 + 16), 16)
+    moving = CONFIG.model_copy(update={"teacher": TeacherConfig(kind="live")})
+    assert size_of(moving, longest=longest, means=LENGTHS, num_examples=64).remembered == 0
+    supervised = CONFIG.model_copy(update={"method": "supervised"})
+    assert size_of(supervised, longest=longest, means=LENGTHS, num_examples=64) == Size(100, 8 * 100, 0, 16)
 
 
 def test_tokens_are_those_of_every_sequence_of_every_step() -> None:

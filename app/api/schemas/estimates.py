@@ -1,10 +1,12 @@
 """What a job would take, as clients see it."""
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from app.services.estimates import Estimate
+
+MAX_LINES: Final = 100
 
 
 class ExamplesObject(BaseModel):
@@ -26,8 +28,11 @@ class TokensObject(BaseModel):
 class TruncationsObject(BaseModel):
     """Demonstrations that are longer than the student may answer; its answers to these will be cut."""
 
-    count: int = Field(description="At most 100 are told.")
-    lines: list[int]
+    count: int
+    counted: int = Field(
+        description="Examples that count is of: all, or of a file with more than a thousand a sample spread over it."
+    )
+    lines: list[int] = Field(description="Of the first hundred.")
 
 
 class SecondsObject(BaseModel):
@@ -60,7 +65,12 @@ class EstimateObject(BaseModel):
     )
     steps: int
     seconds: SecondsObject | None
-    peak_memory_bytes: int | None
+    peak_memory_bytes: int | None = Field(
+        description="Of the trainer: no more than the finished job needed that was smaller in nothing."
+    )
+    peak_memory_is_at_least: bool = Field(
+        description="Whether no such job has finished: it will need that much or more."
+    )
     queue: QueueObject
     calibrated_on: int = Field(description="Finished jobs that times and memory are judged by.")
     hardware: dict[str, Any] | None = Field(description="What those ran on.")
@@ -81,11 +91,14 @@ class EstimateObject(BaseModel):
                 document=found.document_tokens,
                 trained=found.trained_tokens,
             ),
-            truncations=TruncationsObject(count=len(found.cut_lines), lines=found.cut_lines),
+            truncations=TruncationsObject(
+                count=len(found.cut_lines), counted=found.num_counted, lines=found.cut_lines[:MAX_LINES]
+            ),
             not_counted=found.not_counted,
             steps=found.config.total_steps,
             seconds=SecondsObject(p50=round(seconds.p50, 1), p90=round(seconds.p90, 1)) if seconds else None,
-            peak_memory_bytes=found.peak_memory_bytes,
+            peak_memory_bytes=found.peak_memory.num_bytes if found.peak_memory else None,
+            peak_memory_is_at_least=found.peak_memory is not None and found.peak_memory.is_lower_bound,
             queue=QueueObject(
                 waiting=found.queue.num_waiting,
                 workers=found.queue.num_workers,
