@@ -70,14 +70,19 @@ def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config
     return tasks
 
 
+def prompt_room(policy: Policy, config: TrainingConfig) -> int:
+    """Tokens that a prompt may have if an answer is to fit behind it."""
+    return policy.context_tokens - config.max_completion_tokens
+
+
 def encode_rehearsal(policy: Policy, rehearsal: Rehearsal, config: TrainingConfig) -> list[Task]:
     """Rehearsal prompts with what the weights say to them that also teach.
 
     Their answers are sampled once, all together, and not from the student at every step: the student is to stay what
-    they are, on what they say. Prompts that do not fit the context are left out.
+    they are, on what they say. Prompts that leave no room for an answer are left out, as ``worker.rehearsal`` says.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    room = policy.context_tokens - config.max_completion_tokens
+    room = prompt_room(policy, config)
     fitting = [
         (arm, ids)
         for arm, prompts in rehearsal.items()

@@ -25,7 +25,7 @@ from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.measurement import NOT_COMPARED, Measurement
-from worker.rehearsal import prompts_of_its_own, rehearsal
+from worker.rehearsal import check_room, prompts_of_its_own, rehearsal
 from worker.reporting import Drained, PhaseClock, PipeReporter, RunFailed
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
@@ -176,6 +176,7 @@ class Training:
         self.warn(policy, config)
         if config.method == "supervised":
             return config
+        check_room(self.order, self.folder, policy, config, self.reporter)
         teacher = check_teacher(policy, data.training, config)
         self.reporter.event("info", teacher.sentence, **teacher.numbers)
         if not teacher.teacher_is_better:

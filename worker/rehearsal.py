@@ -5,16 +5,17 @@ from itertools import chain, cycle, islice
 from pathlib import Path
 
 from app.domain.demonstrations import read_demonstrations
+from app.domain.errors import Unprocessable
 from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
 from worker.dataset import asked_before
 from worker.evals.suites import Messages, neutral_prompts, prompt_sha256
-from worker.examples import Rehearsal
+from worker.examples import Rehearsal, prompt_room
 from worker.hf.checkpoint import CheckpointState
 from worker.hf.model import HfPolicy
-from worker.reporting import PipeReporter
+from worker.reporting import PipeReporter, Reporter
 from worker.sdft.own_prompts import own_prompts
-from worker.sdft.policy import Arm
+from worker.sdft.policy import Arm, Policy
 
 MIN_UNSKILLED = 128
 """Neutral prompts beside those of the lineage: a client's few come again, so that the shares stay what they are."""
@@ -57,6 +58,36 @@ def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> R
     rehearsed: dict[Arm, list[Messages]] = {taught_by: list(islice(cycle(unskilled), num_unskilled))}
     rehearsed.setdefault("parent", []).extend(islice(in_turn, num_unskilled // 2))
     return rehearsed
+
+
+def check_room(order: Order, folder: Path, policy: Policy, config: TrainingConfig, reporter: Reporter) -> None:
+    """Say how many prompts are left out, as no answer fits behind them.
+
+    Those that the starting point makes up come later, and are short.
+
+    Raises:
+        Unprocessable: All of the client's own are left out.
+    """
+    if config.num_rehearsal == 0:
+        return
+    room, limit = prompt_room(policy, config), f"max_completion_tokens ({config.max_completion_tokens})"
+    if order.rehearsal_file is not None:
+        own = read_demonstrations(folder / order.rehearsal_file)
+        if all(len(policy.encode_chat(one.messages)) > room for one in own):
+            raise Unprocessable(
+                "nothing_to_rehearse",
+                f"No prompt of the file to rehearse leaves room for an answer of {limit}. Shorten the prompts, or "
+                "lower max_completion_tokens.",
+                param=f"method.{order.method}.hyperparameters.rehearsal.file",
+            )
+    planned = rehearsal(order, folder, [] if config.rehearsal_prompts == "self" else None)
+    prompts = {tuple(policy.encode_chat(messages)) for of_arm in planned.values() for messages in of_arm}
+    if num_long := sum(len(prompt) > room for prompt in prompts):
+        reporter.event(
+            "warn",
+            f"{num_long} of {len(prompts)} prompts to rehearse leave no room for an answer of {limit} and are left "
+            "out.",
+        )
 
 
 def _unskilled(order: Order, folder: Path, own: Sequence[str] | None) -> tuple[Arm, list[Messages]]:

@@ -302,6 +302,35 @@ def test_the_clients_own_prompts_are_rehearsed(base: BaseModelRef, tmp_path: Pat
     assert rehearsal(order, folder) == {"parent": [({"role": "user", "content": "Mine."},)]}
 
 
+def rehearse_file(folder: Path, base: BaseModelRef, prompts: list[str]) -> Path:
+    """An attempt that rehearses these prompts of its client."""
+    wanted = {"share": 0.5, "prompts": "file", "file": "file-1"}
+    asked = SdftHyperparameters.model_validate(QUICK | {"rehearsal": wanted})
+    lay_out(folder, base, hyperparameters=asked, rehearsal_file="rehearsal.jsonl")
+    lines = (json.dumps({"prompt": prompt, "completion": "unused"}) + "\n" for prompt in prompts)
+    (folder / "rehearsal.jsonl").write_text("".join(lines))
+    return folder
+
+
+def test_prompts_that_leave_no_room_to_answer_are_told(base: BaseModelRef, tmp_path: Path) -> None:
+    folder = rehearse_file(tmp_path / "some", base, ["Short.", "Also short.", "x" * 600])
+    messages = run(folder, Stopping, after_step=1)
+    told = [message.message for message in messages if message.kind == "event" and "left out" in message.message]
+    assert told == [
+        "1 of 3 prompts to rehearse leave no room for an answer of max_completion_tokens (8) and are left out."
+    ]
+
+
+def test_a_job_that_could_rehearse_none_of_its_clients_prompts_fails_before_it_trains(
+    base: BaseModelRef, tmp_path: Path
+) -> None:
+    folder = rehearse_file(tmp_path / "none", base, ["x" * 600, "y" * 600])
+    with pytest.raises(Unprocessable, match="No prompt of the file to rehearse leaves room") as refused:
+        run(folder)
+    assert refused.value.code == "nothing_to_rehearse"
+    assert refused.value.param == "method.sdft.hyperparameters.rehearsal.file"
+
+
 def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:
     attempt = Training(lay_out(tmp_path / "kinds", base), PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
     data, lengths = attempt_data(attempt)
