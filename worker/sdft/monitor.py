@@ -16,6 +16,7 @@ _ARTEFACT = re.compile(
 WINDOW = 10
 """Steps that make the reference, and over which a sign is averaged before it counts: one step is a small sample."""
 MAX_GROWTH = 3.0
+"""No share can grow so much above a reference of a third: a run whose answers are cut from its start goes on."""
 FLOOR = 0.5
 """A share below this is never a sign of collapse, however small the reference."""
 
