@@ -1,23 +1,21 @@
 """Whether a version may be used, decided from the numbers of its report by the rule that its job came with.
 
-Intervals are the report's own, of 95 %, stretched to the confidence that the rule asks for. Where answers were counted
-they are never narrower than so few questions allow, and exclude zero only where the exact test does. Each criterion has
-to pass, so no correction for their number is needed for that; ``fail`` is said of each by itself.
+Intervals are the report's, at the confidence that the rule asks for: of counted answers computed again, of likelihoods
+stretched from 95 %. Of answers they exclude zero only where the exact test does. Each criterion has to pass, so no
+correction for their number is needed for that; ``fail`` is said of each by itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import NormalDist
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.ids import ALIAS_PATTERN
+from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval, deviations, paired
 
 GateVerdict = Literal["pass", "fail", "insufficient_evidence"]
 Question = Literal["gain", "forgetting"]
 
-_REPORTED: Final = NormalDist().inv_cdf(0.975)
-"""Of the report's intervals, in standard deviations to either side."""
 _STARTING_POINTS: Final = ("parent", "base")
 _GRAVEST: Final[tuple[GateVerdict, ...]] = ("fail", "insufficient_evidence", "pass")
 
@@ -102,7 +100,7 @@ def _gains(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterator[Crit
         starts = [compared[arm] for arm in _STARTING_POINTS if arm in compared]
         if suite["role"] == "skill" and starts:
             low, high = _bounds(suite, starts[0], rule.confidence)
-            verdict = _verdict(passes=low > rule.min_gain, fails=high <= rule.min_gain)
+            verdict = _verdict(suite, passes=low > rule.min_gain, fails=high <= rule.min_gain)
             value = starts[0]["difference"]["value"]
             yield _criterion(
                 "gain",
@@ -120,7 +118,7 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
         for comparison in suite["comparisons"]:
             if suite["role"] != "skill" and comparison["against"] in _STARTING_POINTS:
                 low, high = _bounds(suite, comparison, rule.confidence)
-                verdict = _verdict(passes=-low <= rule.max_forgetting, fails=-high > rule.max_forgetting)
+                verdict = _verdict(suite, passes=-low <= rule.max_forgetting, fails=-high > rule.max_forgetting)
                 yield _criterion(
                     "forgetting",
                     suite=suite,
@@ -133,20 +131,24 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
 
 def _bounds(suite: Mapping[str, Any], comparison: Mapping[str, Any], confidence: float) -> tuple[float, float]:
     """An interval of the candidate's score less the other's."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    value, low, high = (comparison["difference"][name] for name in ("value", "low", "high"))
-    low, high = value - (value - low) * z / _REPORTED, value + (high - value) * z / _REPORTED
     if suite["measure"] != "share_right":
-        return low, high
-    # Wilson's upper limit for 0 of n: the largest change that n unchanged answers leave possible.
-    resolution = z**2 / (suite["n"] + z**2)
-    low, high = min(low, value - resolution), max(high, value + resolution)
+        interval = _stretched(comparison["difference"], confidence)
+        return interval.low, interval.high
+    interval = paired(comparison["num_lost"], comparison["num_gained"], suite["n"], confidence)
     if comparison["p_value"] > 1 - confidence:
-        low, high = min(low, 0.0), max(high, 0.0)
-    return max(low, -1.0), min(high, 1.0)
+        return min(interval.low, 0.0), max(interval.high, 0.0)
+    return interval.low, interval.high
 
 
-def _verdict(*, passes: bool, fails: bool) -> GateVerdict:
+def _stretched(reported: Mapping[str, float], confidence: float) -> Interval:
+    """A reported interval at another confidence, as of a normal estimate."""
+    value, by = reported["value"], deviations(confidence) / deviations(CONFIDENCE)
+    return Interval(value - by * (value - reported["low"]), value + by * (reported["high"] - value))
+
+
+def _verdict(suite: Mapping[str, Any], *, passes: bool, fails: bool) -> GateVerdict:
+    if suite["measure"] != "share_right" and suite["n"] < MIN_LIKELIHOODS:
+        return "insufficient_evidence"
     if passes:
         return "pass"
     return "fail" if fails else "insufficient_evidence"

@@ -6,19 +6,31 @@ from rich.console import Console
 
 from app.cli.report_view import _gate, show_findings
 from app.domain.gate import GateRule, decide
+from app.domain.proportions import paired
 from tests.unit.evals.reports import SHAPES
+from worker.evals.statistics import mcnemar
 
 
-def compared(against, value, low, high, p_value=0.001):
-    return {"against": against, "difference": {"value": value, "low": low, "high": high}, "p_value": p_value}
+def compared(against, *, lost, gained, p_value=None):
+    """As a report has it, but for the interval, which a gate computes from the counts."""
+    tested = p_value or mcnemar(lost, gained)
+    return {"against": against, "num_lost": lost, "num_gained": gained, "p_value": tested}
+
+
+def likelier(against, value, low, high):
+    return {"against": against, "difference": {"value": value, "low": low, "high": high}, "p_value": 0.001}
 
 
 def suite(role, *comparisons, n=400, measure="share_right", name=None):
+    for one in comparisons:
+        if measure == "share_right":
+            value, interval = (one["num_gained"] - one["num_lost"]) / n, paired(one["num_lost"], one["num_gained"], n)
+            one["difference"] = {"value": value, "low": interval.low, "high": interval.high}
     return {"name": name or role, "role": role, "measure": measure, "n": n, "comparisons": comparisons}
 
 
-GAIN = suite("skill", compared("base", 0.5, 0.4, 0.6))
-KEPT = suite("general", compared("base", -0.01, -0.03, 0.01, p_value=0.5))
+GAIN = suite("skill", compared("base", lost=0, gained=50), n=100)
+KEPT = suite("general", compared("base", lost=6, gained=2))
 
 
 def verdicts(rule, *suites):
@@ -29,14 +41,15 @@ def test_a_clear_gain_without_loss_passes():
     decision = decide(GateRule(min_gain=0.3, max_forgetting=0.05), [GAIN, KEPT])
     assert decision.verdict == "pass"
     gain, kept = decision.criteria
-    assert (gain.question, gain.value, gain.low, gain.high, gain.limit) == ("gain", 0.5, 0.4, 0.6, 0.3)
-    assert (kept.question, kept.value, kept.low, kept.high) == ("forgetting", 0.01, -0.01, 0.03)
-    assert "+0.500 (+0.400 to +0.600) against the base on 400 questions; needed: more than 0.3." in gain.sentence
+    gained, lost = paired(0, 50, 100), paired(6, 2, 400)
+    assert (gain.question, gain.value, gain.low, gain.high) == ("gain", 0.5, gained.low, gained.high)
+    assert (kept.question, kept.value, kept.low, kept.high) == ("forgetting", 0.01, -lost.high, -lost.low)
+    assert "+0.500 (+0.404 to +0.596) against the base on 100 questions; needed: more than 0.3." in gain.sentence
 
 
 @pytest.mark.parametrize(
     ("min_gain", "verdict"),
-    [(0.39, "pass"), (0.4, "insufficient_evidence"), (0.59, "insufficient_evidence"), (0.6, "fail")],
+    [(0.4, "pass"), (0.41, "insufficient_evidence"), (0.59, "insufficient_evidence"), (0.6, "fail")],
 )
 def test_the_whole_interval_of_a_gain_counts(min_gain, verdict):
     assert verdicts(GateRule(min_gain=min_gain), GAIN, KEPT)["gain", "skill", "base"] == verdict
@@ -44,42 +57,40 @@ def test_the_whole_interval_of_a_gain_counts(min_gain, verdict):
 
 @pytest.mark.parametrize(
     ("max_forgetting", "verdict"),
-    [(0.3, "pass"), (0.29, "insufficient_evidence"), (0.1, "insufficient_evidence"), (0.09, "fail")],
+    [(0.28, "pass"), (0.27, "insufficient_evidence"), (0.13, "insufficient_evidence"), (0.12, "fail")],
 )
 def test_the_whole_interval_of_a_loss_counts(max_forgetting, verdict):
-    lost = suite("earlier", compared("parent", -0.2, -0.3, -0.1), name="home:1")
+    lost = suite("earlier", compared("parent", lost=50, gained=10), n=200, name="home:1")
     assert verdicts(GateRule(max_forgetting=max_forgetting), GAIN, lost)["forgetting", "home:1", "parent"] == verdict
 
 
 def test_one_suite_that_lost_too_much_fails_the_version():
-    lost = suite("earlier", compared("parent", -0.5, -0.6, -0.4), name="home:1")
+    lost = suite("earlier", compared("parent", lost=200, gained=0), name="home:1")
     decision = decide(GateRule(), [GAIN, KEPT, lost])
     assert [one.verdict for one in decision.criteria] == ["pass", "pass", "fail"]
     assert decision.verdict == "fail"
-    unsure = suite("earlier", compared("parent", -0.05, -0.2, 0.1, p_value=0.4), name="home:2")
+    unsure = suite("earlier", compared("parent", lost=3, gained=1), n=40, name="home:2")
     assert decide(GateRule(), [GAIN, unsure, lost]).verdict == "fail"
 
 
 def test_doubt_about_one_suite_is_no_pass():
-    unsure = suite("earlier", compared("parent", -0.05, -0.2, 0.1, p_value=0.4), name="home:1")
+    unsure = suite("earlier", compared("parent", lost=3, gained=1), n=40, name="home:1")
     assert decide(GateRule(), [GAIN, KEPT, unsure]).verdict == "insufficient_evidence"
 
 
 def test_a_gain_is_one_over_the_starting_point_and_not_over_the_base():
-    skill = suite("skill", compared("base", 0.5, 0.4, 0.6), compared("parent", 0.0, -0.1, 0.1, p_value=1.0))
+    skill = suite("skill", compared("base", lost=0, gained=200), compared("parent", lost=9, gained=9))
     assert verdicts(GateRule(), skill, KEPT)["gain", "skill", "parent"] == "insufficient_evidence"
     assert ("gain", "skill", "base") not in verdicts(GateRule(), skill, KEPT)
 
 
 def test_little_by_little_from_version_to_version_is_still_a_loss_against_the_base():
-    general = suite("general", compared("base", -0.3, -0.4, -0.2), compared("parent", 0.0, -0.02, 0.02, p_value=1.0))
+    general = suite("general", compared("base", lost=120, gained=0), compared("parent", lost=2, gained=2))
     assert decide(GateRule(), [GAIN, general]).verdict == "fail"
 
 
 def test_other_arms_are_not_the_gates_business():
-    general = suite(
-        "general", compared("supervised", -0.3, -0.4, -0.2), compared("base", 0.0, -0.02, 0.02, p_value=1.0)
-    )
+    general = suite("general", compared("supervised", lost=120, gained=0), compared("base", lost=2, gained=2))
     assert decide(GateRule(), [GAIN, general]).verdict == "pass"
 
 
@@ -99,7 +110,7 @@ def test_a_suite_that_could_not_be_judged_is_no_pass(role, question):
     assert decision.verdict == "insufficient_evidence"
     [doubt] = [one for one in decision.criteria if one.verdict != "pass"]
     assert (doubt.question, doubt.suite, doubt.sentence) == (question, "quiz", "It broke.")
-    lost = suite("earlier", compared("parent", -0.5, -0.6, -0.4), name="home:1")
+    lost = suite("earlier", compared("parent", lost=200, gained=0), name="home:1")
     assert decide(GateRule(), [GAIN, KEPT, lost], [missing]).verdict == "fail"
 
 
@@ -109,7 +120,7 @@ def test_a_skill_that_could_not_be_judged_is_not_said_to_have_had_no_questions()
 
 
 def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_show():
-    unchanged = compared("base", 0.0, 0.0, 0.0, p_value=1.0)
+    unchanged = compared("base", lost=0, gained=0)
     rule = GateRule(max_forgetting=0.02)
     few = decide(rule, [GAIN, suite("general", unchanged, n=160)]).criteria[1]
     assert few.high == pytest.approx(3.8415 / (160 + 3.8415), abs=1e-4)  # Wilson, 0 of 160
@@ -118,21 +129,33 @@ def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_s
 
 
 def test_a_gain_that_the_exact_test_doubts_is_none_yet():
-    five_of_eight = suite("skill", compared("base", 0.625, 0.25, 1.0, p_value=0.0625), n=8)
+    five_of_eight = suite("skill", compared("base", lost=0, gained=5), n=8)
     criterion = decide(GateRule(), [five_of_eight, KEPT]).criteria[0]
     assert (criterion.low, criterion.verdict) == (0.0, "insufficient_evidence")
 
 
-@pytest.mark.parametrize(("confidence", "half"), [(0.8, 0.06539), (0.95, 0.1), (0.99, 0.13142)])
+@pytest.mark.parametrize(("confidence", "half"), [(0.8, 0.06356), (0.95, 0.09617), (0.99, 0.12472)])
 def test_more_confidence_needs_a_wider_interval(confidence, half):
     criterion = decide(GateRule(confidence=confidence), [GAIN, KEPT]).criteria[0]
     assert (criterion.low, criterion.high) == (pytest.approx(0.5 - half, abs=1e-5), pytest.approx(0.5 + half, abs=1e-5))
 
 
-def test_likelihoods_have_their_interval_and_nothing_else():
-    skill = suite("skill", compared("base", 1.5, 1.4, 1.6, p_value=None), n=8, measure="negative_nll")
-    criterion = decide(GateRule(min_gain=1.3), [skill, KEPT]).criteria[0]
-    assert (criterion.low, criterion.high, criterion.verdict) == (1.4, 1.6, "pass")
+@pytest.mark.parametrize(("confidence", "half"), [(0.8, 0.06539), (0.95, 0.1), (0.99, 0.13142)])
+def test_likelihoods_have_their_interval_stretched_and_nothing_else(confidence, half):
+    skill = suite("skill", likelier("base", 1.5, 1.4, 1.6), n=8, measure="negative_nll")
+    criterion = decide(GateRule(min_gain=1.3, confidence=confidence), [skill, KEPT]).criteria[0]
+    assert (criterion.low, criterion.high) == (pytest.approx(1.5 - half, abs=1e-5), pytest.approx(1.5 + half, abs=1e-5))
+    assert criterion.verdict == "pass"
+
+
+def test_fewer_likelihoods_than_were_tested_pass_and_fail_nothing():
+    skill, text = (
+        suite(role, likelier("base", value, value - 0.1, value + 0.1), n=7, measure="negative_nll")
+        for role, value in (("skill", 1.5), ("client", -1.5))
+    )
+    assert [one.verdict for one in decide(GateRule(), [skill, KEPT, text]).criteria] == [
+        "insufficient_evidence", "pass", "insufficient_evidence",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def results(
 
 
 def suite(role: str, value: float) -> dict[str, Any]:
-    """A suite of many questions on which the candidate differs from the base by ``value``, give or take 0.05."""
+    """A suite of many questions on which the candidate differs from the base by ``value``, all of it one way."""
+    lost, gained = (round(max(0.0, change) * 400) for change in (-value, value))
     difference = {"value": value, "low": value - 0.05, "high": value + 0.05}
-    comparison = {"against": "base", "difference": difference, "p_value": 0.001}
+    changed = {"num_lost": lost, "num_gained": gained, "p_value": 0.001}
+    comparison = {"against": "base", "difference": difference, **changed}
     return {"name": role, "role": role, "measure": "share_right", "n": 400, "comparisons": [comparison]}

@@ -58,7 +58,7 @@ def test_a_version_that_passes_takes_the_alias(session: Session, published: Any)
     ]
     (gate_level, gate), (_, moved), *_ = told(session, second)
     assert gate_level == "info"
-    assert gate.startswith("Gate: pass. skill: gain +0.500 (+0.450 to +0.550)")
+    assert gate.startswith("Gate: pass. skill: gain +0.500 (+0.451 to +0.549)")
     assert moved == "home@production points at version 2 now."
 
 

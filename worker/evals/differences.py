@@ -16,8 +16,9 @@ TEACHER: Final = "ceiling"
 
 def difference(marks: Marks, arm: ArmName, other: ArmName) -> Estimate:
     """With its interval; there is at least one item."""
-    estimate = paired_difference if marks.suite.judged else paired_shift
-    return estimate(marks.scores[arm], marks.scores[other], seed=SEED)
+    if marks.suite.judged:
+        return paired_difference(marks.scores[arm], marks.scores[other])
+    return paired_shift(marks.scores[arm], marks.scores[other], seed=SEED)
 
 
 def bounds(estimate: Estimate) -> Bounds:

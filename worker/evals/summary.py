@@ -191,7 +191,7 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
 
 def _without_share(marks: Marks) -> str:
     """What can be said of a teacher that is not safely above zero: that it knows no more, or how little was seen."""
-    if difference(marks, "ceiling", marks.reference).interval.high <= 0:
+    if _knows_no_more(marks):
         return "With the demonstration in its context the model is no better: nothing to distil."
     if marks.suite.judged:
         what = f"Right of {len(marks.items)} questions"
@@ -202,6 +202,14 @@ def _without_share(marks: Marks) -> str:
     return (
         f"{what}: the teacher {shown['ceiling']}, this version {shown['candidate']}; before: {marks.reference} "
         f"{shown[marks.reference]}. Too few questions to give a share."
+    )
+
+
+def _knows_no_more(marks: Marks) -> bool:
+    """Whether the teacher is safely no better than where it started, or at no single item."""
+    pairs = zip(marks.scores["ceiling"], marks.scores[marks.reference], strict=True)
+    return difference(marks, "ceiling", marks.reference).interval.high <= 0 or all(
+        now <= before for now, before in pairs
     )
 
 

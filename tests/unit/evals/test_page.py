@@ -71,7 +71,7 @@ def test_the_recommendation_comes_before_everything_else() -> None:
 
 
 def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons() -> None:
-    lost = {"against": "base", "difference": bounds(-0.4), "p_value": 0.001}
+    lost = {"against": "base", "difference": bounds(-0.4), "num_lost": 160, "num_gained": 0, "p_value": 0.001}
     asked = [{"name": HOSTILE, "role": "general", "measure": "share_right", "n": 400, "comparisons": [lost]}]
     page = render_html(PLAIN, decide(GateRule(min_gain=0.2, on_pass="production"), asked))
     text = text_of(page)
@@ -80,7 +80,7 @@ def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons
     assert (
         "The skill has to gain more than 0.2, nothing else may lose more than 0.1, at 95 % confidence. A pass" in text
     )
-    assert f"fail {HOSTILE}: forgetting +0.400 (+0.350 to +0.450) against the base on 400 questions" in text
+    assert f"fail {HOSTILE}: forgetting +0.400 (+0.353 to +0.449) against the base on 400 questions" in text
     assert "insufficient evidence No gain could be measured" in text
     assert "<script" not in page
     balance = _Balance()

@@ -8,7 +8,6 @@ from scipy import stats
 
 from worker.evals.statistics import (
     RESAMPLES,
-    Z_95,
     Estimate,
     Interval,
     conclude,
@@ -17,7 +16,6 @@ from worker.evals.statistics import (
     paired_difference,
     paired_ratio,
     paired_shift,
-    resolution,
     shift_p_value,
     wilson,
 )
@@ -33,7 +31,7 @@ def test_wilsons_bounds_of_a_mean_count_are_where_its_score_test_is_just_passed(
     num_right, n = 30.4, 38.5
     interval = wilson(num_right, n)
     for rate in (interval.low, interval.high):
-        assert abs(num_right / n - rate) == pytest.approx(Z_95 * math.sqrt(rate * (1 - rate) / n))
+        assert abs(num_right / n - rate) == pytest.approx(stats.norm.ppf(0.975) * math.sqrt(rate * (1 - rate) / n))
     assert interval.low < num_right / n < interval.high
 
 
@@ -51,7 +49,8 @@ def test_the_bootstrap_is_scipys_up_to_its_own_noise() -> None:
     rng = np.random.default_rng(3)
     before = rng.normal(size=60)
     after = before + rng.normal(0.3, 0.5, size=60)
-    found = paired_difference(after.tolist(), before.tolist(), seed=0)
+    found = paired_ratio((after - before).tolist(), [1.0] * 60, seed=0)
+    assert found is not None
     reference = stats.bootstrap((after - before,), np.mean, method="percentile", rng=1).confidence_interval
     assert found.value == pytest.approx(float(np.mean(after - before)))
     assert found.interval == Interval(pytest.approx(reference.low, abs=0.01), pytest.approx(reference.high, abs=0.01))
@@ -97,15 +96,15 @@ def test_one_likelihood_shows_no_shift() -> None:
 
 def test_the_bootstrap_repeats_itself_under_a_seed_and_not_under_another() -> None:
     after, before = [1.0, 0.0, 1.0, 1.0, 0.0, 0.3], [0.0] * 6
-    assert paired_difference(after, before, seed=1) == paired_difference(after, before, seed=1)
+    assert paired_shift(after, before, seed=1) == paired_shift(after, before, seed=1)
     rng = np.random.default_rng(0)
     noise, zeros = rng.normal(size=50).tolist(), [0.0] * 50
-    assert paired_difference(noise, zeros, seed=1) != paired_difference(noise, zeros, seed=2)
+    assert paired_shift(noise, zeros, seed=1) != paired_shift(noise, zeros, seed=2)
 
 
 def test_samples_of_different_length_are_not_paired() -> None:
     with pytest.raises(ValueError, match="equally long"):
-        paired_difference([1.0], [1.0, 0.0], seed=0)
+        paired_difference([1.0], [1.0, 0.0])
 
 
 def test_a_ratio_of_equal_samples_is_one_exactly() -> None:
@@ -143,12 +142,16 @@ def _estimate(low: float, high: float, n: int = 200) -> Estimate:
         (-0.08, -0.02, 200, 0.01, "same"),
         (-0.2, 0.1, 40, 0.7, "insufficient_evidence"),
         (0.1, 0.6, 8, 0.25, "insufficient_evidence"),
-        (0.0, 0.0, 20, 1.0, "insufficient_evidence"),
-        (0.0, 0.0, 40, 1.0, "same"),
     ],
 )
 def test_a_verdict_needs_its_evidence(low: float, high: float, n: int, p_value: float, verdict: str) -> None:
     assert conclude(_estimate(low, high, n), margin=0.1, p_value=p_value) == verdict
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(1, "insufficient_evidence"), (34, "insufficient_evidence"), (35, "same")])
+def test_thirty_five_unchanged_items_are_what_ten_points_take(n: int, verdict: str) -> None:
+    unchanged = paired_difference([1.0] * n, [1.0] * n)
+    assert conclude(unchanged, margin=0.1, p_value=1.0) == verdict
 
 
 @pytest.mark.parametrize(
@@ -160,9 +163,7 @@ def test_a_verdict_needs_its_evidence(low: float, high: float, n: int, p_value: 
         (-0.05, 0.08, 0.8, "same"),
     ],
 )
-def test_likelihoods_need_no_number_of_items(low: float, high: float, p_value: float, verdict: str) -> None:
-    assert conclude(_estimate(low, high, 10), margin=0.1, p_value=p_value, counted=False) == verdict
-
-
-def test_thirty_five_unchanged_items_are_what_ten_points_take() -> None:
-    assert resolution(34) > 0.1 > resolution(35)
+def test_likelihoods_need_eight_items_and_no_more(low: float, high: float, p_value: float, verdict: str) -> None:
+    assert conclude(_estimate(low, high, 8), margin=0.1, p_value=p_value, counted=False) == verdict
+    few = conclude(_estimate(low, high, 7), margin=0.1, p_value=p_value, counted=False)
+    assert few == "insufficient_evidence"

@@ -1,0 +1,85 @@
+"""Intervals of rates and of their differences, the same for reports and gates. Knows numbers only."""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Final
+
+CONFIDENCE: Final = 0.95
+MIN_LIKELIHOODS: Final = 8
+"""Of which an interval is to be believed; of two or three, a bootstrap finds a change in a third of those without."""
+_HALVINGS: Final = 50
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval, of 95 % unless said otherwise."""
+
+    low: float
+    high: float
+
+
+def deviations(confidence: float) -> float:
+    """How many standard deviations to either side an interval of such confidence has, of a normal estimate."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's score interval of a rate; all of 0..1 when nothing was counted.
+
+    Args:
+        successes: Up to ``n``.
+        n: How many independent items the rate is worth; of a mean over runs, neither needs to be whole.
+        confidence: Of the interval.
+    """
+    if n == 0:
+        return Interval(0.0, 1.0)
+    z = deviations(confidence)
+    rate, weight = successes / n, z**2 / n
+    center = (rate + weight / 2) / (1 + weight)
+    half = z * math.sqrt(rate * (1 - rate) / n + weight / (4 * n)) / (1 + weight)
+    # At the ends the formula gives exactly 0 or 1, up to rounding.
+    return Interval(0.0 if successes == 0 else center - half, 1.0 if successes == n else center + half)
+
+
+def paired(lost: int, gained: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Tango's score interval of the change of a rate over the same ``n`` items (Statistics in Medicine 17, 1998).
+
+    Holds where few items change too. Where none does, it is Wilson's limit for 0 of ``n``, to both sides.
+    """
+    z, change = deviations(confidence), (gained - lost) / n
+    return Interval(*(_last_possible(z, change, end, lost=lost, gained=gained, n=n) for end in (-1.0, 1.0)))
+
+
+def independent(value: float, interval: Interval, other: float, other_interval: Interval) -> Interval:
+    """Interval of ``value - other`` of two samples that are not paired, from the interval of each.
+
+    Of Wilson's intervals it is Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, method 10).
+    """
+    below = math.hypot(value - interval.low, other_interval.high - other)
+    above = math.hypot(interval.high - value, other - other_interval.low)
+    return Interval(value - other - below, value - other + above)
+
+
+def num_to_show(limit: float, confidence: float = CONFIDENCE) -> int:
+    """How many items, none of them lost, it takes to show that no more than a share of ``limit`` is lost."""
+    return max(0, math.ceil(deviations(confidence) ** 2 * (1 / limit - 1)))
+
+
+def _last_possible(z: float, inside: float, outside: float, *, lost: int, gained: int, n: int) -> float:
+    """The change farthest towards ``outside`` that the counts do not contradict, by bisection."""
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        if _is_possible(z, middle, lost=lost, gained=gained, n=n):
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def _is_possible(z: float, change: float, *, lost: int, gained: int, n: int) -> bool:
+    """Whether Tango's statistic of a true change is at most ``z``; multiplied out, as its spread may be zero."""
+    linear = (2 * n - gained + lost) * change - gained - lost
+    rate_lost = (math.sqrt(linear**2 + 8 * n * lost * change * (1 - change)) - linear) / (4 * n)
+    variance = n * (2 * rate_lost + change * (1 - change))
+    return (gained - lost - n * change) ** 2 <= z**2 * variance
