@@ -115,7 +115,7 @@ def _gate(order: Order, report: Report) -> GateDecision | None:
     if order.gate is None:
         return None
     made = report.model_dump(mode="json")
-    return decide(order.gate, made["suites"], made["unjudged"])
+    return decide(order.gate, made["suites"], made["unjudged"], made["lineage"])
 
 
 def _findings(report: Report, gate: GateDecision | None) -> list[str]:

@@ -11,12 +11,25 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.ids import ALIAS_PATTERN
-from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval, deviations, paired
+from app.domain.proportions import (
+    CONFIDENCE,
+    MIN_LIKELIHOODS,
+    Interval,
+    deviations,
+    exceeds,
+    independent,
+    num_to_show,
+    paired,
+    wilson,
+)
 
 GateVerdict = Literal["pass", "fail", "insufficient_evidence"]
-Question = Literal["gain", "forgetting"]
+Question = Literal["gain", "forgetting", "lost"]
+"""Whether the skill scores higher, whether another suite scores lower, and how much is lost of what was right there."""
+
 
 _STARTING_POINTS: Final = ("parent", "base")
+_TRAINED: Final = ("candidate", "supervised")
 _GRAVEST: Final[tuple[GateVerdict, ...]] = ("fail", "insufficient_evidence", "pass")
 
 
@@ -31,7 +44,11 @@ class GateRule(_Frozen):
         0.0, ge=0, le=10, description="The new skill's score must exceed the starting point's by more than this."
     )
     max_forgetting: float = Field(
-        0.1, gt=0, le=10, description="No other suite may score lower than before, or than the base, by more than this."
+        0.1,
+        gt=0,
+        le=10,
+        description="No other suite may score lower than before, or than the base, by more than this, nor lose more "
+        "than this share of what was right there.",
     )
     confidence: float = Field(0.95, ge=0.5, le=0.999, description="Of the intervals that must lie within the limits.")
     on_pass: str | None = Field(
@@ -51,8 +68,8 @@ class Criterion(_Frozen):
 
     question: Question
     suite: str | None = Field(description="Null where the report has nothing to ask.")
-    against: str | None
-    n: int | None
+    against: str | None = Field(description="An arm, or the version with the best score of the lineage.")
+    n: int | None = Field(description="Of all questions, or of what was right before where the question is lost.")
     value: float | None
     low: float | None
     high: float | None
@@ -70,7 +87,10 @@ class GateDecision(_Frozen):
 
 
 def decide(
-    rule: GateRule, suites: Sequence[Mapping[str, Any]], unjudged: Sequence[Mapping[str, Any]] = ()
+    rule: GateRule,
+    suites: Sequence[Mapping[str, Any]],
+    unjudged: Sequence[Mapping[str, Any]] = (),
+    lineage: Sequence[Mapping[str, Any]] = (),
 ) -> GateDecision:
     """Hold a report's suites against a rule.
 
@@ -78,10 +98,15 @@ def decide(
         rule: Of the job.
         suites: Of its report.
         unjudged: What the report says could not be judged as it was asked for: never a pass.
+        lineage: What the report has on the skills of the lineage, by version.
     """
     doubts = [_unjudged(rule, one) for one in unjudged]
     gains = [*_gains(rule, suites), *(one for one in doubts if one.question == "gain")]
-    forgettings = [*_forgettings(rule, suites), *(one for one in doubts if one.question == "forgetting")]
+    forgettings = [
+        *_forgettings(rule, suites),
+        *_since_best(rule, suites, lineage),
+        *(one for one in doubts if one.question == "forgetting"),
+    ]
     criteria = [
         *(gains or [_unasked("gain", rule.min_gain)]),
         *(forgettings or [_unasked("forgetting", rule.max_forgetting)]),
@@ -99,16 +124,15 @@ def _gains(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterator[Crit
         compared = {comparison["against"]: comparison for comparison in suite["comparisons"]}
         starts = [compared[arm] for arm in _STARTING_POINTS if arm in compared]
         if suite["role"] == "skill" and starts:
-            low, high = _bounds(suite, starts[0], rule.confidence)
-            verdict = _verdict(suite, passes=low > rule.min_gain, fails=high <= rule.min_gain)
-            value = starts[0]["difference"]["value"]
+            gain = _bounds(suite, starts[0], rule.confidence)
             yield _criterion(
                 "gain",
-                suite=suite,
-                comparison=starts[0],
-                bounds=(value, low, high),
+                suite,
+                against=starts[0]["against"],
+                value=starts[0]["difference"]["value"],
+                interval=gain,
                 limit=rule.min_gain,
-                verdict=verdict,
+                verdict=_verdict(suite, passes=gain.low > rule.min_gain, fails=gain.high <= rule.min_gain),
             )
 
 
@@ -117,27 +141,86 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
     for suite in suites:
         for comparison in suite["comparisons"]:
             if suite["role"] != "skill" and comparison["against"] in _STARTING_POINTS:
-                low, high = _bounds(suite, comparison, rule.confidence)
-                verdict = _verdict(suite, passes=-low <= rule.max_forgetting, fails=-high > rule.max_forgetting)
+                change = _bounds(suite, comparison, rule.confidence)
+                loss = Interval(-change.high, -change.low)
+                passes, fails = loss.high <= rule.max_forgetting, loss.low > rule.max_forgetting
                 yield _criterion(
                     "forgetting",
-                    suite=suite,
-                    comparison=comparison,
-                    bounds=(-comparison["difference"]["value"], -high, -low),
+                    suite,
+                    against=comparison["against"],
+                    value=-comparison["difference"]["value"],
+                    interval=loss,
                     limit=rule.max_forgetting,
-                    verdict=verdict,
+                    verdict=_verdict(suite, passes=passes, fails=fails),
                 )
+                if suite["measure"] == "share_right":
+                    yield _lost(rule, suite, comparison, improved=change.low > 0)
 
 
-def _bounds(suite: Mapping[str, Any], comparison: Mapping[str, Any], confidence: float) -> tuple[float, float]:
-    """An interval of the candidate's score less the other's."""
+def _lost(rule: GateRule, suite: Mapping[str, Any], comparison: Mapping[str, Any], *, improved: bool) -> Criterion:
+    """What was right and is not any more: gains elsewhere do not make up for it.
+
+    Where a suite is not better on the whole, what was right has to be enough to tell.
+    """
+    limit, against = rule.max_forgetting, comparison["against"]
+    had = next(arm["num_right"] for arm in suite["arms"] if arm["arm"] == against)
+    lost = comparison["num_lost"]
+    share, interval = lost / had if had else 0.0, wilson(lost, had, rule.confidence)
+    needed = 0 if improved else num_to_show(limit, rule.confidence)
+    return _criterion(
+        "lost",
+        suite,
+        against=against,
+        value=share,
+        interval=interval,
+        n=had,
+        limit=limit,
+        verdict=_verdict(
+            suite, passes=share <= limit and had >= needed, fails=exceeds(lost, had, limit, rule.confidence)
+        ),
+        besides=f" of {needed} or more" if had < needed else "",
+    )
+
+
+def _since_best(
+    rule: GateRule, suites: Sequence[Mapping[str, Any]], lineage: Sequence[Mapping[str, Any]]
+) -> Iterator[Criterion]:
+    """Earlier skills against the best that a version of the lineage scored, as small losses add up there too.
+
+    That one's answers are not at hand, so the interval is one of two independent samples. It is wider than of the same
+    questions, and would pass hardly anything: it may fail a version, and a loss beyond the limit is doubt, but it need
+    not lie within the limit itself.
+    """
+    for suite in suites:
+        scores = {arm["arm"]: arm["score"] for arm in suite.get("arms", ())} if suite["role"] == "earlier" else {}
+        start = next((scores[arm] for arm in _STARTING_POINTS if arm in scores), None)
+        asked = [one for one in lineage if one["suite"] == suite["name"] and one["version"] not in _TRAINED]
+        best = max(asked, key=lambda one: float(one["score"]["value"]), default=None)
+        if start and best and best["score"]["value"] > start["value"]:
+            before, now = best["score"], scores["candidate"]
+            loss = independent(
+                before["value"], _stretched(before, rule.confidence), now["value"], _stretched(now, rule.confidence)
+            )
+            value = before["value"] - now["value"]
+            yield _criterion(
+                "forgetting",
+                suite,
+                against=best["version"],
+                value=value,
+                interval=loss,
+                limit=rule.max_forgetting,
+                verdict=_verdict(suite, passes=value <= rule.max_forgetting, fails=loss.low > rule.max_forgetting),
+            )
+
+
+def _bounds(suite: Mapping[str, Any], comparison: Mapping[str, Any], confidence: float) -> Interval:
+    """Of the candidate's score less the other's."""
     if suite["measure"] != "share_right":
-        interval = _stretched(comparison["difference"], confidence)
-        return interval.low, interval.high
+        return _stretched(comparison["difference"], confidence)
     interval = paired(comparison["num_lost"], comparison["num_gained"], suite["n"], confidence)
     if comparison["p_value"] > 1 - confidence:
-        return min(interval.low, 0.0), max(interval.high, 0.0)
-    return interval.low, interval.high
+        return Interval(min(interval.low, 0.0), max(interval.high, 0.0))
+    return interval
 
 
 def _stretched(reported: Mapping[str, float], confidence: float) -> Interval:
@@ -156,30 +239,32 @@ def _verdict(suite: Mapping[str, Any], *, passes: bool, fails: bool) -> GateVerd
 
 def _criterion(
     question: Question,
-    *,
     suite: Mapping[str, Any],
-    comparison: Mapping[str, Any],
-    bounds: tuple[float, float, float],
+    *,
+    against: str,
+    value: float,
+    interval: Interval,
     limit: float,
     verdict: GateVerdict,
+    n: int | None = None,
+    besides: str = "",
 ) -> Criterion:
-    value, low, high = bounds
-    needed = f"more than {limit:g}" if question == "gain" else f"at most {limit:g}"
-    sentence = (
-        f"{suite['name']}: {question} {value:+.3f} ({low:+.3f} to {high:+.3f}) against the {comparison['against']} on "
-        f"{suite['n']} questions; needed: {needed}."
-    )
+    """A criterion over all of a suite's questions, or over ``n`` that were right before."""
+    other = f"the {against}" if against in _STARTING_POINTS else against
+    asked = f"against {other} on {suite['n']} questions" if n is None else f"of {n} that {other} had right"
+    needed = f"{'more than' if question == 'gain' else 'at most'} {limit:g}{besides}"
     return Criterion(
         question=question,
         suite=suite["name"],
-        against=comparison["against"],
-        n=suite["n"],
+        against=against,
+        n=suite["n"] if n is None else n,
         value=value,
-        low=low,
-        high=high,
+        low=interval.low,
+        high=interval.high,
         limit=limit,
         verdict=verdict,
-        sentence=sentence,
+        sentence=f"{suite['name']}: {question} {value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}) {asked}; "
+        f"needed: {needed}.",
     )
 
 

@@ -66,6 +66,21 @@ def num_to_show(limit: float, confidence: float = CONFIDENCE) -> int:
     return max(0, math.ceil(deviations(confidence) ** 2 * (1 / limit - 1)))
 
 
+def exceeds(successes: int, n: int, limit: float, confidence: float = CONFIDENCE) -> bool:
+    """Whether a rate is above a limit: by the exact binomial test, as Wilson's limit for 1 of 1 is 21 %."""
+    if successes == 0 or limit >= 1:
+        return False
+    chances = (
+        math.lgamma(n + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n - k + 1)
+        + k * math.log(limit)
+        + (n - k) * math.log1p(-limit)
+        for k in range(successes, n + 1)
+    )
+    return math.fsum(map(math.exp, chances)) <= (1 - confidence) / 2
+
+
 def _last_possible(z: float, inside: float, outside: float, *, lost: int, gained: int, n: int) -> float:
     """The change farthest towards ``outside`` that the counts do not contradict, by bisection."""
     for _ in range(_HALVINGS):

@@ -148,7 +148,8 @@ def _line(session: Session, job: Job) -> Adapter:
 def _decide(job: Job, report: dict[str, Any]) -> GateDecision | None:
     if job.gate is None:
         return None
-    return decide(GateRule.model_validate(job.gate), report["suites"], report.get("unjudged", ()))
+    rule = GateRule.model_validate(job.gate)
+    return decide(rule, report["suites"], report.get("unjudged", ()), report.get("lineage", ()))
 
 
 def _heed(session: Session, job: Job, version: AdapterVersion, decision: GateDecision) -> None:

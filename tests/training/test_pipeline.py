@@ -196,7 +196,7 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
         ("candidate", "fan"),
     ]
     assert report["method"]["answers_reused"] == {"general ability": ["base", "parent"]}
-    decision = decide(rule, report["suites"], report["unjudged"])
+    decision = decide(rule, report["suites"], report["unjudged"], report["lineage"])
     verdict = decision.verdict.replace("_", " ")
     page = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", (folder / "out" / "report.html").read_text())))
     assert f"Does it pass its gate? {verdict} {decision.rule.sentence}" in page

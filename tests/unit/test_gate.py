@@ -6,15 +6,14 @@ from rich.console import Console
 
 from app.cli.report_view import _gate, show_findings
 from app.domain.gate import GateRule, decide
-from app.domain.proportions import paired
+from app.domain.proportions import independent, paired, wilson
 from tests.unit.evals.reports import SHAPES
 from worker.evals.statistics import mcnemar
 
 
-def compared(against, *, lost, gained, p_value=None):
-    """As a report has it, but for the interval, which a gate computes from the counts."""
-    tested = p_value or mcnemar(lost, gained)
-    return {"against": against, "num_lost": lost, "num_gained": gained, "p_value": tested}
+def compared(against, *, lost, gained, had=None):
+    """As a report has it; ``had`` is the other arm's count of right answers, else all that it can be."""
+    return {"against": against, "num_lost": lost, "num_gained": gained, "p_value": mcnemar(lost, gained), "had": had}
 
 
 def likelier(against, value, low, high):
@@ -22,11 +21,22 @@ def likelier(against, value, low, high):
 
 
 def suite(role, *comparisons, n=400, measure="share_right", name=None):
+    arms = []
     for one in comparisons:
         if measure == "share_right":
-            value, interval = (one["num_gained"] - one["num_lost"]) / n, paired(one["num_lost"], one["num_gained"], n)
-            one["difference"] = {"value": value, "low": interval.low, "high": interval.high}
-    return {"name": name or role, "role": role, "measure": measure, "n": n, "comparisons": comparisons}
+            lost, gained, had = one["num_lost"], one["num_gained"], one["had"]
+            interval = paired(lost, gained, n)
+            one["difference"] = {"value": (gained - lost) / n, "low": interval.low, "high": interval.high}
+            arms.append(score(one["against"], n - gained if had is None else had, n))
+            right = arms[-1]["num_right"] + gained - lost
+    if arms:
+        arms.append(score("candidate", right, n))
+    return {"name": name or role, "role": role, "measure": measure, "n": n, "comparisons": comparisons, "arms": arms}
+
+
+def score(arm, right, n):
+    interval = wilson(right, n)
+    return {"arm": arm, "num_right": right, "score": {"value": right / n, "low": interval.low, "high": interval.high}}
 
 
 GAIN = suite("skill", compared("base", lost=0, gained=50), n=100)
@@ -40,7 +50,7 @@ def verdicts(rule, *suites):
 def test_a_clear_gain_without_loss_passes():
     decision = decide(GateRule(min_gain=0.3, max_forgetting=0.05), [GAIN, KEPT])
     assert decision.verdict == "pass"
-    gain, kept = decision.criteria
+    gain, kept, _ = decision.criteria
     gained, lost = paired(0, 50, 100), paired(6, 2, 400)
     assert (gain.question, gain.value, gain.low, gain.high) == ("gain", 0.5, gained.low, gained.high)
     assert (kept.question, kept.value, kept.low, kept.high) == ("forgetting", 0.01, -lost.high, -lost.low)
@@ -67,7 +77,7 @@ def test_the_whole_interval_of_a_loss_counts(max_forgetting, verdict):
 def test_one_suite_that_lost_too_much_fails_the_version():
     lost = suite("earlier", compared("parent", lost=200, gained=0), name="home:1")
     decision = decide(GateRule(), [GAIN, KEPT, lost])
-    assert [one.verdict for one in decision.criteria] == ["pass", "pass", "fail"]
+    assert [one.verdict for one in decision.criteria] == ["pass", "pass", "pass", "fail", "fail"]
     assert decision.verdict == "fail"
     unsure = suite("earlier", compared("parent", lost=3, gained=1), n=40, name="home:2")
     assert decide(GateRule(), [GAIN, unsure, lost]).verdict == "fail"
@@ -87,6 +97,64 @@ def test_a_gain_is_one_over_the_starting_point_and_not_over_the_base():
 def test_little_by_little_from_version_to_version_is_still_a_loss_against_the_base():
     general = suite("general", compared("base", lost=120, gained=0), compared("parent", lost=2, gained=2))
     assert decide(GateRule(), [GAIN, general]).verdict == "fail"
+
+
+def lineage(*scores, suite="home:1"):
+    """What versions scored of 200 questions, by their label."""
+    return [{"version": name, "suite": suite, "score": score("", right, 200)["score"]} for name, right in scores]
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict"), [(186, "pass"), (180, "pass"), (172, "insufficient_evidence"), (150, "fail")]
+)
+def test_an_earlier_skill_lost_little_by_little_is_a_loss_since_its_best(now, verdict):
+    """Of 200, 10 fewer than the starting point is no reason to say no; 28 fewer than the best is one to say not yet."""
+    asked = suite("earlier", compared("parent", lost=4, gained=0, had=now + 4), n=200, name="home:1")
+    past = lineage(("base", 0), ("home:1", 200), ("home:2", now + 4), ("candidate", now), ("supervised", 200))
+    decision = decide(GateRule(), [GAIN, KEPT, asked], lineage=past)
+    assert [one.verdict for one in decision.criteria if one.against == "parent"] == ["pass", "pass"]
+    [since] = [one for one in decision.criteria if one.against == "home:1"]
+    assert (since.question, since.suite, since.n, since.verdict) == ("forgetting", "home:1", 200, verdict)
+    interval = independent(1.0, wilson(200, 200), now / 200, wilson(now, 200))
+    assert (since.low, since.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert decision.verdict == verdict
+
+
+def test_where_the_starting_point_is_the_best_of_the_lineage_it_is_compared_item_by_item_alone():
+    asked = suite("earlier", compared("parent", lost=4, gained=0, had=190), n=200, name="home:1")
+    past = lineage(("home:1", 190), ("candidate", 186), ("supervised", 200))
+    assert {one.against for one in decide(GateRule(), [asked], lineage=past).criteria if one.suite} == {"parent"}
+
+
+@pytest.mark.parametrize(
+    ("had", "lost", "gained", "verdict"),
+    [
+        (21, 20, 0, "fail"),
+        (233, 45, 45, "fail"),
+        (233, 28, 28, "insufficient_evidence"),
+        (233, 23, 23, "pass"),
+        (35, 0, 0, "pass"),
+        (34, 0, 0, "insufficient_evidence"),
+        (0, 0, 0, "insufficient_evidence"),
+        (1, 1, 0, "insufficient_evidence"),
+    ],
+)
+def test_gains_elsewhere_do_not_make_up_for_what_was_known_and_little_that_was_known_shows_little(
+    had, lost, gained, verdict
+):
+    general = suite("general", compared("base", lost=lost, gained=gained, had=had), n=312)
+    assert verdicts(GateRule(), GAIN, general)["forgetting", "general", "base"] == "pass"
+    decision = decide(GateRule(), [GAIN, general])
+    [share] = [one for one in decision.criteria if one.question == "lost"]
+    assert (decision.verdict, share.verdict, share.n) == (verdict, verdict, had)
+    assert (share.value, share.low) == (lost / had if had else 0.0, wilson(lost, had).low)
+
+
+def test_a_suite_that_is_better_than_before_is_no_doubt_though_little_of_it_was_known():
+    mine = suite("client", compared("base", lost=0, gained=30, had=5), n=60)
+    assert decide(GateRule(), [GAIN, KEPT, mine]).verdict == "pass"
+    some_lost = suite("client", compared("base", lost=2, gained=30, had=5), n=60)
+    assert decide(GateRule(), [GAIN, KEPT, some_lost]).verdict == "insufficient_evidence"
 
 
 def test_other_arms_are_not_the_gates_business():
@@ -154,7 +222,7 @@ def test_fewer_likelihoods_than_were_tested_pass_and_fail_nothing():
         for role, value in (("skill", 1.5), ("client", -1.5))
     )
     assert [one.verdict for one in decide(GateRule(), [skill, KEPT, text]).criteria] == [
-        "insufficient_evidence", "pass", "insufficient_evidence",
+        "insufficient_evidence", "pass", "pass", "insufficient_evidence",
     ]  # fmt: skip
 
 
@@ -175,10 +243,13 @@ def test_the_terminal_says_the_verdict_and_every_number():
     console = Console(width=200)
     with console.capture() as capture:
         console.print(*_gate(decision), sep="\n")
-    head, gain, kept, rule = capture.get().splitlines()
+    head, gain, kept, lost, rule = capture.get().splitlines()
     assert head == "Gate: fail"
     assert gain.startswith("  fail: skill: gain +0.500")
     assert kept.startswith("  pass: general: forgetting +0.010")
+    assert (
+        lost == "  pass: general: lost +0.015 (+0.007 to +0.032) of 398 that the base had right; needed: at most 0.1."
+    )
     assert rule == "  The skill has to gain more than 0.7, nothing else may lose more than 0.1, at 95 % confidence."
 
 

@@ -44,4 +44,5 @@ def suite(role: str, value: float) -> dict[str, Any]:
     difference = {"value": value, "low": value - 0.05, "high": value + 0.05}
     changed = {"num_lost": lost, "num_gained": gained, "p_value": 0.001}
     comparison = {"against": "base", "difference": difference, **changed}
-    return {"name": role, "role": role, "measure": "share_right", "n": 400, "comparisons": [comparison]}
+    base = {"arm": "base", "num_right": 200}
+    return {"name": role, "role": role, "measure": "share_right", "n": 400, "comparisons": [comparison], "arms": [base]}

@@ -6,7 +6,7 @@ from typing import Final
 from worker.evals.schema import Comparison, Measure, Recommendation, SuiteReport, Unjudged
 from worker.evals.statistics import Verdict
 
-_UNITS: Final[dict[Measure, tuple[int, str]]] = {
+UNITS: Final[dict[Measure, tuple[int, str]]] = {
     "share_right": (100, "points"),
     "negative_nll": (1, "nats per token"),
 }
@@ -35,7 +35,9 @@ def recommend(
         return "do_not_ship", f"Do not ship it: {came}."
     if arrived == "better" and left in {"same", "better"}:
         return "ship", f"Ship it: {came}, and nothing else that was tested lost more than {limit(rest, margin)}."
-    doubt = f", but {_doubt(rest, [one for one in unjudged if one.role != 'skill'])}" if arrived == "better" else ""
+    doubt = (
+        f", but {_doubt(rest, [one for one in unjudged if one.role != 'skill'], margin)}" if arrived == "better" else ""
+    )
     return "look_closer", f"Look closer: {came}{doubt}."
 
 
@@ -48,7 +50,7 @@ def limit(suites: Sequence[SuiteReport], margin: float) -> str:
     """A margin in the units of these suites."""
     measures = {suite.measure for suite in suites}
     return " or ".join(
-        f"{factor * margin:g} {unit}" for measure, (factor, unit) in _UNITS.items() if measure in measures
+        f"{factor * margin:g} {unit}" for measure, (factor, unit) in UNITS.items() if measure in measures
     )
 
 
@@ -86,10 +88,12 @@ def _came(skill: SuiteReport | None, arrived: Verdict, unjudged: Sequence[Unjudg
     return "the skill arrived" if num_right is None else f"the skill arrived ({num_right} of {skill.n} right)"
 
 
-def _doubt(rest: Sequence[SuiteReport], unjudged: Sequence[Unjudged]) -> str:
+def _doubt(rest: Sequence[SuiteReport], unjudged: Sequence[Unjudged], margin: float) -> str:
     if unjudged:
         return _not_enough(unjudged)
-    return "too few questions were asked to say that nothing was lost" if rest else "nothing else was tested"
+    if not rest:
+        return "nothing else was tested"
+    return f"too few questions were asked to say that nothing else lost more than {limit(rest, margin)}"
 
 
 def _not_enough(unjudged: Sequence[Unjudged]) -> str:

@@ -3,8 +3,9 @@
 Knows neither models nor pages. Everything random is seeded, so a report can be computed again to the last digit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean
 from typing import Any, Final
 
@@ -34,7 +35,18 @@ from worker.evals.schema import (
     WeightChange,
 )
 from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
-from worker.evals.statistics import RESAMPLES, conclude, holm, mcnemar, paired_shift, shift_p_value, wilson
+from worker.evals.statistics import (
+    RESAMPLES,
+    Estimate,
+    Verdict,
+    conclude,
+    conclude_kept,
+    holm,
+    mcnemar,
+    paired_shift,
+    shift_p_value,
+    wilson,
+)
 from worker.evals.suites import Split
 from worker.evals.summary import caveats, summarize
 from worker.evals.supervised import beside_supervised
@@ -77,15 +89,16 @@ def build_report(
         replicates: The same under other seeds, where that was asked for.
         notes: What else a reader should not conclude.
     """
-    judged = _judge(measured)
+    judge = partial(_judge, past=past, names=names or {})
+    judged = judge(measured)
     marked, suites, kept = judged.marked, judged.suites, judged.kept
-    seeds = _over_seeds(seed, measured, judged, replicates) if replicates else None
+    seeds = _over_seeds(judged.run(seed), measured, judge, replicates) if replicates else None
     demonstrations = [one.completion for one in split.training]
     return Report(
         title=title,
         summary=judged.summary,
         suites=suites,
-        lineage=retention_matrix(suites, past, names or {}),
+        lineage=judged.lineage,
         kept=kept,
         drift=[DriftReport(**vars(drift)) for drift in measured.drift],
         weights=[
@@ -144,6 +157,7 @@ class _Judged:
 
     marked: list[Marks]
     suites: list[SuiteReport]
+    lineage: list[LineageScore]
     kept: list[Kept]
     unjudged: list[Unjudged]
     summary: Summary
@@ -152,24 +166,28 @@ class _Judged:
         return seed_run(seed, self.summary.recommendation, self.marked, self.suites)
 
 
-def _judge(measured: Measured) -> _Judged:
+def _judge(measured: Measured, *, past: Sequence[LineageScore], names: Mapping[ArmName, str]) -> _Judged:
     marked = [mark(measured, suite) for suite in measured.suites if suite.items]
     comparisons = _compare(marked)
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
     kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
     unjudged = list(list_unjudged(measured, marked))
-    return _Judged(marked, suites, kept, unjudged, summarize(marked, suites, kept, unjudged, margin=MARGIN))
+    lineage = retention_matrix(suites, past, names)
+    summary = summarize(marked, suites, lineage, kept, unjudged, margin=MARGIN)
+    return _Judged(marked, suites, lineage, kept, unjudged, summary)
 
 
-def _over_seeds(seed: int, measured: Measured, judged: _Judged, replicates: Sequence[Replicate]) -> Replicates:
+def _over_seeds(
+    version: SeedRun, measured: Measured, judge: Callable[[Measured], _Judged], replicates: Sequence[Replicate]
+) -> Replicates:
     """Each seed's version is judged as if it were the one, and is no better for what only it was not asked."""
     others = [
-        _judge(_as_asked(one.measured, measured)).run(one.seed)
+        judge(_as_asked(one.measured, measured)).run(one.seed)
         if one.measured
         else SeedRun(seed=one.seed, recommendation=None, scores=[])
         for one in replicates
     ]
-    return side_by_side([judged.run(seed), *others])
+    return side_by_side([version, *others])
 
 
 def _as_asked(measured: Measured, version: Measured) -> Measured:
@@ -254,8 +272,16 @@ def _comparison(marks: Marks, arm: ArmName, p_value: float) -> Comparison:
         num_lost=lost,
         num_gained=gained,
         p_value=p_value,
-        verdict=conclude(estimate, margin=MARGIN, p_value=p_value, counted=marks.suite.judged),
+        verdict=_verdict(marks, arm, estimate, p_value),
     )
+
+
+def _verdict(marks: Marks, arm: ArmName, estimate: Estimate, p_value: float) -> Verdict:
+    """Of what was there before the job, only a loss counts."""
+    if marks.suite.role == "skill" or arm == "supervised":
+        return conclude(estimate, margin=MARGIN, p_value=p_value, counted=marks.suite.judged)
+    lost = (marks.changed("candidate", arm)[0], sum(marks.right(arm))) if marks.suite.judged else None
+    return conclude_kept(estimate, lost, margin=MARGIN, p_value=p_value)
 
 
 def _reused(measured: Measured) -> dict[str, list[ArmName]]:

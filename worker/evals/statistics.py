@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import proportions
-from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval
+from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval, exceeds, num_to_show
 
 Verdict = Literal["better", "worse", "same", "insufficient_evidence"]
 
@@ -126,6 +126,33 @@ def conclude(difference: Estimate, *, margin: float, p_value: float, counted: bo
     if low > 0:
         return "better"
     return "worse" if high < 0 else "insufficient_evidence"
+
+
+def conclude_kept(difference: Estimate, lost: tuple[int, int] | None, *, margin: float, p_value: float) -> Verdict:
+    """The same of what was there before, where a gain is no harm: ``same`` is that no more than the margin was lost.
+
+    Gains elsewhere do not make up for answers lost, and only what was right can be lost. So besides the net difference
+    the share lost of what was right must not exceed the margin, and what was right be enough to tell, or the suite be
+    better on the whole.
+
+    Args:
+        difference: Of the scores.
+        lost: How many of how many right answers are right no more; ``None`` of likelihoods.
+        margin: Of both.
+        p_value: Of the difference.
+    """
+    verdict = conclude(difference, margin=margin, p_value=p_value, counted=lost is not None)
+    if verdict == "insufficient_evidence" and difference.n >= MIN_LIKELIHOODS and difference.interval.low >= -margin:
+        verdict = "same"
+    if lost is None:
+        return verdict
+    num_lost, num_had = lost
+    if exceeds(num_lost, num_had, margin):
+        return "worse"
+    too_few = num_had < num_to_show(margin) and verdict != "better"
+    if too_few or (num_lost and num_lost / num_had > margin):
+        return min(verdict, "insufficient_evidence", key=GRAVEST.index)
+    return verdict
 
 
 def _differences(after: Sequence[float], before: Sequence[float]) -> NDArray[np.float64]:

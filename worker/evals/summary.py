@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
+from app.domain.proportions import MIN_LIKELIHOODS, Interval, independent, num_to_show
 from worker.evals.differences import difference
-from worker.evals.headline import limit, recommend, starting_point
+from worker.evals.headline import UNITS, limit, recommend, starting_point
 from worker.evals.marks import Marks
+from worker.evals.run import TRAINED
 from worker.evals.schema import (
     Bounds,
     CeilingQuestion,
     Kept,
+    LineageScore,
     Question,
     SuiteReport,
     Summary,
     Unjudged,
 )
-from worker.evals.statistics import Verdict, paired_ratio, wilson
+from worker.evals.statistics import GRAVEST, Verdict, paired_ratio, wilson
 from worker.evals.suites import GENERAL_NAME
 
 RATIO_SEED: Final = 0
@@ -24,7 +27,6 @@ ENOUGH: Final = 97
 """Items that bring a rate's half-width down to ten points."""
 ENOUGH_TO_FORGET: Final = 50
 
-_GRAVEST: Final[tuple[Verdict, ...]] = ("worse", "insufficient_evidence", "same", "better")
 _MISSING: Final[Verdict] = "insufficient_evidence"
 _LESS_LIKELY: Final[Mapping[Verdict, str]] = {"worse": "worse", "insufficient_evidence": "in doubt"}
 """What is said of free text, which has no answers to count."""
@@ -33,6 +35,7 @@ _LESS_LIKELY: Final[Mapping[Verdict, str]] = {"worse": "worse", "insufficient_ev
 def summarize(
     marked: Sequence[Marks],
     suites: Sequence[SuiteReport],
+    lineage: Sequence[LineageScore],
     kept: Sequence[Kept],
     unjudged: Sequence[Unjudged],
     *,
@@ -42,7 +45,7 @@ def summarize(
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     marks = next((one for one in marked if one.suite.role == "skill" and one.items), None)
     arrived = _arrived(skill, [one for one in unjudged if one.role == "skill"])
-    left = _left(suites, kept, [one for one in unjudged if one.role != "skill"], margin=margin)
+    left = _left(suites, lineage, kept, [one for one in unjudged if one.role != "skill"], margin=margin)
     recommendation, headline = recommend(suites, unjudged, arrived=arrived.verdict, left=left.verdict, margin=margin)
     return Summary(
         recommendation=recommendation,
@@ -131,20 +134,22 @@ def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Questio
 
 
 def _left(
-    suites: Sequence[SuiteReport], kept: Sequence[Kept], unjudged: Sequence[Unjudged], *, margin: float
+    suites: Sequence[SuiteReport],
+    lineage: Sequence[LineageScore],
+    kept: Sequence[Kept],
+    unjudged: Sequence[Unjudged],
+    *,
+    margin: float,
 ) -> Question:
     """The gravest verdict over all but the skill, against what was there before.
 
-    Of an earlier skill that is the starting point alone, which may be the base.
+    Of an earlier skill that is the starting point, which may be the base, and the best that the lineage has scored.
     """
     rest = [suite for suite in suites if suite.role != "skill"]
     compared = [(suite, one) for suite in rest for one in suite.comparisons if one.against != "supervised"]
+    doubted = {(suite.name, one.against) for suite, one in compared if one.verdict == _MISSING}
     sentences = [
-        f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept"
-        + (f" ({_percent(row.share)})" if row.share else "")
-        + f", {row.num_gained} gained."
-        for row in kept
-        if row.group == "all"
+        _kept(row, margin=margin, doubted=(row.suite, row.reference) in doubted) for row in kept if row.group == "all"
     ]
     sentences += [
         f"{suite.name}, log-likelihood against the {one.against}: {_LESS_LIKELY[one.verdict]} "
@@ -154,8 +159,40 @@ def _left(
     ]
     if compared and not sentences:
         sentences = [f"Free text lost no more than {limit(rest, margin)}."]
-    verdicts = [one.verdict for _, one in compared]
+    fallen = [found for suite in rest if (found := _fallen(suite, lineage, margin=margin))]
+    verdicts = [*(one.verdict for _, one in compared), *(verdict for verdict, _ in fallen)]
+    sentences += [sentence for _, sentence in fallen]
     return _answer(verdicts, sentences, unjudged, nothing="Nothing else was tested.")
+
+
+def _kept(row: Kept, *, margin: float, doubted: bool) -> str:
+    share = f" ({_percent(row.share)})" if row.share else ""
+    said = f"{row.suite}, right for the {row.reference}: {row.num_kept} of {row.num_had} kept{share}"
+    needed = num_to_show(margin)
+    few = f" Fewer than {needed} cannot show that no more than {100 * margin:g}\u00a0% are lost."
+    return f"{said}, {row.num_gained} gained.{few if doubted and row.num_had < needed else ''}"
+
+
+def _fallen(suite: SuiteReport, lineage: Sequence[LineageScore], *, margin: float) -> tuple[Verdict, str] | None:
+    """What is to be said of an earlier skill that has lost too much since its best score, little by little.
+
+    That one's answers are not at hand, so the interval is one of two independent samples, and wider than of the same
+    questions: it shows a loss, but is not asked to show that there is none.
+    """
+    if suite.role != "earlier" or not suite.n:
+        return None
+    arms = {score.arm: score.score for score in suite.arms}
+    scores = [one for one in lineage if one.suite == suite.name and one.version not in TRAINED]
+    best = max(scores, key=lambda one: one.score.value)
+    before, start, now = best.score, arms[starting_point(suite).against], arms["candidate"]
+    if before.value <= start.value or before.value - now.value <= margin:
+        return None
+    lost = independent(before.value, Interval(before.low, before.high), now.value, Interval(now.low, now.high))
+    enough = suite.measure == "share_right" or suite.n >= MIN_LIKELIHOODS
+    factor, unit = UNITS[suite.measure]
+    points = [f"{factor * number:.3g}" for number in (before.value - now.value, lost.low, lost.high)]
+    less = f"{points[0]} {unit} less than {best.version} had, 95\u00a0% interval {points[1]} to {points[2]}"
+    return "worse" if enough and lost.low > margin else _MISSING, f"{suite.name}: {less}."
 
 
 def _answer(
@@ -164,7 +201,7 @@ def _answer(
     """The gravest verdict, in doubt where something was to be asked and could not be judged."""
     found = [*verdicts, *(_MISSING for _ in unjudged)]
     said = [*sentences, *(one.sentence for one in unjudged)]
-    return Question(verdict=min(found or [_MISSING], key=_GRAVEST.index), sentence="\n".join(said or [nothing]))
+    return Question(verdict=min(found or [_MISSING], key=GRAVEST.index), sentence="\n".join(said or [nothing]))
 
 
 def _ceiling(marks: Marks | None) -> CeilingQuestion:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from app.domain.proportions import exceeds
 from worker.evals import statistics
 from worker.evals.statistics import (
     Estimate,
@@ -150,6 +151,13 @@ def test_answers_that_come_and_go_are_called_worse_in_five_per_cent_at_most(n: i
     ]
     assert verdicts.count("worse") / len(verdicts) <= 0.05
     assert verdicts.count("better") / len(verdicts) <= 0.05
+
+
+@pytest.mark.parametrize("had", [1, 2, 4, 5, 10, 35, 233])
+def test_what_lost_no_more_than_the_margin_is_said_to_have_lost_more_in_five_per_cent_at_most(had: int) -> None:
+    """Exactly. Wilson's limit alone says so of 10 % where one answer was right before."""
+    beyond = [lost for lost in range(had + 1) if exceeds(lost, had, MARGIN)]
+    assert float(sum(stats.binom.pmf(beyond, had, MARGIN))) <= 0.025
 
 
 @pytest.mark.parametrize(("n", "loss", "found"), [(312, 0.2, 0.99), (40, 0.4, 0.95)])

@@ -72,7 +72,16 @@ def test_the_recommendation_comes_before_everything_else() -> None:
 
 def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons() -> None:
     lost = {"against": "base", "difference": bounds(-0.4), "num_lost": 160, "num_gained": 0, "p_value": 0.001}
-    asked = [{"name": HOSTILE, "role": "general", "measure": "share_right", "n": 400, "comparisons": [lost]}]
+    asked = [
+        {
+            "name": HOSTILE,
+            "role": "general",
+            "measure": "share_right",
+            "n": 400,
+            "comparisons": [lost],
+            "arms": [{"arm": "base", "num_right": 300}],
+        }
+    ]
     page = render_html(PLAIN, decide(GateRule(min_gain=0.2, on_pass="production"), asked))
     text = text_of(page)
     at = [text.index(said) for said in ("Do not ship it", "Does it pass its gate? fail", "Did the skill arrive?")]

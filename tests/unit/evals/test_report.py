@@ -11,8 +11,9 @@ from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.report import build_report
 from worker.evals.run import Answer, Peculiar, evaluate
-from worker.evals.schema import CeilingQuestion, Cost, Report, TwinRun
+from worker.evals.schema import Bounds, CeilingQuestion, Cost, LineageScore, Report, TwinRun
 from worker.evals.scorers import ScorerChoice
+from worker.evals.statistics import wilson
 from worker.evals.suites import Item, Role, Split, Suite, Unaskable, demonstration_suite, general_suite
 from worker.sdft.policy import Arm
 
@@ -39,6 +40,7 @@ def _build(
     twin: TwinRun | None = None,
     peculiar: Sequence[Peculiar] = (),
     context_tokens: int = 10_000,
+    past: Sequence[LineageScore] = (),
 ) -> Report:
     measured = evaluate(
         FakePolicy(speak, context_tokens=context_tokens),
@@ -59,6 +61,7 @@ def _build(
         cost=Cost(seconds={"training": 100.0}, trained_tokens=500, generated_tokens=20, peak_memory_bytes=None),
         provenance={"seed": 1},
         twin=twin,
+        past=past,
     )
 
 
@@ -245,6 +248,87 @@ def test_an_earlier_skill_that_the_candidate_lost_against_the_base_stops_it_too(
     earlier = replace(SKILL, name="older", role="earlier")
     report = _build(lambda arm, text: "gone" if arm == "student" else RIGHT[text], earlier, template=None)
     assert (report.summary.retention.verdict, report.summary.recommendation) == ("worse", "do_not_ship")
+
+
+def _versions(**known: int) -> Callable[[Arm, str], str]:
+    """Each arm knows so many of the codes, from the first one on, and all else."""
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        codes = [item.messages[0]["content"] for item in SKILL.items]
+        return "gone" if question in codes[known[arm] :] else RIGHT[question]
+
+    return speak
+
+
+def test_an_earlier_skill_that_improved_is_no_doubt() -> None:
+    earlier = replace(SKILL, name="older", role="earlier")
+    report = _build(_versions(base=0, parent=38, student=40), earlier, GENERAL, has_parent=True)
+    [comparison] = report.suites[0].comparisons
+    assert comparison.difference.high > 0.1
+    assert comparison.verdict == report.summary.retention.verdict == "same"
+
+
+def _knowing(had: int, lost: int, gained: int) -> Callable[[Arm, str], str]:
+    """A base that knows some general answers, and a student that learnt the codes, lost some and gained others."""
+    asked = [item.messages[0]["content"] for item in GENERAL.items]
+    known = {"base": asked[:had], "student": asked[lost : had + gained]}
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        return "gone" if question in asked and question not in known[arm] else _speaker()(arm, conversation)
+
+    return speak
+
+
+@pytest.mark.parametrize(
+    ("had", "lost", "gained", "verdict", "recommendation"),
+    [
+        (21, 20, 0, "worse", "do_not_ship"),
+        (233, 45, 45, "worse", "do_not_ship"),
+        (233, 28, 28, "insufficient_evidence", "look_closer"),
+        (233, 20, 20, "same", "ship"),
+        (20, 0, 0, "insufficient_evidence", "look_closer"),
+    ],
+)
+def test_what_was_known_is_kept_or_not_whatever_was_gained_elsewhere(
+    *, had: int, lost: int, gained: int, verdict: str, recommendation: str
+) -> None:
+    report = _build(_knowing(had, lost, gained), SKILL, GENERAL)
+    assert report.suites[1].comparisons[0].verdict == report.summary.retention.verdict == verdict
+    assert report.summary.recommendation == recommendation
+    few = "Fewer than 35 cannot show that no more than 10\u00a0% are lost."
+    assert (few in report.summary.retention.sentence) == (had == 20)
+
+
+def _past(*scores: tuple[str, int]) -> list[LineageScore]:
+    """What versions scored of the forty codes."""
+    bounds = {name: (right / 40, wilson(right, 40)) for name, right in scores}
+    return [
+        LineageScore(version=name, suite="older", score=Bounds(value=value, low=interval.low, high=interval.high))
+        for name, (value, interval) in bounds.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict", "said"),
+    [
+        (37, "same", None),
+        (35, "insufficient_evidence", "older: 12.5 points less than older:1 had, 95\u00a0% interval 1.26 to 26.1."),
+        (24, "worse", "older: 40 points less than older:1 had, 95\u00a0% interval 23.8 to 55.4."),
+    ],
+)
+def test_an_earlier_skill_lost_little_by_little_is_a_loss_since_its_best(
+    now: int, verdict: str, said: str | None
+) -> None:
+    earlier = replace(SKILL, name="older", role="earlier")
+    speak = _versions(base=0, parent=now, student=now)
+    report = _build(speak, earlier, GENERAL, has_parent=True, past=_past(("older:1", 40), ("older:2", 38)))
+    assert report.suites[0].comparisons[0].verdict == ("same" if now >= 35 else "insufficient_evidence")
+    assert report.summary.retention.verdict == verdict
+    assert [line for line in report.summary.retention.sentence.splitlines() if "less than" in line] == (
+        [said] if said else []
+    )
 
 
 def _essays(name: str = "essays", role: Role = "client") -> Suite:
@@ -571,7 +655,7 @@ def _broken(count: int, *, name: str = "file mine.jsonl", role: Role = "client")
 
 def _gate(report: Report) -> GateDecision:
     made = report.model_dump(mode="json")
-    return decide(GateRule(max_forgetting=0.5), made["suites"], made["unjudged"])
+    return decide(GateRule(max_forgetting=0.5), made["suites"], made["unjudged"], made["lineage"])
 
 
 def _json_speaker(arm: Arm, conversation: str) -> str:

@@ -11,6 +11,7 @@ from worker.evals.statistics import (
     Estimate,
     Interval,
     conclude,
+    conclude_kept,
     holm,
     mcnemar,
     paired_difference,
@@ -146,6 +147,31 @@ def _estimate(low: float, high: float, n: int = 200) -> Estimate:
 )
 def test_a_verdict_needs_its_evidence(low: float, high: float, n: int, p_value: float, verdict: str) -> None:
     assert conclude(_estimate(low, high, n), margin=0.1, p_value=p_value) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lost", "verdict"),
+    [
+        (0.0, 0.125, (0, 100), "same"),
+        (0.0, 0.125, (0, 34), "insufficient_evidence"),
+        (-0.08, 0.2, None, "same"),
+        (-0.11, 0.2, (5, 100), "insufficient_evidence"),
+        (-0.05, 0.05, (45, 233), "worse"),
+        (-0.05, 0.05, (28, 233), "insufficient_evidence"),
+        (-0.05, 0.05, (23, 233), "same"),
+        (-0.05, 0.05, (1, 1), "insufficient_evidence"),
+        (-0.09, -0.03, (20, 21), "worse"),
+    ],
+)
+def test_of_what_was_there_before_a_gain_is_no_harm_and_a_loss_is_one_of_what_was_right(
+    low: float, high: float, lost: tuple[int, int] | None, verdict: str
+) -> None:
+    assert conclude_kept(_estimate(low, high), lost, margin=0.1, p_value=0.5) == verdict
+
+
+def test_what_is_better_on_the_whole_need_not_have_been_known() -> None:
+    assert conclude_kept(_estimate(0.3, 0.6), (0, 3), margin=0.1, p_value=0.001) == "better"
+    assert conclude_kept(_estimate(0.3, 0.6), (1, 3), margin=0.1, p_value=0.001) == "insufficient_evidence"
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(1, "insufficient_evidence"), (34, "insufficient_evidence"), (35, "same")])
