@@ -22,7 +22,9 @@ def show_lineage(lineage: dict[str, Any], console: Console) -> None:
 
 def render(lineage: dict[str, Any]) -> RenderableType:
     """The lineage as something that rich can print."""
-    return Group(_matrix(lineage), Text(), *_figures(lineage["figures"]))
+    return Group(
+        _matrix(lineage), Text(), *_figures(lineage["figures"], {suite["measure"] for suite in lineage["suites"]})
+    )
 
 
 def _matrix(lineage: dict[str, Any]) -> Table:
@@ -48,16 +50,17 @@ def _matrix(lineage: dict[str, Any]) -> Table:
     return table
 
 
-def _figures(figures: dict[str, Any]) -> list[Text]:
+def _figures(figures: dict[str, Any], measures: set[str]) -> list[Text]:
     if figures["measure"] is None:
-        return [Text("No figures: there are no held-out questions, or their scores are of different kinds.")]
+        return [Text("No figures: there are no held-out questions.")]
     shown = [(name, meaning, figures[name]) for name, meaning in FIGURES.items()]
     lines = [
         f"  {name.replace('_', ' '):18} {'not measured' if value is None else _signed(figures['measure'], value):>12}"
         f"   {meaning}"
         for name, meaning, value in shown
     ]
-    return [Text(f"Up to {figures['of']}", style="bold"), *map(Text, lines)]
+    which = ", over skills whose answers are right or wrong" if len(measures) > 1 else ""
+    return [Text(f"Up to {figures['of']}{which}", style="bold"), *map(Text, lines)]
 
 
 class Shades:

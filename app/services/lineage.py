@@ -6,7 +6,7 @@ point on the same questions; evaluations asked for later fill what is missing. W
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, joinedload
@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session, joinedload
 from app.db.models import Adapter, AdapterVersion, Evaluation
 from app.domain.lineage import Figures, compute_figures
 from app.domain.trainer_protocol import PastScore
+
+COUNTED: Final = "share_right"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Lineage:
         scores: By row and column.
         evaluation_ids: By version's id, of the report that its own job made.
         judged: The line's latest version, which the figures are of; none if all are deleted.
-        measure: Of all suites that the figures go over; none if they differ, and then so are the figures.
+        measure: Of the suites that the figures go over: of counted ones where there are any, else of free text; none if
+            there are no suites.
         figures: Over ``judged`` and its ancestors.
     """
 
@@ -150,14 +153,15 @@ class _Table:
     def figures(self, path: Sequence[AdapterVersion]) -> tuple[str | None, Figures]:
         """The measure and the figures of the last of these versions, each of which started from the one before."""
         rows = {version.id: index for index, version in enumerate(path)}
-        suites = [suite for suite in self.suites if suite.version.id in rows]
-        measures = {suite.measure for suite in suites}
-        if len(measures) != 1:
+        asked = [suite for suite in self.suites if suite.version.id in rows]
+        # Shares and nats have no mean: where some skills are counted, the figures are theirs.
+        suites = [suite for suite in asked if suite.measure == COUNTED] or asked
+        if not suites:
             return None, Figures(None, None, None, None)
         arms = [None, *(version.id for version in path)]
         cells = [[self._cells.get((arm, suite.version.id)) for suite in suites] for arm in arms]
         base, *scores = [[cell.score if cell else None for cell in row] for row in cells]
-        return measures.pop(), compute_figures(scores, base, [rows[suite.version.id] for suite in suites])
+        return suites[0].measure, compute_figures(scores, base, [rows[suite.version.id] for suite in suites])
 
     def _is_own(self, evaluation: Evaluation) -> bool:
         """Whether the version's own job made it."""

@@ -141,14 +141,26 @@ def test_a_deleted_version_keeps_its_scores_and_is_judged_no_more(http, session,
     assert set(figures.values()) == {None}
 
 
-def test_scores_of_different_kinds_are_not_averaged(http, line):
+def test_scores_of_different_kinds_are_not_averaged_and_figures_are_of_those_counted(http, line):
     line(suite("home", "skill", base=-2.0, candidate=-1.0, measure="negative_nll"))
     line(suite("home", "skill", candidate=0.8), suite("home:1", "earlier", candidate=-1.5, measure="negative_nll"))
-    lineage = http.get("/v1/adapters/home/lineage").json()
-    assert scores_of(lineage) == [[-1.0, None], [-1.5, 0.8]]
-    assert lineage["figures"] == {"of": "home:2"} | dict.fromkeys(
-        ("measure", "average_accuracy", "backward_transfer", "forgetting", "forward_transfer")
+    line(
+        suite("home", "skill", base=-2.0, candidate=-1.0, measure="negative_nll"),
+        suite("home:1", "earlier", candidate=-1.5, measure="negative_nll"),
+        suite("home:2", "earlier", candidate=0.6),
     )
+    lineage = http.get("/v1/adapters/home/lineage").json()
+    assert scores_of(lineage) == [[-1.0, None, None], [-1.5, 0.8, None], [-1.5, 0.6, -1.0]]
+    figures = lineage["figures"]
+    assert (figures["of"], figures["measure"], figures["average_accuracy"]) == ("home:3", "share_right", 0.6)
+    assert (figures["backward_transfer"], figures["forgetting"]) == (pytest.approx(-0.2), pytest.approx(0.2))
+    assert figures["forward_transfer"] is None
+
+
+def test_figures_of_free_text_alone_are_in_nats(http, line):
+    line(suite("home", "skill", base=-2.0, candidate=-1.0, measure="negative_nll"))
+    figures = http.get("/v1/adapters/home/lineage").json()["figures"]
+    assert (figures["measure"], figures["average_accuracy"]) == ("negative_nll", -1.0)
 
 
 def test_a_version_that_held_nothing_out_is_a_row_without_a_column(http, line):

@@ -102,6 +102,12 @@ def test_a_better_score_is_greener():
     assert green_of_90_percent in text
 
 
+def test_the_terminal_says_which_skills_the_figures_leave_out():
+    mixed = LINEAGE | {"suites": [LINEAGE["suites"][0], LINEAGE["suites"][1] | {"measure": "negative_nll"}]}
+    assert "Up to home:2, over skills whose answers are right or wrong" in shown(mixed, colours=False)
+    assert "over skills" not in shown(LINEAGE, colours=False)
+
+
 def test_likelihoods_are_nats():
     nats = {"score": -1.25, "low": -1.5, "high": -1.0, "evaluation_id": "eval-1"}
     lineage = LINEAGE | {

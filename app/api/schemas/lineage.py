@@ -49,8 +49,11 @@ class FiguresObject(BaseModel):
     """Continual-learning figures; null where a score that they need was not measured."""
 
     of: str | None = Field(description="The line's latest version, which they judge together with its ancestors.")
-    measure: str | None = Field(description="Of every suite counted; null, and so is all else, where suites differ.")
-    average_accuracy: float | None = Field(description="Mean score over all skills.")
+    measure: str | None = Field(
+        description="share_right, over the skills whose answers are right or wrong, where there are any; else "
+        "negative_nll, over those of free text; null, and so is all else, where there is none of either."
+    )
+    average_accuracy: float | None = Field(description="Mean score over these skills.")
     backward_transfer: float | None = Field(description="Earlier skills: score now less score when taught.")
     forgetting: float | None = Field(description="Earlier skills: best earlier score less score now.")
     forward_transfer: float | None = Field(description="Later skills: score just before teaching less the base's.")
