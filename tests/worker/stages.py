@@ -16,6 +16,7 @@ def results(
     *,
     suites: Sequence[dict[str, Any]] = (),
     unjudged: Sequence[dict[str, Any]] = (),
+    lineage: Sequence[dict[str, Any]] = (),
 ) -> Results:
     """What an attempt would have left in the store; rows only."""
 
@@ -28,7 +29,7 @@ def results(
         manifest_sha256="0" * 64,
         archive=blob(b"tar of " + content),
         metrics=blob(b"step\n"),
-        report={"suites": list(suites), "unjudged": list(unjudged)},
+        report={"suites": list(suites), "unjudged": list(unjudged), "lineage": list(lineage)},
         report_json=blob(b"{}"),
         report_html=blob(b"<!doctype html>"),
         heldout=None,
@@ -38,11 +39,15 @@ def results(
     )
 
 
+def bounds(value: float) -> dict[str, float]:
+    """A value, give or take 0.05."""
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
 def suite(role: str, value: float) -> dict[str, Any]:
     """A suite of many questions on which the candidate differs from the base by ``value``, all of it one way."""
     lost, gained = (round(max(0.0, change) * 400) for change in (-value, value))
-    difference = {"value": value, "low": value - 0.05, "high": value + 0.05}
     changed = {"num_lost": lost, "num_gained": gained, "p_value": 0.001}
-    comparison = {"against": "base", "difference": difference, **changed}
+    comparison = {"against": "base", "difference": bounds(value), **changed}
     base = {"arm": "base", "num_right": 200}
     return {"name": role, "role": role, "measure": "share_right", "n": 400, "comparisons": [comparison], "arms": [base]}

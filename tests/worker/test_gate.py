@@ -11,11 +11,12 @@ from app.domain.errors import Conflict, NotFound, PreconditionFailed
 from app.services import adapters, aliases, publishing, runs
 from app.services.aliases import Expected, Move
 from tests import factories
-from tests.worker.stages import results, suite
+from tests.worker.stages import bounds, results, suite
 from tests.worker.test_races import running_job, together
 
 RULE = {"min_gain": 0.1, "max_forgetting": 0.1, "confidence": 0.95, "on_pass": "production"}
 GOOD = (suite("skill", 0.5), suite("general", 0.0))
+SHARES = {"base": 0.94, "candidate": 0.89}
 BAD = (suite("skill", 0.5), suite("general", -0.5))
 
 
@@ -24,11 +25,13 @@ def published(session: Session) -> Any:
     """Publishes one more version of one line."""
     project = factories.make_project(session)
 
-    def publish(suites: Any, gate: dict[str, Any] | None = RULE, *, unjudged: Any = ()) -> AdapterVersion:
+    def publish(
+        suites: Any, gate: dict[str, Any] | None = RULE, *, unjudged: Any = (), lineage: Any = ()
+    ) -> AdapterVersion:
         factories.make_job(session, project=project, adapter_name="home", gate=gate)
         claim = runs.claim_next(session, factories.make_worker(session).id, 60)
         assert claim
-        return publishing.publish(session, claim, results(session, suites=suites, unjudged=unjudged))
+        return publishing.publish(session, claim, results(session, suites=suites, unjudged=unjudged, lineage=lineage))
 
     return publish
 
@@ -49,7 +52,11 @@ def told(session: Session, version: AdapterVersion) -> list[tuple[str, str]]:
 def test_a_version_that_passes_takes_the_alias(session: Session, published: Any) -> None:
     first, second = published(GOOD), published(GOOD)
     assert decision(session, second)["verdict"] == "pass"
-    assert [one["value"] for one in decision(session, second)["criteria"]] == [0.5, 0.0]
+    assert [(one["question"], one["value"]) for one in decision(session, second)["criteria"]] == [
+        ("gain", 0.5),
+        ("forgetting", 0.0),
+        ("lost", 0.0),
+    ]
     assert pointed_at(session) == {"production": second.id}
     entries = session.scalars(select(AuditEntry).order_by(AuditEntry.created_at)).all()
     assert [(one.actor, one.subject, one.details["from_version"], one.details["to_version"]) for one in entries] == [
@@ -82,6 +89,18 @@ def test_a_suite_that_could_not_be_judged_moves_nothing(session: Session, publis
     assert decision(session, version)["verdict"] == "insufficient_evidence"
     assert pointed_at(session) == {}
     assert told(session, version)[0][1].endswith("It broke.")
+
+
+def test_an_earlier_skill_that_fell_little_by_little_moves_nothing(session: Session, published: Any) -> None:
+    asked = suite("earlier", -0.05)
+    scores = [{"arm": arm, "num_right": round(400 * share), "score": bounds(share)} for arm, share in SHARES.items()]
+    best = {"version": "home:1", "suite": "earlier", "score": bounds(1.0)}
+    version = published((*GOOD, asked | {"arms": scores}), lineage=[best])
+    doubts = [one for one in decision(session, version)["criteria"] if one["verdict"] != "pass"]
+    assert [(one["against"], one["value"], one["verdict"]) for one in doubts] == [
+        ("home:1", pytest.approx(0.11), "insufficient_evidence")
+    ]
+    assert pointed_at(session) == {}
 
 
 def test_a_gate_without_an_alias_only_judges(session: Session, published: Any) -> None:
