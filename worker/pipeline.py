@@ -4,20 +4,22 @@ Works in one folder (see ``app.domain.trainer_protocol``) and talks on one pipe;
 broker.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from app.domain.distillation import Contradiction
 from app.domain.evaluation import TASK_PREFIX
+from app.domain.proportions import CONFIDENCE, num_to_show
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
 from worker import memory
 from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores
 from worker.evals.replicates import Replicate
-from worker.evals.report import build_report
+from worker.evals.report import MARGIN, build_report
 from worker.evals.run import Peculiar
 from worker.evals.schema import Cost
-from worker.evals.suites import Split, Unaskable
+from worker.evals.suites import Split, Suite, Unaskable
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
 from worker.harness import open_tasks
@@ -67,8 +69,11 @@ class Training:
             config = self.order.resolved or self.resolve(lengths)
             policy = self.start(base, config)
             tasks, missing = self.tasks(policy)
+            longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
+            suites = make_suites(self.order, self.folder, data, config, scorer=scorer, longest_answer=longest_answer)
         if self.order.resolved is None:
             with self.phase("checking"):
+                self.warn_of_few_questions(suites)
                 config = self.check(policy, data, config)
             self.reporter.resolved(config)
         with self.phase("training"):
@@ -81,8 +86,6 @@ class Training:
                 plain = self.order.compare.config(config, facts=lengths.facts, num_parameters=num_parameters)
                 twin = measurement.compare(policy, plain)
         with self.phase("evaluating"):
-            longest_answer = max(lengths.longest_answer, config.max_completion_tokens)
-            suites = make_suites(self.order, self.folder, data, config, scorer=scorer, longest_answer=longest_answer)
             measured = measurement.ask(
                 policy, suites, tasks=tasks, has_twin=twin is not None, on_progress=self.reporter.progress
             )
@@ -165,6 +168,30 @@ class Training:
                 raise RunFailed("suite_unavailable", str(error), "evaluation.suites") from error
             self.reporter.event("warn", str(error))
             return [], {f"{TASK_PREFIX}{name}": str(error) for name in self.order.tasks}
+
+    def warn_of_few_questions(self, suites: Sequence[Suite]) -> None:
+        """Say what the report and the gate will not be able to show, while more questions can still be given."""
+        gate = self.order.gate
+        limits = [(MARGIN, CONFIDENCE), *([(gate.max_forgetting, gate.confidence)] if gate else [])]
+        needed, limit = max((num_to_show(limit, confidence), limit) for limit, confidence in limits)
+        for suite in suites:
+            num = len(suite.items)
+            if not suite.judged or not 0 < num < needed:
+                continue
+            points = f"no more than {100 * limit:g} points"
+            if suite.role == "skill":
+                self.reporter.event(
+                    "info",
+                    f"{num} questions are held out of {suite.name}. To show that a later version loses {points} of it "
+                    f"takes {needed}; a validation file can give them.",
+                )
+            else:
+                held_out = "held-out " if suite.role == "earlier" else ""
+                self.reporter.event(
+                    "warn",
+                    f"{suite.name} has {num} {held_out}questions; to show that {points} are lost takes {needed}. "
+                    "That stays in doubt, for the report and for a gate, unless the suite gets better.",
+                )
 
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
         """Before time is spent: does the teacher know more than the student, and shown in which way?"""

@@ -167,7 +167,7 @@ def test_what_is_held_out_was_not_trained_on(finished: tuple[Path, list[Any]]) -
     assert set(heldout) <= set((folder / "train.jsonl").read_text().splitlines())
 
 
-def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
+def test_a_version_that_goes_on_is_measured_on_the_skill_before_it_and_told_if_that_shows_little(
     base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
 ) -> None:
     before, _ = finished
@@ -183,7 +183,17 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it(
     shutil.copytree(before / "out" / "adapter", folder / "parent")
     (folder / "earlier").mkdir()
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier" / "0.jsonl")
-    run(folder)
+    messages = run(folder)
+    told = [one.message for one in messages if one.kind == "event" and "questions" in one.message]
+    of_fan, of_lamp = told
+    assert of_fan == (
+        "8 questions are held out of fan. To show that a later version loses no more than 10 points of it takes 35; a "
+        "validation file can give them."
+    )
+    assert of_lamp == (
+        "lamp:1 has 8 held-out questions; to show that no more than 10 points are lost takes 35. That stays in doubt, "
+        "for the report and for a gate, unless the suite gets better."
+    )
     report = json.loads((folder / "out" / "report.json").read_text())
     suites = {suite["name"]: {arm["arm"] for arm in suite["arms"]} for suite in report["suites"]}
     assert suites["fan"] == {"base", "parent", "candidate", "ceiling"}
