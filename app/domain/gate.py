@@ -1,8 +1,8 @@
 """Whether a version may be used, decided from the numbers of its report by the rule that its job came with.
 
 Intervals are the report's, at the confidence that the rule asks for: of counted answers computed again, of likelihoods
-stretched from 95 %. Of answers they exclude zero only where the exact test does. Each criterion has to pass, so no
-correction for their number is needed for that; ``fail`` is said of each by itself.
+stretched from 95 %. That answers changed at all is believed only where the report's exact test agrees. Each criterion
+has to pass, so no correction for their number is needed for that; ``fail`` is said of each by itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,6 +73,7 @@ class Criterion(_Frozen):
     value: float | None
     low: float | None
     high: float | None
+    p_value: float | None = Field(None, description="Of the report, that nothing changed; null where none is asked.")
     limit: float
     verdict: GateVerdict
     sentence: str
@@ -124,7 +125,7 @@ def _gains(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterator[Crit
         compared = {comparison["against"]: comparison for comparison in suite["comparisons"]}
         starts = [compared[arm] for arm in _STARTING_POINTS if arm in compared]
         if suite["role"] == "skill" and starts:
-            gain = _bounds(suite, starts[0], rule.confidence)
+            gain, doubt = _bounds(suite, starts[0], rule.confidence), _doubt(suite, starts[0], rule.confidence)
             yield _criterion(
                 "gain",
                 suite,
@@ -132,7 +133,11 @@ def _gains(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterator[Crit
                 value=starts[0]["difference"]["value"],
                 interval=gain,
                 limit=rule.min_gain,
-                verdict=_verdict(suite, passes=gain.low > rule.min_gain, fails=gain.high <= rule.min_gain),
+                verdict=_verdict(
+                    suite, passes=gain.low > rule.min_gain and not doubt, fails=gain.high <= rule.min_gain
+                ),
+                p_value=starts[0]["p_value"],
+                besides=doubt if gain.low > rule.min_gain else "",
             )
 
 
@@ -143,7 +148,8 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
             if suite["role"] != "skill" and comparison["against"] in _STARTING_POINTS:
                 change = _bounds(suite, comparison, rule.confidence)
                 loss = Interval(-change.high, -change.low)
-                passes, fails = loss.high <= rule.max_forgetting, loss.low > rule.max_forgetting
+                doubt = _doubt(suite, comparison, rule.confidence)
+                beyond = loss.low > rule.max_forgetting
                 yield _criterion(
                     "forgetting",
                     suite,
@@ -151,10 +157,12 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
                     value=-comparison["difference"]["value"],
                     interval=loss,
                     limit=rule.max_forgetting,
-                    verdict=_verdict(suite, passes=passes, fails=fails),
+                    verdict=_verdict(suite, passes=loss.high <= rule.max_forgetting, fails=beyond and not doubt),
+                    p_value=comparison["p_value"],
+                    besides=doubt if beyond else "",
                 )
                 if suite["measure"] == "share_right":
-                    yield _lost(rule, suite, comparison, improved=change.low > 0)
+                    yield _lost(rule, suite, comparison, improved=change.low > 0 and not doubt)
 
 
 def _lost(rule: GateRule, suite: Mapping[str, Any], comparison: Mapping[str, Any], *, improved: bool) -> Criterion:
@@ -217,10 +225,14 @@ def _bounds(suite: Mapping[str, Any], comparison: Mapping[str, Any], confidence:
     """Of the candidate's score less the other's."""
     if suite["measure"] != "share_right":
         return _stretched(comparison["difference"], confidence)
-    interval = paired(comparison["num_lost"], comparison["num_gained"], suite["n"], confidence)
-    if comparison["p_value"] > 1 - confidence:
-        return Interval(min(interval.low, 0.0), max(interval.high, 0.0))
-    return interval
+    return paired(comparison["num_lost"], comparison["num_gained"], suite["n"], confidence)
+
+
+def _doubt(suite: Mapping[str, Any], comparison: Mapping[str, Any], confidence: float) -> str:
+    """What is to be said where the exact test does not find that answers changed; nothing where it does."""
+    if suite["measure"] != "share_right" or comparison["p_value"] <= 1 - confidence:
+        return ""
+    return f"; the exact test doubts it (p {comparison['p_value']:.2g})"
 
 
 def _stretched(reported: Mapping[str, float], confidence: float) -> Interval:
@@ -247,6 +259,7 @@ def _criterion(
     limit: float,
     verdict: GateVerdict,
     n: int | None = None,
+    p_value: float | None = None,
     besides: str = "",
 ) -> Criterion:
     """A criterion over all of a suite's questions, or over ``n`` that were right before."""
@@ -261,6 +274,7 @@ def _criterion(
         value=value,
         low=interval.low,
         high=interval.high,
+        p_value=p_value,
         limit=limit,
         verdict=verdict,
         sentence=f"{suite['name']}: {question} {value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}) {asked}; "

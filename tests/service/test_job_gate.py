@@ -52,7 +52,7 @@ def test_a_gate_that_cannot_be_is_refused_with_what_it_takes(*, http, base, file
 def test_the_verdict_and_its_numbers_are_on_job_version_and_evaluation(http, session, project, base):
     criterion = {
         "question": "gain", "suite": "home", "against": "base", "n": 40, "value": 0.5, "low": 0.4, "high": 0.6,
-        "limit": 0.05, "verdict": "pass", "sentence": "It gained.",
+        "p_value": 0.001, "limit": 0.05, "verdict": "pass", "sentence": "It gained.",
     }  # fmt: skip
     decision = {"rule": RULE, "verdict": "pass", "criteria": [criterion]}
     job = factories.make_job(session, "succeeded", project=project, gate=RULE)

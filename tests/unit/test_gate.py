@@ -199,7 +199,10 @@ def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_s
 def test_a_gain_that_the_exact_test_doubts_is_none_yet():
     five_of_eight = suite("skill", compared("base", lost=0, gained=5), n=8)
     criterion = decide(GateRule(), [five_of_eight, KEPT]).criteria[0]
-    assert (criterion.low, criterion.verdict) == (0.0, "insufficient_evidence")
+    assert (criterion.low, criterion.p_value, criterion.verdict) == (
+        pytest.approx(paired(0, 5, 8).low), 0.0625, "insufficient_evidence",
+    )  # fmt: skip
+    assert criterion.sentence.endswith("needed: more than 0; the exact test doubts it (p 0.062).")
 
 
 @pytest.mark.parametrize(("confidence", "half"), [(0.8, 0.06356), (0.95, 0.09617), (0.99, 0.12472)])
