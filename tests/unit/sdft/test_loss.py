@@ -1,6 +1,8 @@
 """The fused loss against plain autograd on full logits in fp64."""
 
 import math
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from worker.sdft import loss as loss_module
 from worker.sdft.isdft import isdft
 from worker.sdft.loss import Head, cross_entropy, distil
 
@@ -145,14 +148,71 @@ class _LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(
-    "objective", [{}, {"divergence": partial(isdft, rho=0.25, entry_clip=1.0), "anchor_weight": 0.1}]
-)
+def with_anchor(student_TH, others, targets_T, head, weights_T, **sizes):
+    return distil(
+        student_TH, others[0], head, weights_T, divergence=partial(isdft, rho=0.25, entry_clip=1.0),
+        parent_TH=others[1], anchor_weight=0.1, **sizes,
+    )  # fmt: skip
+
+
+OBJECTIVES = {
+    "distil": lambda student_TH, others, _, *rest, **sizes: distil(student_TH, others[0], *rest, **sizes),
+    "isdft with an anchor": with_anchor,
+    "cross-entropy": lambda student_TH, _, targets_T, *rest, **sizes: cross_entropy(
+        student_TH, targets_T, *rest, **sizes
+    ),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_logits_of_a_whole_batch_never_exist(objective):
     num_rows, vocabulary, chunk_elements = 512, 1000, 10_000
-    hidden_TH = torch.randn(num_rows, HIDDEN, requires_grad=True)
-    teacher_TH, weight_VH = torch.randn(num_rows, HIDDEN), torch.randn(vocabulary, HIDDEN)
+    hidden_TH, *others = torch.randn(3, num_rows, HIDDEN)
+    hidden_TH.requires_grad_()
+    head = Head(torch.randn(vocabulary, HIDDEN))
     with _LargestTensor() as largest:
-        loss, _ = distil(hidden_TH, teacher_TH, Head(weight_VH), torch.ones(num_rows), chunk_elements=chunk_elements)
+        loss, _ = objective(
+            hidden_TH, others, torch.arange(num_rows), head, torch.ones(num_rows), chunk_elements=chunk_elements
+        )
         loss.backward()
     assert largest.num_elements <= chunk_elements
+
+
+@pytest.mark.parametrize("head", [HEADS["plain"], HEADS["all"]], ids=["plain", "all"])
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_how_many_positions_are_compared_at_a_time_changes_nothing(objective, head, monkeypatch):
+    """Fault caught: a block's weights, targets or teacher taken from the start of the chunk, or of the batch."""
+    student_TH, teacher_TH, weight_VH, weights_T = make_rows()
+    found = {}
+    for block_rows, chunk_rows in ((1, 18), (100, 100)):
+        monkeypatch.setattr(loss_module, "BLOCK_ELEMENTS", block_rows * VOCABULARY)
+        hidden_TH = student_TH.clone().requires_grad_()
+        loss, known = objective(
+            hidden_TH, [teacher_TH, make_rows(seed=9)[0]], torch.arange(NUM_ROWS) * 3, Head(weight_VH, **head),
+            weights_T, chunk_elements=chunk_rows * VOCABULARY,
+        )  # fmt: skip
+        loss.backward()
+        found[block_rows] = [loss.detach(), hidden_TH.grad, *vars(known).values()]
+    for one, other in zip(found[1], found[100], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+RESIDENT = """
+import resource
+import torch
+from worker.sdft.loss import Head, distil
+torch.set_num_threads(1)
+head = Head(torch.randn(120_000, 4))
+for num_rows in (64, 1024):
+    student_TH, teacher_TH = torch.randn(2, num_rows, 4)
+    distil(student_TH.requires_grad_(), teacher_TH, head, torch.ones(num_rows))[0].backward()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc's heap, and units of ru_maxrss are Linux's")
+def test_memory_held_does_not_grow_with_positions():
+    """Fault caught: tensors that the heap finds no room for between what is left of those before them."""
+    output = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True).stdout
+    few_kb, many_kb = map(int, output.split())
+    assert many_kb - few_kb < 50_000
