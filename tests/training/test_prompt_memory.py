@@ -38,6 +38,21 @@ def test_a_remembered_prompt_gives_what_reading_it_gives(remembering):
         assert torch.equal(again_TH, first_TH)
 
 
+@pytest.mark.parametrize("num_rollouts", [1, 3])
+def test_a_prompt_that_is_alone_in_its_batch_is_remembered_too(remembering, num_rollouts):
+    """Fault caught: prompts that are all the same, taken for a beginning that a batch shares and read at every step."""
+    policy, read = remembering, []
+    one, answers = sequences(policy)[2], answers_of(policy)
+    batch = [Aligned(one.prompt, one.teacher_prompt, answer) for answer in answers[:num_rollouts]]
+    policy._backbone.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    first, again = (torch.cat(teacher_hidden(policy, batch, max_tokens=4096)) for _ in range(2))
+    after_prompt = 1 + max(len(sequence.completion) for sequence in batch)
+    assert read == [len(one.teacher_prompt) - 1, after_prompt, after_prompt]
+    assert torch.equal(first, again)
+
+
 def test_only_bases_without_sliding_windows_remember(any_base):
     assert load(any_base).remembers_prompts == any_base.name.startswith(("llama", "qwen3"))
 

@@ -184,14 +184,13 @@ class HfPolicy:
             ValueError: Whole prompts were given for weights that move.
         """
         batch = batch.to(self.device)
-        alike = all(prefix == batch.prefixes[0] for prefix in batch.prefixes)
-        if not alike and arm != "parent":
+        if batch.whole_prompts and arm != "parent":
             raise ValueError("only what unchanging weights make of a prompt can be remembered")
         with self._weights(arm, folded=arm in {"student", "twin"}) as backbone:
-            if torch.is_grad_enabled() or batch.sees_LL is not None:
+            if batch.sees_LL is not None or (torch.is_grad_enabled() and not batch.whole_prompts):
                 return self._read(backbone, batch)
-            known = None if alike else self._memory.read(batch.prefixes, num_lanes=self.num_lanes)
-            shared = [len(prefix) if alike else 0 for prefix in batch.prefixes]
+            known = self._memory.read(batch.prefixes, num_lanes=self.num_lanes) if batch.whole_prompts else None
+            shared = [0 if batch.whole_prompts else len(prefix) for prefix in batch.prefixes]
             runs = cut([batch.ids_BL.shape[1]] * len(shared), shared, self.num_lanes)
             parts = [(batch.part(run), known and known[run]) for run in runs]
             read = torch.no_grad()(lambda part: self._read(backbone, *part))

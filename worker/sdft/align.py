@@ -123,4 +123,5 @@ def make_batch(
         rows_T=torch.tensor(rows, dtype=torch.long),
         targets_T=torch.tensor(targets, dtype=torch.long),
         num_rows=[max(0, len(completion) - skip) for completion, skip in zip(completions, skips, strict=True)],
+        whole_prompts=whole_prompts,
     )

@@ -51,6 +51,7 @@ class TokenBatch:
         targets_T: The token that each loss position predicts.
         num_rows: Loss positions of each sequence, in order; they sum to T.
         sees_LL: Of sequences that lie in one row as a tree (``worker.sdft.tree``): which token sees which.
+        whole_prompts: Whether each prefix is a prompt of its own, to be remembered, rather than what all share.
     """
 
     prefixes: list[list[int]]
@@ -61,6 +62,7 @@ class TokenBatch:
     targets_T: Tensor
     num_rows: list[int]
     sees_LL: Tensor | None = None
+    whole_prompts: bool = False
 
     def part(self, rows: slice) -> Self:
         """Some of its sequences, which are rows."""

@@ -77,7 +77,7 @@ class Bigrams:
 
     def hidden(self, batch: TokenBatch, *, arm: Arm) -> Tensor:
         length = batch.ids_BL.shape[1]
-        assert arm == "parent" or len({tuple(prefix) for prefix in batch.prefixes}) == 1, "only the parent remembers"
+        assert arm == "parent" or not batch.whole_prompts, "only the parent remembers"
         rows = []
         for place in batch.rows_T.tolist():
             row, column = divmod(place, length)
