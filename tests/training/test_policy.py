@@ -348,19 +348,30 @@ def test_what_was_sampled_is_what_is_trained(any_base, monkeypatch):
     Fault caught: a merged copy for decoding that lags behind the student, or another temperature.
     """
     policy = load(any_base)
-    prompts = prompts_of(policy)
-    seen = []
+    prompts, seen = prompts_of(policy), []
 
     def watched(logits_BV, quantiles_B):
         seen.append(logits_BV.log_softmax(-1))
         return choose(logits_BV, quantiles_B)
 
     monkeypatch.setattr(generation, "choose", watched)
-    rollouts = policy.sample(prompts, 6, generator=torch.Generator().manual_seed(1))
-    batch = make_batch(prompts, [rollout.ids for rollout in rollouts], [0] * 4)
-    trained = policy.head.logits(policy.hidden(batch, arm="student")).log_softmax(-1).split(batch.num_rows)
-    first_BV = torch.stack([log_p_TV[0] for log_p_TV in trained])
-    torch.testing.assert_close(seen[0].sort(0).values, first_BV.sort(0).values, **CLOSE)
+    # One batch of rows that all go on to the limit: each look is then a place, and its rows are one order of the prompts.
+    policy.stop_ids = frozenset()
+    monkeypatch.setattr("worker.hf.model.DECODE_PADDING", 1.0)
+    optimizer = torch.optim.SGD(policy.parameters().values(), lr=1.0)
+    for seed in (1, 2):
+        seen.clear()
+        rollouts = policy.sample(prompts, 6, generator=torch.Generator().manual_seed(seed))
+        sampled_BTV = torch.stack(seen, 1)
+        longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        for log_p_TV, index in zip(sampled_BTV, longest_first, strict=True):
+            ids, prompt = rollouts[index].ids, prompts[index]
+            stock_TV = plain_logits(any_base, policy, prompt + ids)[len(prompt) - 1 : -1].log_softmax(-1)
+            of_ids = torch.arange(len(ids)), ids
+            torch.testing.assert_close(log_p_TV[of_ids], stock_TV[of_ids], **CLOSE)
+        backward(policy, aligned(policy), None, max_tokens=4096)
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def test_a_user_begins_where_the_template_says_and_ends_where_a_turn_ends(llama):
