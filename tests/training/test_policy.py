@@ -355,7 +355,7 @@ def test_what_was_sampled_is_what_is_trained(any_base, monkeypatch):
         return choose(logits_BV, quantiles_B)
 
     monkeypatch.setattr(generation, "choose", watched)
-    # One batch of rows that all go on to the limit: each look is then a place, and its rows are one order of the prompts.
+    # One batch whose rows all go on to the limit: what is seen are their places, each with the rows in one order.
     policy.stop_ids = frozenset()
     monkeypatch.setattr("worker.hf.model.DECODE_PADDING", 1.0)
     optimizer = torch.optim.SGD(policy.parameters().values(), lr=1.0)
