@@ -48,10 +48,9 @@ class Measurement:
         """Train the supervised twin and put it beside the candidate; nothing where it diverged.
 
         Args:
-            policy: The candidate's, which gives up its memory meanwhile.
+            policy: The candidate's.
             plain: What the twin is trained with.
         """
-        policy.rest()
         steps = f"{plain.total_steps} steps of {plain.batch_size} examples, learning rate {plain.learning_rate:g}"
         self.reporter.event("info", f"Plain fine-tuning on the same data, to compare with: {steps}.")
         try:

@@ -78,6 +78,7 @@ class Training:
             self.reporter.resolved(config)
         with self.phase("training"):
             result = self.train(policy, data, config)
+            policy.rest()  # nothing from here on reads a demonstration again
         measurement = Measurement(self.order, self.folder, self.reporter, config, data, partial(self.start, base))
         plain = twin = None
         if self.order.compare:

@@ -37,15 +37,20 @@ from app.domain.trainer_protocol import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
+from worker import pipeline
 from worker.dataset import Lengths, make_suites, part
+from worker.evals.run import Measured
 from worker.evals.scorers import ScorerChoice
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.checkpoint import read_checkpoint
+from worker.hf.model import HfPolicy
+from worker.measurement import Measurement
 from worker.pipeline import Training
 from worker.rehearsal import rehearsal
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter, RunFailed
+from worker.trainer import TrainResult
 
 EXACT = ScorerChoice("exact", "a test needs no other")
 QUICK = {"batch_size": 4, "n_epochs": 1, "lora_rank": 2, "rehearsal": {"share": 0.2}, "max_completion_tokens": 8}
@@ -533,3 +538,27 @@ def test_a_bug_is_told_to_the_client_without_its_text_and_to_the_log_with_it(
         assert trainer.child.wait(timeout=30) == 1
     assert failed.code == "internal_error"
     assert str(tmp_path) not in failed.message
+
+
+def test_demonstrations_are_forgotten_before_questions_are_asked(
+    base: BaseModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault caught: up to 1 GiB that is held through evaluation and export, where nothing reads it."""
+    remembered: list[int] = []
+    train, ask = pipeline.train, Measurement.ask
+
+    def trains(policy: HfPolicy, *given: Any) -> TrainResult:
+        result = train(policy, *given)
+        remembered.append(len(policy._memory._known))
+        return result
+
+    def asks(measurement: Measurement, policy: HfPolicy, *given: Any, **named: Any) -> Measured:
+        remembered.append(len(policy._memory._known))
+        return ask(measurement, policy, *given, **named)
+
+    monkeypatch.setattr(pipeline, "train", trains)
+    monkeypatch.setattr(Measurement, "ask", asks)
+    monkeypatch.setattr(pipeline, "check_loading", lambda *_: None)
+    run(lay_out(tmp_path / "job", base))
+    assert remembered[0] > 0
+    assert remembered[1:] == [0]
