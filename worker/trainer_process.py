@@ -21,23 +21,26 @@ from worker.sdft.monitor import Diverged
 
 
 class Upkeep:
-    """Whether the process is, after a job, what it was after its first.
+    """Whether the process is, after a job, fit for the next one.
 
     Args:
-        memory_growth: It may hold so many times the memory that it held then.
+        memory_growth: It may hold so many times the memory that it held after its first job.
     """
 
     def __init__(self, memory_growth: float) -> None:
         self._memory_growth = memory_growth
-        self._first: tuple[int, int] | None = None
+        self._first_held: int | None = None
 
     def is_sound(self, base: Base) -> bool:
-        """Whether no bit of the base has changed and no memory has been lost."""
+        """Whether no bit of the base has changed since it was loaded and no memory has been lost.
+
+        Of memory nothing is known where the system does not tell what a process holds, as on macOS.
+        """
         memory.give_back()
-        checksum, held = base.checksum(), memory.held_bytes() or 0
-        if self._first is None:
-            self._first = checksum, held
-        return checksum == self._first[0] and held <= self._memory_growth * self._first[1]
+        held = memory.held_bytes() or 0
+        if self._first_held is None:
+            self._first_held = held
+        return base.checksum() == base.loaded_checksum and held <= self._memory_growth * self._first_held
 
 
 def serve(supervisor: Supervisor, pipe: BinaryIO, stay: Stay) -> int:

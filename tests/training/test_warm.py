@@ -115,13 +115,19 @@ def test_a_checksum_sees_one_bit(base: BaseModelRef) -> None:
     assert loaded.checksum() != before
 
 
-def test_upkeep_finds_a_changed_base_and_lost_memory(base: BaseModelRef, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upkeep_finds_lost_memory(base: BaseModelRef, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = Base.load(Path(base.path))
     held = iter([1000, 1400, 1600])
     monkeypatch.setattr(memory, "held_bytes", lambda: next(held))
     upkeep = Upkeep(memory_growth=1.5)
     assert [upkeep.is_sound(loaded) for _ in range(3)] == [True, True, False]
-    monkeypatch.setattr(memory, "held_bytes", lambda: 1000)
+
+
+@pytest.mark.parametrize("num_jobs_before", [0, 1])
+def test_upkeep_finds_a_base_that_any_job_changed(base: BaseModelRef, num_jobs_before: int) -> None:
+    """Fault caught: a reference that is taken after the first job, which already has the change in it."""
+    loaded, upkeep = Base.load(Path(base.path)), Upkeep(memory_growth=100)
+    assert all(upkeep.is_sound(loaded) for _ in range(num_jobs_before))
     with torch.no_grad():
         next(loaded.model.parameters()).view(torch.int32).flatten()[0] ^= 1
     assert not upkeep.is_sound(loaded)

@@ -25,10 +25,12 @@ class Base:
     Args:
         model: A transformers causal LM; never wrapped itself, see ``fresh_model``.
         chat: Its tokenizer and template.
+        loaded_checksum: Of the weights as they were read, before any job.
     """
 
     model: Any
     chat: Chat
+    loaded_checksum: int
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", num_threads: int | None = None) -> Self:
@@ -53,7 +55,8 @@ class Base:
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = _FrozenLinear  # around the same weight, which may be the embedding's too
-        return cls(model.to(device).requires_grad_(requires_grad=False), Chat.load(folder))
+        model = model.to(device).requires_grad_(requires_grad=False)
+        return cls(model, Chat.load(folder), _checksum(model))
 
     def fresh_model(self) -> Any:
         """The model as it was loaded: modules, config and buffers of its own, around the same weights.
@@ -63,11 +66,9 @@ class Base:
         shared = {id(parameter): parameter for parameter in self.model.parameters()}
         return copy.deepcopy(self.model, memo=shared)
 
-    @torch.no_grad()
     def checksum(self) -> int:
-        """Sum of all weights, read as integers: one flipped bit makes it another."""
-        weights = (parameter.flatten().view(_AS_INTEGERS[parameter.itemsize]) for parameter in self.model.parameters())
-        return sum(int(weight.sum()) for weight in weights)
+        """Of the weights as they are now."""
+        return _checksum(self.model)
 
 
 class _FrozenLinear(nn.Linear):
@@ -76,3 +77,10 @@ class _FrozenLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Map [..., I] to [..., O]."""
         return super().forward(input) if torch.is_grad_enabled() else linear(input, self.weight, self.bias)
+
+
+@torch.no_grad()
+def _checksum(model: Any) -> int:
+    """Sum of all weights, read as integers: one flipped bit makes it another."""
+    weights = (parameter.flatten().view(_AS_INTEGERS[parameter.itemsize]) for parameter in model.parameters())
+    return sum(int(weight.sum()) for weight in weights)
