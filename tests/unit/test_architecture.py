@@ -1,5 +1,6 @@
 """The promises about the shape of the code: who may import whom, what stays light, what stays out."""
 
+import ast
 import json
 import re
 import subprocess
@@ -62,6 +63,20 @@ def test_imports_follow_the_arrows():
         text=True,
     )
     assert result.returncode == 0, result.stdout
+
+
+def test_the_algorithm_imports_torch_and_nothing_else():
+    """Fault caught: any other package or room; a contract of import-linter can only forbid those that it names."""
+    foreign = [
+        f"{path.name}: {name}"
+        for path in (ROOT / "worker" / "sdft").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or "."] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        if name.partition(".")[0] not in {"torch", *sys.stdlib_module_names}
+        and not f"{name}.".startswith("worker.sdft.")
+    ]
+    assert foreign == []
 
 
 @pytest.mark.parametrize("package", FLOORS)
