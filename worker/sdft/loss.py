@@ -81,12 +81,16 @@ class Positions:
     agreement_T: Tensor
     anchor_T: Tensor
 
-    def means(self, num_rows: list[int]) -> list[dict[str, float]]:
-        """Averages over each of the sequences that the positions are made of, by name."""
+    def means(self, num_rows: list[int]) -> Tensor:
+        """Averages over each of the sequences that the positions are made of, [S, N], still on their device."""
         columns_NT = torch.stack(list(vars(self).values()))
-        means_SN = torch.stack([part_Nt.mean(-1) for part_Nt in columns_NT.split(num_rows, dim=-1)]).tolist()
-        names = [name.removesuffix("_T") for name in vars(self)]
-        return [dict(zip(names, values, strict=True)) for values in means_SN]
+        return torch.stack([part_Nt.mean(-1) for part_Nt in columns_NT.split(num_rows, dim=-1)])
+
+    @classmethod
+    def by_name(cls, means_SN: Tensor) -> list[dict[str, float]]:
+        """Those averages by name; waits for their device."""
+        names = [field.name.removesuffix("_T") for field in fields(cls)]
+        return [dict(zip(names, values, strict=True)) for values in means_SN.tolist()]
 
 
 _Compare = Callable[..., tuple[Tensor, Positions, Tensor]]

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from worker.sdft.align import Aligned, common_length, row_weights
 from worker.sdft.divergences import Divergence, forward_kl
-from worker.sdft.loss import CHUNK_ELEMENTS, cross_entropy, distil
+from worker.sdft.loss import CHUNK_ELEMENTS, Positions, cross_entropy, distil
 from worker.sdft.policy import Policy
 from worker.sdft.side_by_side import cut, side_by_side
 from worker.sdft.tree import batches
@@ -100,7 +100,8 @@ def _gradient(
     A parameter may have none: of a mixture of experts, those that no token was sent to.
     """
     total: list[Tensor | None] = [None] * len(parameters)
-    means: list[dict[str, float]] = [{}] * len(part.sequences)
+    order: list[int] = []
+    means: list[Tensor] = []
     prompts = [one.prompt for one in part.sequences]
     for places, batch in batches(prompts, part.sequences, max_tokens, trees=policy.reads_trees):
         weights_T = torch.tensor([part.weights[place] for place in places]).repeat_interleave(
@@ -125,9 +126,11 @@ def _gradient(
             )
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         total = [_sum(one, other) for one, other in zip(total, found, strict=True)]
-        for place, mean in zip(places, positions.means(batch.num_rows), strict=True):
-            means[place] = mean
-    return total, means
+        order += places
+        means.append(positions.means(batch.num_rows))
+    # Read once: each time waits for all that is queued on an accelerator.
+    known = dict(zip(order, Positions.by_name(torch.cat(means)), strict=True))
+    return total, [known[place] for place in range(len(order))]
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.unit.sdft.test_loss import HEADS, NUM_ROWS, VOCABULARY, make_rows, reference_logits
 from worker.sdft.divergences import Pair, forward_kl, jsd, reverse_kl
-from worker.sdft.isdft import isdft, solve_tilt
+from worker.sdft.isdft import LOOK_STEPS, MAX_STEPS, TOLERANCE, isdft, solve_tilt
 from worker.sdft.loss import Head, distil
 
 pytestmark = pytest.mark.usefixtures("torchs_products")
@@ -199,6 +199,17 @@ def test_newton_reaches_what_bisection_reaches(scale, rho):
     """Fault caught: a derivative that is not the variance; a step that leaves the bracket."""
     pair = pair_of(*logits(6, rows=200, scale=scale))
     assert (tilt(pair, rho) - bisected(pair, rho)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.5, 8.0])
+def test_a_tilt_that_is_looked_at_only_now_and_then_is_the_same(scale, monkeypatch):
+    """As on an accelerator. Fault caught: a loop that goes on to its end there, or stops before it is enough."""
+    looks, looked = [], torch.Tensor.__lt__
+    monkeypatch.setattr("worker.sdft.isdft._look_steps", lambda _: LOOK_STEPS)
+    monkeypatch.setattr(torch.Tensor, "__lt__", lambda one, other: looks.append(other) or looked(one, other))
+    pair = pair_of(*logits(6, rows=200, scale=scale))
+    assert (tilt(pair, 0.25) - bisected(pair, 0.25)).abs().max() < 1e-6
+    assert 0 < looks.count(TOLERANCE) < MAX_STEPS / LOOK_STEPS
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.25, 0.7])
