@@ -41,6 +41,11 @@ MAX_COMPLETION_TOKENS = 1024
 """Cap of the automatic completion length; a client may ask for more."""
 MIN_STEPS = 48
 """Steps that ``n_epochs: auto`` makes room for: fewer teach little, however few the examples."""
+SHORT_ANSWER_TOKENS = 8
+STEPS_A_TOKEN = 10
+MAX_MIN_STEPS = 160
+"""A small base comes to a longer answer token by token, as its own samples get further: demonstrations whose median is
+above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
 MIN_TO_SPLIT = 24
@@ -254,6 +259,10 @@ def peak_learning_rate(requested: Hyperparameters, *, method: Method, num_parame
     return rate * multiplier
 
 
+def _min_steps(answer_tokens: int) -> int:
+    return min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * max(0, answer_tokens - SHORT_ANSWER_TOKENS))
+
+
 def depends_on_data(requested: Hyperparameters) -> bool:
     """Whether ``resolve`` may refuse, on some data, what is asked for."""
     if isinstance(requested, SupervisedHyperparameters):
@@ -300,7 +309,9 @@ def resolve(
     small_base = num_parameters < SMALL_BASE_PARAMETERS
     batch_size = value_or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
     batch_size = min(batch_size, facts.num_examples)
-    num_epochs = value_or(requested.n_epochs, min(50, max(2, math.ceil(MIN_STEPS * batch_size / facts.num_examples))))
+    samples_itself = small_base and method == "sdft"
+    min_steps = _min_steps(facts.demonstration_tokens_p50) if samples_itself else MIN_STEPS
+    num_epochs = value_or(requested.n_epochs, min(50, max(2, math.ceil(min_steps * batch_size / facts.num_examples))))
     total_steps = math.ceil(facts.num_examples * num_epochs / batch_size)
     config: dict[str, Any] = {
         "method": method,

@@ -117,7 +117,7 @@ class Results:
     def settings(self, cell: Cell) -> dict[str, Any]:
         """All that decides what comes out, as far as the code does not."""
         arm, skill = ARMS[cell.arm], SKILLS[cell.skill]
-        config = self.config(cell, arm.hyperparameters)
+        config = self.config(cell, self.asked(cell))
         replayed = self.rehearsing(cell) if arm.replay else None
         rehearses = replayed or config.num_rehearsal
         return {
@@ -131,6 +131,13 @@ class Results:
             "rehearsal": [_shipped_sha256("rehearsal.jsonl"), REHEARSAL_WEIGHT, MAX_REHEARSED] if rehearses else None,
             "general": _shipped_sha256("general.jsonl"),
         }
+
+    def asked(self, cell: Cell) -> Hyperparameters:
+        """What a job of this cell asks for: its way's, and of plain fine-tuning as many epochs as the default has."""
+        asked = ARMS[cell.arm].hyperparameters
+        if isinstance(asked, SdftHyperparameters):
+            return asked
+        return asked.model_copy(update={"n_epochs": self.rehearsing(cell).num_epochs})
 
     def rehearsing(self, cell: Cell) -> TrainingConfig:
         """The config of the default arm: what a replay takes its prompts and its share from."""

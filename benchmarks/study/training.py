@@ -76,15 +76,15 @@ def lay_out(cell: Cell, results: Results, folder: Path, before: dict[str, Any] |
         before: Result of the cell that it goes on from.
         threads: For the trainer.
     """
-    skill, arm = SKILLS[cell.skill], ARMS[cell.arm]
+    skill, arm, asked = SKILLS[cell.skill], ARMS[cell.arm], results.asked(cell)
     shutil.copy(skill.training, folder / "train.jsonl")
     shutil.copy(skill.heldout, folder / "validation.jsonl")
     lineage = _lay_out_lineage(cell.parent, results, folder, before) if cell.parent and before else {}
     order = Order(
         job_id=f"study-{results.digest(cell)}",
         attempt=1,
-        method="sdft" if isinstance(arm.hyperparameters, SdftHyperparameters) else "supervised",
-        hyperparameters=arm.hyperparameters,
+        method="sdft" if isinstance(asked, SdftHyperparameters) else "supervised",
+        hyperparameters=asked,
         seed=cell.seed,
         base=results.base,
         adapter=cell.skill,

@@ -32,6 +32,17 @@ def test_a_job_has_enough_steps_however_few_its_examples(num_examples: int) -> N
     assert config.num_epochs >= 2
 
 
+@pytest.mark.parametrize(("p50", "total_steps"), [(5, 48), (8, 48), (17, 144), (29, 160), (300, 160)])
+def test_a_small_base_has_more_steps_for_longer_answers(p50: int, total_steps: int) -> None:
+    assert resolved(facts(p50=p50, p99=p50), num_parameters=SMALL).total_steps == total_steps
+    assert resolved(facts(p50=p50, p99=p50)).total_steps == 48
+    supervised = resolve(
+        SupervisedHyperparameters(), method="supervised", seed=1, facts=facts(p50=p50, p99=p50), num_parameters=SMALL,
+        has_earlier=False,
+    )  # fmt: skip
+    assert supervised.total_steps == 48
+
+
 def test_the_batch_is_never_larger_than_the_data() -> None:
     assert resolved(facts(10), batch_size=256).batch_size == 10
 
