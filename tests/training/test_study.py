@@ -70,7 +70,8 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_with_table_and_plot(base, 
     page = (out / "study.md").read_text()
     assert "2 of 96 trainings are done" in page
     assert page.count("**SDFT + rehearsal (the default)**") == 2
-    assert "Optimizer steps of every way: home 48, tool after home 48." in page
+    home, tool = (results.rehearsing(cell).total_steps for cell in (HOME, TOOL))
+    assert f"Optimizer steps of every way: home {home}, tool after home {tool}." in page
     drawn = "".join(ET.parse(out / "study.svg").getroot().itertext())
     assert "tool after home: forgot of other kinds" in drawn
 
@@ -122,14 +123,15 @@ def test_a_replay_has_the_prompts_the_share_and_the_weight_of_rehearsal(base, tm
     order = lay_out(cell, results, folder, before, threads=1)
     assert (order.method, order.hyperparameters.batch_size, order.hyperparameters.n_epochs) == ("supervised", 24, 1)
     lines = read_demonstrations(folder / "train.jsonl")
-    assert len(lines) == 48 * 24
+    steps = results.rehearsing(cell).total_steps
+    assert len(lines) == steps * 24
     taught = {one.messages[0]["content"] for one in read_demonstrations(data_path("tool", "training"))}
     counts = Counter(one.messages[0]["content"] for one in lines)
-    assert {counts.pop(prompt) for prompt in taught} == {6}
+    assert {counts.pop(prompt) for prompt in taught} == {steps * 8 // 64}
     rehearsed = [messages[0]["content"] for some in rehearsal(order, folder).values() for messages in some]
     assert counts.keys() <= set(rehearsed)
     home = {one.messages[0]["content"] for one in read_demonstrations(data_path("home", "training"))}
-    assert counts.total() == 48 * 16
+    assert counts.total() == steps * 16
     assert 0.2 < sum(counts[prompt] for prompt in home) / counts.total() < 0.5
 
 
