@@ -44,7 +44,6 @@ def wait_for(condition, seconds=300):
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(300)
 def test_a_killed_study_goes_on_where_it_was_and_ends_with_table_and_plot(base, tmp_path, monkeypatch):
     out = tmp_path / "study"
     asked = f"--base {base} --out {out} --arms rehearsal --skills tool --seeds 0 --threads 1".split()
