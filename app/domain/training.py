@@ -259,7 +259,9 @@ def peak_learning_rate(requested: Hyperparameters, *, method: Method, num_parame
     return rate * multiplier
 
 
-def _min_steps(answer_tokens: int) -> int:
+def _min_steps(method: Method, answer_tokens: int, *, small_base: bool) -> int:
+    if method == "supervised" or not small_base:
+        return MIN_STEPS
     return min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * max(0, answer_tokens - SHORT_ANSWER_TOKENS))
 
 
@@ -309,8 +311,7 @@ def resolve(
     small_base = num_parameters < SMALL_BASE_PARAMETERS
     batch_size = value_or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
     batch_size = min(batch_size, facts.num_examples)
-    samples_itself = small_base and method == "sdft"
-    min_steps = _min_steps(facts.demonstration_tokens_p50) if samples_itself else MIN_STEPS
+    min_steps = _min_steps(method, facts.demonstration_tokens_p50, small_base=small_base)
     num_epochs = value_or(requested.n_epochs, min(50, max(2, math.ceil(min_steps * batch_size / facts.num_examples))))
     total_steps = math.ceil(facts.num_examples * num_epochs / batch_size)
     config: dict[str, Any] = {
