@@ -59,20 +59,21 @@ def asked(site: Site) -> str:
         return evaluation.id
 
 
-def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str) -> None:
-    claim = site.claim(site.slot())
+def order_of(site: Site, claim: runs.Claim | None, folder: str) -> EvaluationOrder:
+    """What `claim`'s evaluation is told to do, laid out in a new `folder` of the site's."""
     assert claim is not None
+    (site.folder / folder).mkdir()
+    order = prepare(
+        site.resources(), claim, site.folder / folder,
+        answers=site.folder / "answers", tasks_folder=site.folder / "tasks", checkpoint_seconds=60.0, num_threads=2,
+    )  # fmt: skip
+    assert isinstance(order, EvaluationOrder)
+    return order
+
+
+def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str) -> None:
+    order_of(site, site.claim(site.slot()), "attempt")
     folder = site.folder / "attempt"
-    folder.mkdir()
-    prepare(
-        site.resources(),
-        claim,
-        folder,
-        answers=site.folder / "answers",
-        tasks_folder=site.folder / "tasks",
-        checkpoint_seconds=60.0,
-        num_threads=2,
-    )
     order = ORDERS.validate_json((folder / "order.json").read_bytes())
     assert isinstance(order, EvaluationOrder)
     assert order.base.tokenizer_sha256 == hashlib.sha256(b"a tokenizer").hexdigest()
@@ -106,14 +107,7 @@ def test_what_counts_as_rehearsed_is_what_the_versions_own_job_rehearsed(
     with site.sessions.begin() as session:
         version = session.get_one(AdapterVersion, session.get_one(Evaluation, asked).version_id)
         session.get_one(Job, version.job_id).resolved = CONFIG | resolved
-    claim = site.claim(site.slot())
-    assert claim is not None
-    (site.folder / "attempt").mkdir()
-    order = prepare(
-        site.resources(), claim, site.folder / "attempt",
-        answers=site.folder, tasks_folder=None, checkpoint_seconds=60.0, num_threads=2,
-    )  # fmt: skip
-    assert isinstance(order, EvaluationOrder)
+    order = order_of(site, site.claim(site.slot()), "attempt")
     assert order.rehearsed is rehearsed
 
 
@@ -129,37 +123,18 @@ def test_skills_are_ordered_by_ancestry_and_those_of_others_are_told_apart(site:
         )
         named = (third.id, str(evaluation.against_version_id), second.id)
         evaluation.suites = [{"name": version_id, "version_id": version_id} for version_id in named]
-    claim = site.claim(site.slot())
-    assert claim is not None
-    (site.folder / "attempt").mkdir()
-    order = prepare(
-        site.resources(), claim, site.folder / "attempt",
-        answers=site.folder, tasks_folder=None, checkpoint_seconds=60.0, num_threads=2,
-    )  # fmt: skip
-    assert isinstance(order, EvaluationOrder)
+    order = order_of(site, site.claim(site.slot()), "attempt")
     assert [(skill.version, skill.inherited) for skill in order.skills] == [(2, True), (1, True), (3, False)]
 
 
 def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: str) -> None:
     claim = site.claim(site.slot())
-    assert claim is not None
     for name, deleted_at, trained in (("before", None, ["rehearsal/0.jsonl"]), ("after", datetime.now(UTC), [])):
         with site.sessions.begin() as session:
             version = session.get_one(AdapterVersion, session.get_one(Evaluation, asked).version_id)
             file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)
             file.deleted_at = deleted_at
-        (site.folder / name).mkdir()
-        order = prepare(
-            site.resources(),
-            claim,
-            site.folder / name,
-            answers=site.folder,
-            tasks_folder=None,
-            checkpoint_seconds=60.0,
-            num_threads=2,
-        )
-        assert isinstance(order, EvaluationOrder)
-        assert order.trained == trained
+        assert order_of(site, claim, name).trained == trained
     assert (site.folder / "before" / "rehearsal/0.jsonl").read_bytes() == factories.TRAINING_LINES
 
 
