@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 SKILLS ?= 2
-BENCH ?= --steps 10 --score-steps 40
+BENCH ?= --steps 10 --score-steps 48
 STUDY ?=
 VENV := .venv
 BIN := $(VENV)/bin
