@@ -59,7 +59,7 @@ def config(asked: JobRequest, checked: Checked, training: FileLengths, *, num_tr
             seed=checked.row.seed,
             facts=DatasetFacts(
                 num_examples=num_trained,
-                demonstration_tokens_p50=math.ceil(statistics.median(training.demonstrations)),
+                demonstration_tokens_p50=math.ceil(statistics.median(training.demonstrations)) + 1,
                 demonstration_tokens_p99=training.demonstration_percentile(0.99),
                 demonstration_tokens_max=training.demonstration_percentile(1.0),
             ),
