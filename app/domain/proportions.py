@@ -1,6 +1,7 @@
 """Intervals of rates and of their differences, the same for reports and gates. Knows numbers only."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
@@ -47,8 +48,50 @@ def paired(lost: int, gained: int, n: int, confidence: float = CONFIDENCE) -> In
 
     Holds where few items change too. Where none does, it is Wilson's limit for 0 of ``n``, to both sides.
     """
-    z, change = deviations(confidence), (gained - lost) / n
-    return Interval(*(_last_possible(z, change, end, lost=lost, gained=gained, n=n) for end in (-1.0, 1.0)))
+    z = deviations(confidence)
+
+    def is_possible(change: float) -> bool:
+        # Tango's statistic of a true change is at most z; multiplied out, as its spread may be zero.
+        linear = (2 * n - gained + lost) * change - gained - lost
+        rate_lost = (math.sqrt(linear**2 + 8 * n * lost * change * (1 - change)) - linear) / (4 * n)
+        variance = n * (2 * rate_lost + change * (1 - change))
+        return (gained - lost - n * change) ** 2 <= z**2 * variance
+
+    return Interval(*(_last_possible(is_possible, (gained - lost) / n, end) for end in (-1.0, 1.0)))
+
+
+def paired_ratio(lost: int, gained: int, kept: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The score interval of the ratio of two rates over the same ``n`` items (Statistics in Medicine 21, 2002).
+
+    Nam and Blackwelder's. Holds where all items are right on both sides, too, of which a bootstrap would say that the
+    ratio is one for certain.
+
+    Args:
+        lost: Items that count below the line only.
+        gained: Above it only.
+        kept: On both sides; with ``lost`` at least one.
+        n: All items.
+        confidence: Of the interval.
+    """
+    z, changed, seen = deviations(confidence), (lost + gained) / n, (lost + gained + kept) / n
+    above, below = (kept + gained) / n, (kept + lost) / n
+
+    def is_possible(share: float) -> bool:
+        # Of both rates together, so that it ends at 1 where the ratio has no end.
+        ratio = share / (1 - share)
+        if ratio == 0:
+            return above == 0
+        # The likeliest rate of gained items, if the ratio is this: the larger root of a quadratic equation.
+        square, surplus = (1 + ratio) * ratio * seen, (ratio - 1) * seen
+        linear = above * (1 + ratio) * surplus + ratio**2 * changed * seen
+        constant = gained / n * ratio * surplus * seen
+        rate_gained = (linear + math.sqrt(max(0.0, linear**2 - 4 * square * constant))) / (2 * square)
+        rate_lost = ratio * rate_gained - surplus
+        return n * (above - ratio * below) ** 2 <= z**2 * ratio * (rate_gained + rate_lost)
+
+    share = above / (above + below)
+    low, high = (_last_possible(is_possible, share, end) for end in (0.0, 1.0))
+    return Interval(low / (1 - low), high / (1 - high))
 
 
 def independent(value: float, interval: Interval, other: float, other_interval: Interval) -> Interval:
@@ -81,20 +124,12 @@ def exceeds(successes: int, n: int, limit: float, confidence: float = CONFIDENCE
     return math.fsum(map(math.exp, chances)) <= (1 - confidence) / 2
 
 
-def _last_possible(z: float, inside: float, outside: float, *, lost: int, gained: int, n: int) -> float:
-    """The change farthest towards ``outside`` that the counts do not contradict, by bisection."""
+def _last_possible(is_possible: Callable[[float], bool], inside: float, outside: float) -> float:
+    """The value farthest towards ``outside`` that the counts do not contradict, by bisection."""
     for _ in range(_HALVINGS):
         middle = (inside + outside) / 2
-        if _is_possible(z, middle, lost=lost, gained=gained, n=n):
+        if is_possible(middle):
             inside = middle
         else:
             outside = middle
     return inside
-
-
-def _is_possible(z: float, change: float, *, lost: int, gained: int, n: int) -> bool:
-    """Whether Tango's statistic of a true change is at most ``z``; multiplied out, as its spread may be zero."""
-    linear = (2 * n - gained + lost) * change - gained - lost
-    rate_lost = (math.sqrt(linear**2 + 8 * n * lost * change * (1 - change)) - linear) / (4 * n)
-    variance = n * (2 * rate_lost + change * (1 - change))
-    return (gained - lost - n * change) ** 2 <= z**2 * variance

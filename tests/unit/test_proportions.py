@@ -1,8 +1,12 @@
 """Intervals of rates and of their differences are those of the papers that they come from."""
 
-import pytest
+import math
 
-from app.domain.proportions import Interval, deviations, independent, num_to_show, paired, wilson
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from app.domain.proportions import Interval, deviations, independent, num_to_show, paired, paired_ratio, wilson
 
 
 def near(low, high, digits):
@@ -34,6 +38,50 @@ def test_items_of_which_none_changed_leave_wilsons_limit_to_both_sides(n):
 def test_a_change_of_every_item_is_at_the_end_of_its_interval(n):
     assert paired(0, n, n).high == 1.0
     assert paired(n, 0, n).low == -1.0
+
+
+def score_statistic(lost, gained, kept, n, ratio):
+    """By its definition: standard errors between the rates and `ratio`, by the likeliest rates that have it."""
+    counts = np.array([kept, gained, lost, n - kept - gained - lost])
+
+    def rates(logs):
+        only_above, only_below = np.exp(logs)
+        both = (ratio * only_below - only_above) / (1 - ratio)
+        return np.array([both, only_above, only_below, 1 - both - only_above - only_below])
+
+    def surprise(logs):
+        return -(counts * np.log(rates(logs))).sum() if rates(logs).min() > 0 else 1e9
+
+    starts = [np.log([above, below]) for above in (0.03, 0.1, 0.3) for below in (0.03, 0.1, 0.3)]
+    exact = {"xatol": 1e-10, "fatol": 1e-12, "maxiter": 20_000}
+    ends = [minimize(surprise, one, method="Nelder-Mead", options=exact) for one in starts]
+    best = min(ends, key=lambda end: end.fun)
+    spread = math.sqrt(n * ratio * np.exp(best.x).sum())
+    return (kept + gained - ratio * (kept + lost)) / spread
+
+
+@pytest.mark.parametrize("counts", [(3, 5, 20, 40), (2, 1, 30, 40), (6, 2, 10, 30)])
+def test_the_ends_of_a_ratio_are_two_standard_errors_away(counts):
+    interval = paired_ratio(*counts)
+    found = [score_statistic(*counts, end) for end in (interval.low, interval.high)]
+    assert found == pytest.approx([deviations(0.95), -deviations(0.95)], abs=1e-5)
+
+
+@pytest.mark.parametrize(("lost", "gained", "kept", "n"), [(3, 5, 20, 40), (0, 0, 40, 40), (0, 4, 30, 40)])
+def test_a_ratio_turned_over_has_its_interval_turned_over(lost, gained, kept, n):
+    there, back = paired_ratio(lost, gained, kept, n), paired_ratio(gained, lost, kept, n)
+    assert (there.low, there.high) == (pytest.approx(1 / back.high), pytest.approx(1 / back.low))
+
+
+@pytest.mark.parametrize("n", [8, 40, 312])
+def test_where_all_are_right_on_both_sides_a_ratio_has_wilsons_limit(n):
+    assert paired_ratio(0, 0, n, n).low == pytest.approx(wilson(n, n).low)
+
+
+def test_nothing_above_the_line_is_a_ratio_of_nothing():
+    interval = paired_ratio(5, 0, 0, 40)
+    assert interval.low == pytest.approx(0, abs=1e-12)
+    assert interval.high < 1
 
 
 @pytest.mark.parametrize(

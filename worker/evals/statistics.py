@@ -19,6 +19,9 @@ RESAMPLES: Final = 10_000
 CHUNK_ELEMENTS: Final = 2_000_000
 """Numbers drawn at once: bounds memory at some 16 MB whatever the sample's size."""
 
+MIN_BELOW: Final = 10
+"""Right answers that a rate must have to be divided by."""
+
 wilson = proportions.wilson
 
 
@@ -77,8 +80,25 @@ def shift_p_value(after: Sequence[float], before: Sequence[float], *, seed: int)
     return min(1.0, max(2 * tail, 1 / (RESAMPLES + 1)))
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Estimate | None:
-    """Ratio of two means over the same items; ``None`` if a resample's denominator is not above zero.
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate | None:
+    """Ratio of two rates over the same items, each right (1) or wrong (0), with a score interval.
+
+    Returns:
+        None if so few are right below the line that the rate there may be next to nothing.
+
+    Raises:
+        ValueError: No items, or not the same number on both sides.
+    """
+    differences, below = _differences(numerator, denominator), round(sum(denominator))
+    if below < MIN_BELOW:
+        return None
+    n, lost, gained = len(differences), int((differences < 0).sum()), int((differences > 0).sum())
+    interval = proportions.paired_ratio(lost, gained, below - lost, n)
+    return Estimate((below - lost + gained) / below, interval, n)
+
+
+def shift_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Estimate | None:
+    """The same of means of any numbers, by a bootstrap; ``None`` if a resample's denominator is not above zero.
 
     Raises:
         ValueError: No items, or not the same number on both sides.

@@ -19,7 +19,7 @@ from worker.evals.schema import (
     Summary,
     Unjudged,
 )
-from worker.evals.statistics import GRAVEST, Verdict, paired_ratio, wilson
+from worker.evals.statistics import GRAVEST, Verdict, paired_ratio, shift_ratio, wilson
 from worker.evals.suites import GENERAL_NAME
 
 RATIO_SEED: Final = 0
@@ -209,11 +209,13 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
     if marks is None or "ceiling" not in marks.scores:
         return CeilingQuestion(share=None, sentence="No teacher was asked, so there is no ceiling to compare with.")
     candidate, ceiling = marks.scores["candidate"], marks.scores["ceiling"]
-    if not marks.suite.judged:
+    if marks.suite.judged:
+        ratio = paired_ratio(candidate, ceiling)
+    else:
         start = marks.scores[marks.reference]
         candidate = [after - before for after, before in zip(candidate, start, strict=True)]
         ceiling = [after - before for after, before in zip(ceiling, start, strict=True)]
-    ratio = paired_ratio(candidate, ceiling, seed=RATIO_SEED)
+        ratio = shift_ratio(candidate, ceiling, seed=RATIO_SEED)
     if ratio is None:
         return CeilingQuestion(share=None, sentence=_without_share(marks))
     share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from app.domain import proportions
 from worker.evals.statistics import (
     RESAMPLES,
     Estimate,
@@ -18,6 +19,7 @@ from worker.evals.statistics import (
     paired_ratio,
     paired_shift,
     shift_p_value,
+    shift_ratio,
     wilson,
 )
 
@@ -50,7 +52,7 @@ def test_the_bootstrap_is_scipys_up_to_its_own_noise() -> None:
     rng = np.random.default_rng(3)
     before = rng.normal(size=60)
     after = before + rng.normal(0.3, 0.5, size=60)
-    found = paired_ratio((after - before).tolist(), [1.0] * 60, seed=0)
+    found = shift_ratio((after - before).tolist(), [1.0] * 60, seed=0)
     assert found is not None
     reference = stats.bootstrap((after - before,), np.mean, method="percentile", rng=1).confidence_interval
     assert found.value == pytest.approx(float(np.mean(after - before)))
@@ -108,13 +110,24 @@ def test_samples_of_different_length_are_not_paired() -> None:
         paired_difference([1.0], [1.0, 0.0])
 
 
-def test_a_ratio_of_equal_samples_is_one_exactly() -> None:
+def test_a_ratio_of_equal_samples_is_one_but_not_for_certain() -> None:
     scores = [1.0] * 30 + [0.0] * 10
-    assert paired_ratio(scores, scores, seed=0) == Estimate(1.0, Interval(1.0, 1.0), 40)
+    found = paired_ratio(scores, scores)
+    assert found is not None
+    assert (found.value, found.n) == (1.0, 40)
+    assert found.interval.low < 0.92
+    assert found.interval.high > 1.08
+
+
+def test_a_ratio_counts_what_is_right_on_each_side() -> None:
+    above, below = [1.0] * 12 + [0.0] * 8 + [1.0] * 2, [1.0] * 16 + [0.0] * 6
+    found = paired_ratio(above, below)
+    assert found == Estimate(14 / 16, proportions.paired_ratio(4, 2, 12, 22), 22)
 
 
 def test_a_ratio_to_nothing_is_no_ratio() -> None:
-    assert paired_ratio([1.0, 1.0], [0.0, 1.0], seed=0) is None
+    assert paired_ratio([1.0] * 40, [1.0] * 9 + [0.0] * 31) is None
+    assert shift_ratio([1.0, 1.0], [0.0, 1.0], seed=0) is None
 
 
 def test_the_numbers_are_those_of_statsmodels() -> None:
