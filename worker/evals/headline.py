@@ -84,8 +84,18 @@ def _came(skill: SuiteReport | None, arrived: Verdict, unjudged: Sequence[Unjudg
         return "too few questions were held out to say whether the skill arrived"
     if arrived != "better":
         return "the skill did not arrive"
-    num_right = next(score.num_right for score in skill.arms if score.arm == "candidate")
-    return "the skill arrived" if num_right is None else f"the skill arrived ({num_right} of {skill.n} right)"
+    return _how_much(skill)
+
+
+def _how_much(skill: SuiteReport) -> str:
+    """Of a skill that arrived: all that could be distilled, or surely less than its teacher shows."""
+    arms = {score.arm: score for score in skill.arms}
+    if arms["candidate"].num_right is None:
+        return "the skill arrived"
+    right = f"{arms['candidate'].num_right} of {skill.n} right"
+    if "ceiling" in arms and arms["candidate"].score.high < arms["ceiling"].score.low:
+        return f"a part of the skill arrived ({right}, its teacher {arms['ceiling'].num_right})"
+    return f"the skill arrived ({right})"
 
 
 def _doubt(rest: Sequence[SuiteReport], unjudged: Sequence[Unjudged], margin: float) -> str:

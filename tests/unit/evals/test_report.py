@@ -91,6 +91,15 @@ def test_a_skill_that_arrived_and_harmed_nothing_is_shipped() -> None:
 
 
 @pytest.mark.parametrize(
+    ("learnt", "came"),
+    [(19, "a part of the skill arrived (19 of 40 right, its teacher 40)"), (36, "the skill arrived (36 of 40 right)")],
+)
+def test_what_fell_surely_short_of_its_teacher_has_arrived_in_part(learnt: int, came: str) -> None:
+    """Fault caught: a version that has learned half of what there was to learn looked like one that has it all."""
+    assert f": {came}, and nothing" in _build(_speaker(learnt=learnt), SKILL, GENERAL).summary.headline
+
+
+@pytest.mark.parametrize(
     ("learnt", "lost", "recommendation"),
     [(40, 60, "do_not_ship"), (0, 0, "do_not_ship"), (3, 0, "look_closer"), (40, 24, "do_not_ship"), (40, 12, "ship")],
 )
