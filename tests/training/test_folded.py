@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.tiny_models import MIXTURE, save_tiny
 from tests.training.test_policy import CLOSE, aligned, answers_of, load, prompts_of
-from worker.hf.folded import _FoldedLinear, adapts_plain_layers
+from worker.hf.folded import FoldedLinear, adapts_plain_layers
 from worker.sdft import side_by_side
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
@@ -56,10 +56,10 @@ def test_the_copy_follows_every_step_and_every_arm(llama):
 def test_what_a_policy_gave_back_is_made_again_to_the_same_bits(llama):
     policy = load(llama)
     scored = teacher_hidden(policy, aligned(policy), max_tokens=4096)
-    before, layers = gradients(policy), [m for m in policy._folded._model.modules() if isinstance(m, _FoldedLinear)]
+    before, layers = gradients(policy), [m for m in policy._folded._model.modules() if isinstance(m, FoldedLinear)]
     assert layers
     policy.rest()
-    assert sum(layer._folded_OI.numel() for layer in layers) == 0
+    assert sum(layer.folded_OI.numel() for layer in layers) == 0
     assert not policy._memory._known
     for name, gradient in gradients(policy).items():
         assert torch.equal(gradient, before[name])

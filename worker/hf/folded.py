@@ -62,43 +62,48 @@ class FoldedCopy:
         """Give back the memory of the folded weights until they are needed again."""
         self._holds = None
         for module in self._model.modules():
-            if isinstance(module, _FoldedLinear):
+            if isinstance(module, FoldedLinear):
                 module.forget()
 
     @torch.no_grad()
     def _fold(self, layers: Mapping[str, Linear], adapter: str) -> None:
         for name, layer in layers.items():
             folded = self._model.get_submodule(name)
-            if not isinstance(folded, _FoldedLinear):
-                folded = _FoldedLinear(layer.base_layer)
+            if not isinstance(folded, FoldedLinear):
+                folded = FoldedLinear(layer.base_layer)
                 self._model.set_submodule(name, folded)
             folded.take(layer, adapter)
 
 
-class _FoldedLinear(nn.Module):
-    """A linear layer whose weight is the base's and an adapter's together."""
+class FoldedLinear(nn.Module):
+    """A linear layer whose weight is the base's and an adapter's together.
+
+    Attributes:
+        folded_OI: That weight.
+        bias_O: The base's.
+    """
 
     def __init__(self, base: Any) -> None:
         super().__init__()
         self._base_OI: Tensor = base.weight
-        self._bias_O: Tensor | None = base.bias
+        self.bias_O: Tensor | None = base.bias
         self.forget()
 
     def forget(self) -> None:
         """Hold no folded weight; ``take`` makes room for one again."""
-        self._folded_OI = self._base_OI.new_empty(0)
+        self.folded_OI = self._base_OI.new_empty(0)
 
     def take(self, layer: Linear, adapter: str) -> None:
         """Fold an adapter's weights in."""
         self._down_RI, self._up_OR = _factors(layer, adapter)
         self._scale: float = layer.scaling[adapter]
-        torch.addmm(self._base_OI, self._up_OR, self._down_RI, alpha=self._scale, out=self._folded_OI)
+        torch.addmm(self._base_OI, self._up_OR, self._down_RI, alpha=self._scale, out=self.folded_OI)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O]."""
         if not torch.is_grad_enabled():
-            return linear(x, self._folded_OI, self._bias_O)
-        folded: Tensor = _Product.apply(x, self._down_RI, self._up_OR, self._folded_OI, self._bias_O, self._scale)  # type: ignore[no-untyped-call]
+            return linear(x, self.folded_OI, self.bias_O)
+        folded: Tensor = _Product.apply(x, self._down_RI, self._up_OR, self.folded_OI, self.bias_O, self._scale)  # type: ignore[no-untyped-call]
         return folded
 
 

@@ -22,6 +22,7 @@ from worker.hf.chat import Chat
 from worker.hf.folded import FoldedCopy, adapts_plain_layers
 from worker.hf.generation import decode
 from worker.hf.prompt_memory import Layers, PromptMemory, open_cache, slides
+from worker.hf.token_pass import takes_token_pass
 from worker.hf.tree_check import reads_trees
 from worker.hf.weight_norms import weight_norms
 from worker.sdft.align import buckets, make_batch
@@ -84,6 +85,9 @@ class HfPolicy:
         self.remembers_prompts = not slides(self._backbone)
         self._memory = PromptMemory(self._backbone, self.device)
         self.reads_trees = reads_trees(self._backbone, self.device)
+        with self._peft.disable_adapter():
+            fits = self.reads_trees and takes_token_pass(self._backbone, self.head)
+        self._by_token_pass = fits and plain and not _moves_rope(model.config.to_dict())
 
     @classmethod
     def on(cls, base: Base, *, lora_rank: int, lora_alpha: int, parent: Path | None, seed: int) -> Self:
@@ -342,6 +346,8 @@ class HfPolicy:
                     limits=[limits[index] for index in group],
                     stop_ids=self.stop_ids,
                     quantiles_BT=None if quantiles_BT is None else quantiles_BT[group],
+                    by_token_pass=self._by_token_pass,
+                    num_lanes=self.num_lanes,
                 )
                 with telling:
                     answers.update(zip(group, batch, strict=True))

@@ -43,7 +43,10 @@ class Head:
 
     def logits(self, hidden_TH: Tensor) -> Tensor:
         """Logits in fp32, [T, V], without a graph."""
-        logits_TV = linear(hidden_TH, self.weight_VH, self.bias_V).float()
+        return self.finish(linear(hidden_TH, self.weight_VH, self.bias_V).float())
+
+    def finish(self, logits_TV: Tensor) -> Tensor:
+        """Logits from the product with weight and bias, whose place they take, [T, V]."""
         if self.scale != 1.0:
             logits_TV.mul_(self.scale)
         if self.softcap is not None:

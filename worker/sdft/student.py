@@ -7,18 +7,17 @@ mean.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from worker.sdft.align import Aligned, common_length, row_weights
+from worker.sdft.align import Aligned, row_weights
 from worker.sdft.divergences import Divergence, forward_kl
 from worker.sdft.loss import CHUNK_ELEMENTS, Positions, cross_entropy, distil
 from worker.sdft.policy import Policy
-from worker.sdft.side_by_side import cut, side_by_side
-from worker.sdft.tree import batches
+from worker.sdft.side_by_side import side_by_side
+from worker.sdft.tree import alike, batches
 
 
 def backward(
@@ -73,12 +72,7 @@ def backward(
 def _groups(sequences: Sequence[Aligned], max_tokens: int, num_lanes: int) -> list[list[int]]:
     """Places of sequences that are computed in one part; all parts together hold no more than one micro-batch would."""
     ids = [one.prompt + one.completion for one in sequences]
-    # Neighbours in the order of their ids begin alike, and are best computed together.
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    shared = [0, *(common_length(ids[before], ids[place]) for before, place in pairwise(order))][: len(order)]
-    own = [len(ids[place]) - length for place, length in zip(order, shared, strict=True)]
-    most = min(num_lanes, max_tokens // max(map(len, ids), default=1))
-    return [order[run] for run in cut(own, shared, most)]
+    return alike(ids, min(num_lanes, max_tokens // max(map(len, ids), default=1)))
 
 
 @dataclass(frozen=True)

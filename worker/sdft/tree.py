@@ -6,12 +6,14 @@ which some of them begin are then one branch, with or without a graph: gradients
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from worker.sdft.align import Aligned, buckets, common_length, make_batch
 from worker.sdft.policy import TokenBatch
+from worker.sdft.side_by_side import cut
 
 TREE_TOKENS = 512
 """Of a tree whose sequences share little. Every token is compared with every other: a larger one does not earn that."""
@@ -74,6 +76,21 @@ def grow(sequences: Sequence[list[int]], max_tokens: int) -> list[list[int]]:
         groups[-1].append(index)
         size, before = size + new, ids
     return [group for group in groups if len(group) > 1]
+
+
+def alike(sequences: Sequence[list[int]], most: int) -> list[list[int]]:
+    """Indices of all, in runs of about as many tokens each.
+
+    In the order of their ids, where those that begin alike lie together.
+
+    Args:
+        sequences: Token ids.
+        most: Runs; fewer where more do not pay.
+    """
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    shared = [0, *(common_length(sequences[before], sequences[place]) for before, place in pairwise(order))]
+    own = [len(sequences[place]) - length for place, length in zip(order, shared, strict=False)]
+    return [order[run] for run in cut(own, shared[: len(order)], most)]
 
 
 def make_tree(prompts: Sequence[list[int]], completions: Sequence[list[int]], skips: Sequence[int]) -> TokenBatch:
