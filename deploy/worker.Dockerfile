@@ -4,6 +4,8 @@
 FROM python:3.12-slim AS build
 ARG TORCH_INDEX=
 ARG EXTRAS=worker
+# A compiler for what decodes on a CPU (worker/hf/token_pass.c); it stays behind with this stage.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/sdft \

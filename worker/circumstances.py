@@ -11,7 +11,9 @@ from typing import Any, Final
 import torch
 
 import worker
+from worker.hf.token_pass import vector_width
 
+SOURCES: Final = {".py", ".c", ".h"}
 LIBRARIES: Final = ("sdft-service", "torch", "transformers", "peft", "safetensors", "tokenizers")
 
 
@@ -25,11 +27,15 @@ def circumstances(device: torch.device) -> dict[str, Any]:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What a sum's last bits depend on: where it is added up, and by how many threads."""
+    """What a sum's last bits depend on: where it is added up, by how many threads, and by what.
+
+    ``token_pass`` is the number of floats that what was compiled for decoding takes at once; 0: torch decodes.
+    """
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "token_pass": vector_width() if device.type == "cpu" else 0,
     }
 
 
@@ -39,7 +45,7 @@ def code_sha256(*packages: ModuleType) -> str:
     digest = hashlib.sha256()
     for package in packages:
         for folder in map(Path, package.__path__):
-            for path in sorted(folder.rglob("*.py")):
+            for path in sorted(path for path in folder.rglob("*") if path.suffix in SOURCES):
                 content = path.read_bytes()
                 digest.update(f"{package.__name__}/{path.relative_to(folder).as_posix()} {len(content)}\n".encode())
                 digest.update(content)

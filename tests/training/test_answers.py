@@ -83,3 +83,4 @@ def test_a_report_names_code_hardware_and_libraries() -> None:
     found = circumstances.circumstances(torch.device("cpu"))
     assert set(found) == {"code_sha256", "hardware", "versions"}
     assert found["hardware"]["threads"] == torch.get_num_threads()
+    assert found["hardware"]["token_pass"] in {0, 8, 16}

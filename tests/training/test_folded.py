@@ -23,10 +23,11 @@ def gradients(policy):
 
 
 def through_peft(policy, measure):
-    """What PEFT's own layers give."""
-    folded, policy._folded = policy._folded, None
+    """What PEFT's own layers give, a token at a time too."""
+    before = policy._folded, policy._by_token_pass
+    policy._folded, policy._by_token_pass = None, False
     found = measure(policy)
-    policy._folded = folded
+    policy._folded, policy._by_token_pass = before
     return found
 
 

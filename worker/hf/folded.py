@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from worker.sdft.products import linear
+from worker.sdft.side_by_side import side_by_side
 
 
 def adapts_plain_layers(adapted: nn.Module) -> bool:
@@ -65,14 +66,23 @@ class FoldedCopy:
             if isinstance(module, FoldedLinear):
                 module.forget()
 
-    @torch.no_grad()
     def _fold(self, layers: Mapping[str, Linear], adapter: str) -> None:
-        for name, layer in layers.items():
-            folded = self._model.get_submodule(name)
-            if not isinstance(folded, FoldedLinear):
-                folded = FoldedLinear(layer.base_layer)
-                self._model.set_submodule(name, folded)
-            folded.take(layer, adapter)
+        pairs = [(self._folded(name, layer), layer) for name, layer in layers.items()]
+
+        @torch.no_grad()
+        def take(part: list[tuple[FoldedLinear, Linear]]) -> None:
+            for folded, layer in part:
+                folded.take(layer, adapter)
+
+        num_lanes = torch.get_num_threads()
+        side_by_side(take, [pairs[lane::num_lanes] for lane in range(num_lanes)], num_lanes)
+
+    def _folded(self, name: str, layer: Linear) -> "FoldedLinear":
+        folded = self._model.get_submodule(name)
+        if not isinstance(folded, FoldedLinear):
+            folded = FoldedLinear(layer.base_layer)
+            self._model.set_submodule(name, folded)
+        return folded
 
 
 class FoldedLinear(nn.Module):

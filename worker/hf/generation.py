@@ -124,9 +124,7 @@ def decode(
     return [Rollout(prompt, ids, stopped=ids[-1] in stop_ids) for prompt, ids in zip(prompts, said, strict=True)]
 
 
-def _read_rows(
-    decoder: Any, prompts: Sequence[list[int]], device: torch.device
-) -> tuple[Tensor, DynamicCache, Tensor]:
+def _read_rows(decoder: Any, prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, DynamicCache, Tensor]:
     """Hidden states [B, H] at each prompt's end, the cache of all and its mask [B, L].
 
     What all begin with is read once, and so is a prompt that comes several times.
@@ -153,7 +151,7 @@ def _read_rows(
 def _read_trees(
     decoder: Any, prompts: Sequence[list[int]], num_lanes: int
 ) -> tuple[Tensor, Sequence[DynamicCache], Sequence[Tensor], Tensor]:
-    """Hidden states [B, H] at each prompt's end; trees, what sees what leads to an end, and where each row is in them."""
+    """Hidden states [B, H] at each prompt's end; trees, what of them leads to an end, where each row is in these."""
     runs = alike(prompts, max(num_lanes, sum(map(len, prompts)) // TREE_TOKENS))
 
     @torch.no_grad()

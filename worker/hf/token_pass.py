@@ -39,6 +39,12 @@ def _library() -> ctypes.CDLL | None:
     return library if library.token_pass_width() else None
 
 
+def vector_width() -> int:
+    """Floats that the pass takes at once; 0 where there is none."""
+    library: Any = _library()
+    return library.token_pass_width() if library else 0
+
+
 @torch.no_grad()
 def takes_token_pass(decoder: Any, head: Head) -> bool:
     """Compare logits after a token in each of two rows, one with a gap, with what the decoder itself makes of it."""
@@ -168,7 +174,8 @@ def _describe(decoder: Any, head: Head, keys: list[Tensor], values: list[Tensor]
 
     Raises:
         AttributeError: The decoder has other parts than Llama's.
-        ValueError: Its parts are of other kinds or sizes.
+        TypeError: They are of other kinds.
+        ValueError: They are of other sizes.
     """
     first = decoder.layers[0]
     _, key_heads, room, head_size = keys[0].shape
@@ -180,7 +187,7 @@ def _describe(decoder: Any, head: Head, keys: list[Tensor], values: list[Tensor]
     for layer, layer_keys, layer_values in zip(decoder.layers, keys, values, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
         if not isinstance(mlp.act_fn, nn.SiLU | SiLUActivation):
-            raise ValueError("another activation")
+            raise TypeError("another activation")
         norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
         layers.append(
             _Layer(
@@ -226,14 +233,14 @@ def _parts(module: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a linear layer as it is now.
 
     Raises:
-        ValueError: It is more than these.
+        TypeError: It is more than these.
     """
     if isinstance(module, LoraLayer) and module.disable_adapters:
         module = module.get_base_layer()
     if isinstance(module, FoldedLinear):
         return module.folded_OI, module.bias_O
     if not isinstance(module, nn.Linear):
-        raise ValueError(f"a {type(module).__name__} is more than a weight and a bias")
+        raise TypeError(f"a {type(module).__name__} is more than a weight and a bias")
     return module.weight, module.bias
 
 

@@ -7,7 +7,7 @@ from worker.sdft import products
 
 
 @pytest.mark.parametrize("onednn", [True, False])
-@pytest.mark.parametrize("shape", [(1, 8), (13, 8), (2, 5, 8), (0, 8), (2, 0, 8)])
+@pytest.mark.parametrize("shape", [(1, 8), (13, 8), (60, 8), (2, 5, 8), (0, 8), (2, 0, 8)])
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_product_is_its_definition(*, monkeypatch, onednn, shape, transposed, has_bias):
