@@ -73,10 +73,12 @@ def test_a_changed_a_moved_or_a_new_source_is_other_code(tmp_path: Path) -> None
     found.append(digest())
     (tmp_path / "one.py").rename(tmp_path / "two.py")
     found.append(digest())
+    (tmp_path / "three.c").write_text("int x;\n")
+    found.append(digest())
     (tmp_path / "one.py").write_text("")
     found.append(digest())
     assert found[0] == found[1]
-    assert len(set(found)) == 4
+    assert len(set(found)) == 5
 
 
 def test_a_report_names_code_hardware_and_libraries() -> None:

@@ -47,7 +47,9 @@ struct team {
     const struct decoder *decoder;
     const struct batch *batch;
     float *queries, *keys, *values, *attended, *gate, *inner;
-    atomic_long size, arrived, round;
+    atomic_long size, arrived, round, asleep;
+    pthread_mutex_t mutex;
+    pthread_cond_t next_round;
 };
 
 struct member {
@@ -66,21 +68,32 @@ static struct range part_of(const struct member *me, int64_t size) {
     return (struct range){size * me->number / parts, size * (me->number + 1) / parts};
 }
 
-#define LOOKS 2000 /* at a barrier, some tens of microseconds, before others may have the processor */
+#define LOOKS 2000 /* at a barrier, some tens of microseconds, before a thread sleeps */
 
+/* Wait for the others: awake, as it mostly takes less than being woken; asleep where one of them has been put aside. */
 static void meet(struct team *team) {
     long round = atomic_load(&team->round), size = atomic_load(&team->size);
     if (atomic_fetch_add(&team->arrived, 1) + 1 == size) {
         atomic_store(&team->arrived, 0);
         atomic_fetch_add(&team->round, 1);
+        if (atomic_load(&team->asleep)) { /* whoever is not counted yet will see the new round before sleeping */
+            pthread_mutex_lock(&team->mutex);
+            pthread_cond_broadcast(&team->next_round);
+            pthread_mutex_unlock(&team->mutex);
+        }
         return;
     }
-    for (int looks = 0; atomic_load(&team->round) == round; looks++) {
-        if (looks >= LOOKS) sched_yield();
+    for (int looks = 0; looks < LOOKS; looks++) {
+        if (atomic_load(&team->round) != round) return;
 #if defined(__x86_64__)
-        else __builtin_ia32_pause();
+        __builtin_ia32_pause();
 #endif
     }
+    pthread_mutex_lock(&team->mutex);
+    atomic_fetch_add(&team->asleep, 1);
+    while (atomic_load(&team->round) == round) pthread_cond_wait(&team->next_round, &team->mutex);
+    atomic_fetch_sub(&team->asleep, 1);
+    pthread_mutex_unlock(&team->mutex);
 }
 
 static void rotate(float *head, const float *cosines, const float *sines, int64_t size) {
@@ -119,7 +132,7 @@ int64_t token_pass_width(void) {
 #endif
 }
 
-/* Fill the batch's logits and add to each row's keys and values. Returns 1 where memory is short, and then does neither. */
+/* Fill the batch's logits and add to each row's keys and values. 1: memory is short, neither was done. */
 int token_pass_run(const struct decoder *decoder, const struct batch *batch, int64_t threads, int64_t width) {
     int64_t rows = batch->rows, inner = rows * decoder->inner;
     int64_t wide = rows * decoder->query_heads * decoder->head_size;
@@ -130,8 +143,10 @@ int token_pass_run(const struct decoder *decoder, const struct batch *batch, int
     pthread_t *helpers = malloc(sizeof(pthread_t) * threads);
     int failed = !memory || !members || !helpers;
     if (!failed) {
-        float *next = memory;
         struct team team = {.decoder = decoder, .batch = batch};
+        pthread_mutex_init(&team.mutex, NULL);
+        pthread_cond_init(&team.next_round, NULL);
+        float *next = memory;
         team.queries = next, next += wide;
         team.attended = next, next += wide;
         team.keys = next, next += narrow;
@@ -151,6 +166,8 @@ int token_pass_run(const struct decoder *decoder, const struct batch *batch, int
         atomic_store(&team.size, size); /* they wait for it; where not all could be had, these do it all */
         run(&members[0]);
         for (int64_t number = 1; number < size; number++) pthread_join(helpers[number], NULL);
+        pthread_cond_destroy(&team.next_round);
+        pthread_mutex_destroy(&team.mutex);
     }
     free(helpers);
     free(members);

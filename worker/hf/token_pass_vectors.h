@@ -97,7 +97,8 @@ TARGET static void NAMED(product)(
     }
     if (linear.bias)
         for (int64_t row = 0; row < rows; row++)
-            for (int64_t output = mine.from; output < mine.to; output++) y[row * outputs + output] += linear.bias[output];
+            for (int64_t output = mine.from; output < mine.to; output++)
+                y[row * outputs + output] += linear.bias[output];
 }
 
 TARGET static void NAMED(normalize)(const float *x, const float *weight, float epsilon, float *y, int64_t size) {
