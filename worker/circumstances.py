@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 import worker
-from worker.hf.token_pass import vector_width
+from worker.hf.token_pass import compiled_pass
 
 SOURCES: Final = {".py", ".c", ".h"}
 LIBRARIES: Final = ("sdft-service", "torch", "transformers", "peft", "safetensors", "tokenizers")
@@ -29,13 +29,13 @@ def circumstances(device: torch.device) -> dict[str, Any]:
 def hardware(device: torch.device) -> dict[str, Any]:
     """What a sum's last bits depend on: where it is added up, by how many threads, and by what.
 
-    ``token_pass`` is the number of floats that what was compiled for decoding takes at once; 0: torch decodes.
+    ``compiled_pass`` is what decodes on a CPU where the base lets it; None: torch decodes.
     """
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "token_pass": vector_width() if device.type == "cpu" else 0,
+        "compiled_pass": compiled_pass() if device.type == "cpu" else None,
     }
 
 

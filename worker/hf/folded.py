@@ -55,6 +55,7 @@ class FoldedCopy:
         holds = adapter, sum(factor._version for factor in factors)  # noqa: SLF001 - torch has no public name for it
         with self._folding:
             if holds != self._holds:
+                self._holds = None  # of what breaks off half-way
                 self._fold(layers, adapter)
                 self._holds = holds
         return self._model.get_decoder()

@@ -84,7 +84,12 @@ def decode(
         quantiles_BT: Where each token of each prompt's answer lies in its distribution; None for the most likely.
         by_token_pass: Whether the decoder ``takes_token_pass``, and trees.
         num_lanes: How many threads may then read prompts at the same time.
+
+    Raises:
+        ValueError: A limit leaves no room for an answer.
     """
+    if min(limits) < 1:
+        raise ValueError("an answer has one token at least")
     device = head.weight_VH.device
     quantiles_BT = None if quantiles_BT is None else quantiles_BT.to(device)
     said: list[list[int]] = [[] for _ in prompts]
@@ -92,16 +97,7 @@ def decode(
     unseen: list[Tensor] = []
     # No row goes on beyond its limit, where there may be no position for it.
     place, look = 0, min([_look_tokens(device), *limits])
-    reader: TokenPass | _CachedRows
-    if by_token_pass and max(map(len, prompts)) <= TREE_TOKENS:
-        last_BH, caches, masks, slots_B = _read_trees(decoder, prompts, min(num_lanes, torch.get_num_threads()))
-        reader = TokenPass(decoder, head, caches, masks, slots_B, room=max(limits))
-    else:
-        last_BH, cache, mask_BL = _read_rows(decoder, prompts, device)
-        if by_token_pass:
-            reader = TokenPass(decoder, head, [cache], [mask_BL], rows_B, room=max(limits))
-        else:
-            reader = _CachedRows(decoder, head, cache, mask_BL)
+    last_BH, reader = _read_prompts(decoder, head, prompts, max(limits), num_lanes if by_token_pass else None)
     logits_BV = head.logits(last_BH)
     while True:
         next_B = choose(logits_BV, None if quantiles_BT is None else quantiles_BT[rows_B, place])
@@ -122,6 +118,19 @@ def decode(
             look = min([place + _look_tokens(device), *(limits[row] for row in rows)])
         logits_BV = reader.read(next_B)
     return [Rollout(prompt, ids, stopped=ids[-1] in stop_ids) for prompt, ids in zip(prompts, said, strict=True)]
+
+
+def _read_prompts(
+    decoder: Any, head: Head, prompts: Sequence[list[int]], room: int, num_lanes: int | None
+) -> tuple[Tensor, TokenPass | _CachedRows]:
+    """Hidden states [B, H] at each prompt's end, and what reads on from there: by token pass if it has lanes."""
+    if num_lanes is not None and max(map(len, prompts)) <= TREE_TOKENS:
+        last_BH, caches, masks, slots_B = _read_trees(decoder, prompts, min(num_lanes, torch.get_num_threads()))
+        return last_BH, TokenPass(decoder, head, caches, masks, slots_B, room=room)
+    last_BH, cache, mask_BL = _read_rows(decoder, prompts, head.weight_VH.device)
+    if num_lanes is None:
+        return last_BH, _CachedRows(decoder, head, cache, mask_BL)
+    return last_BH, TokenPass(decoder, head, [cache], [mask_BL], torch.arange(len(prompts)), room=room)
 
 
 def _read_rows(decoder: Any, prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, DynamicCache, Tensor]:

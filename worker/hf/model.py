@@ -86,8 +86,8 @@ class HfPolicy:
         self._memory = PromptMemory(self._backbone, self.device)
         self.reads_trees = reads_trees(self._backbone, self.device)
         with self._peft.disable_adapter():
-            fits = self.reads_trees and takes_token_pass(self._backbone, self.head)
-        self._by_token_pass = fits and plain and not _moves_rope(model.config.to_dict())
+            ways = self.reads_trees and plain and not _moves_rope(model.config.to_dict())
+            self._by_token_pass = ways and takes_token_pass(self._backbone, self.head)
 
     @classmethod
     def on(cls, base: Base, *, lora_rank: int, lora_alpha: int, parent: Path | None, seed: int) -> Self:

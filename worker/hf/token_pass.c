@@ -1,8 +1,9 @@
 /* One new token in each of a few rows through all layers of a decoder, fp32 on a CPU.
  *
  * What costs is reading the weights. Threads take equal parts of each layer's outputs and wait for one another awake,
- * five times a layer, instead of being woken for each of some twenty operations. A sum is made by one thread and in an
- * order of its own, so that a row's bits depend neither on the number of threads nor on the rows beside it.
+ * five times a layer, instead of being woken for each of some twenty operations. A sum is made by one thread, in an
+ * order of its own and by the same instructions in every tile, so that a row's bits depend neither on the number of
+ * threads nor on the rows beside it.
  *
  * Knows nothing of Python: token_pass.py mirrors the structs up to `batch` and looks after their memory.
  */
@@ -13,6 +14,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 struct linear {
     const float *weight; /* [outputs, inputs] */
@@ -121,6 +125,13 @@ static void rotate(float *head, const float *cosines, const float *sines, int64_
 #endif
 
 typedef void *(*work)(void *);
+
+/* By what this was compiled, and for structs of which sizes: one that is left over from other sources is not used. */
+const char *token_pass_compiler(void) { return __VERSION__; }
+int64_t token_pass_sizes(void) {
+    int64_t layer = sizeof(struct layer), decoder = sizeof(struct decoder), batch = sizeof(struct batch);
+    return (layer << 40) + (decoder << 20) + batch;
+}
 
 /* Floats in the widest vector of this processor that the pass is made for; 0: none. */
 int64_t token_pass_width(void) {

@@ -6,6 +6,7 @@ where there was no compiler when this package was installed.
 """
 
 import ctypes
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -24,55 +25,14 @@ from worker.sdft.loss import Head
 
 MAX_DIFFERENCE = 1e-3
 """Of what is computed in another order, as a share."""
+_NUMBER = re.compile(r"(?<=^layers\.)\d+\.")
+_PARTS = {
+    "embed_tokens.weight", "norm.weight", "layers.input_layernorm.weight", "layers.post_attention_layernorm.weight",
+    "layers.self_attn.q_norm.weight", "layers.self_attn.k_norm.weight",
+    *(f"layers.self_attn.{part}_proj.{kind}" for part in "qkvo" for kind in ("weight", "bias")),
+    *(f"layers.mlp.{part}_proj.{kind}" for part in ("gate", "up", "down") for kind in ("weight", "bias")),
+}  # fmt: skip
 _SEEN, _MASK, _NEXT = [[5, 4, 3, 2], [1, 9, 2, 6]], [[1, 1, 1, 1], [1, 0, 1, 1]], [3, 7]
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    """None where it was not compiled, or has nothing for this processor."""
-    found = find_spec("worker.hf._token_pass")
-    if found is None or found.origin is None:
-        return None
-    library = ctypes.CDLL(found.origin)
-    library.token_pass_width.restype = ctypes.c_int64
-    library.token_pass_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    return library if library.token_pass_width() else None
-
-
-def vector_width() -> int:
-    """Floats that the pass takes at once; 0 where there is none."""
-    library: Any = _library()
-    return library.token_pass_width() if library else 0
-
-
-@torch.no_grad()
-def takes_token_pass(decoder: Any, head: Head) -> bool:
-    """Compare logits after a token in each of two rows, one with a gap, with what the decoder itself makes of it."""
-    if _library() is None or head.weight_VH.device.type != "cpu" or slides(decoder):
-        return False
-    mask_BL, next_B = torch.tensor(_MASK), torch.tensor(_NEXT)
-    positions_BL = mask_BL.cumsum(-1) - 1
-    cache = DynamicCache(config=decoder.config)
-    try:
-        decoder(
-            input_ids=torch.tensor(_SEEN),
-            attention_mask=mask_BL,
-            position_ids=positions_BL,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        found_BV = TokenPass(decoder, head, [cache], [mask_BL], torch.arange(2), room=1).read(next_B)
-        hidden_B1H = decoder(
-            input_ids=next_B[:, None],
-            attention_mask=pad(mask_BL, (0, 1), value=1),
-            position_ids=positions_BL[:, -1:] + 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-    except (AttributeError, TypeError, ValueError):  # not made so
-        return False
-    expected_BV = head.logits(hidden_B1H[:, 0])
-    return bool((found_BV - expected_BV).norm() < MAX_DIFFERENCE * expected_BV.norm())
 
 
 class _Linear(ctypes.Structure):
@@ -103,6 +63,71 @@ class _Batch(ctypes.Structure):
         ("rows", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("slots", "lengths", "cosines", "sines", "stream", "logits")),
     )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """None where it was not compiled, is of other sources or has nothing for this processor."""
+    found = find_spec("worker.hf._token_pass")
+    if found is None or found.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(found.origin)
+        library.token_pass_sizes.restype = library.token_pass_width.restype = ctypes.c_int64
+        library.token_pass_compiler.restype = ctypes.c_char_p
+        library.token_pass_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        sizes = (ctypes.sizeof(_Layer) << 40) + (ctypes.sizeof(_Decoder) << 20) + ctypes.sizeof(_Batch)
+        fits = library.token_pass_sizes() == sizes and library.token_pass_width()
+    except (OSError, AttributeError):  # of another C library, of older sources
+        return None
+    return library if fits else None
+
+
+def compiled_pass() -> str | None:
+    """By what the pass was compiled, and how many floats it takes at once here; None where there is none."""
+    library: Any = _library()
+    return library and f"{library.token_pass_compiler().decode()}, {library.token_pass_width()} floats at once"
+
+
+@torch.no_grad()
+def takes_token_pass(decoder: Any, head: Head) -> bool:
+    """Compare logits after a token in each of two rows, one with a gap, with what the decoder itself makes of it.
+
+    What has parts besides Llama's is not asked: they may do nothing yet, and learn. Nor is what treats later positions
+    in another way.
+    """
+    parts = {_NUMBER.sub("", name.replace(".base_layer", "")) for name, _ in decoder.named_parameters()}
+    known = all(name in _PARTS or ".lora_" in name for name in parts) and not _scales_later(decoder.config.to_dict())
+    if _library() is None or head.weight_VH.device.type != "cpu" or not known or slides(decoder):
+        return False
+    mask_BL, next_B = torch.tensor(_MASK), torch.tensor(_NEXT)
+    positions_BL = mask_BL.cumsum(-1) - 1
+    cache = DynamicCache(config=decoder.config)
+    try:
+        decoder(
+            input_ids=torch.tensor(_SEEN),
+            attention_mask=mask_BL,
+            position_ids=positions_BL,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        found_BV = TokenPass(decoder, head, [cache], [mask_BL], torch.arange(2), room=1).read(next_B)
+        hidden_B1H = decoder(
+            input_ids=next_B[:, None],
+            attention_mask=pad(mask_BL, (0, 1), value=1),
+            position_ids=positions_BL[:, -1:] + 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):  # not made so
+        return False
+    expected_BV = head.logits(hidden_B1H[:, 0])
+    return bool((found_BV - expected_BV).norm() < MAX_DIFFERENCE * expected_BV.norm())
+
+
+def _scales_later(config: Any) -> bool:
+    """Whether queries are scaled from some position on."""
+    return isinstance(config, dict) and ("llama_4_scaling_beta" in config or any(map(_scales_later, config.values())))
 
 
 class TokenPass:
@@ -136,19 +161,28 @@ class TokenPass:
         """Logits [B, V] after one more token in each row.
 
         Raises:
+            IndexError: There was room for fewer.
             MemoryError: There is none for what lies between two layers.
         """
+        if self._lengths_B.max() >= self._decoder.room:
+            raise IndexError("no room for another token")
+        rows, hidden, head_size = len(ids_B), self._decoder.hidden, self._decoder.head_size
         stream_BH = self._embed(ids_B).contiguous()
         cosines_BD, sines_BD = (part[0].contiguous() for part in self._rope(stream_BH[None], self._lengths_B[None]))
-        if cosines_BD.shape[-1] != self._decoder.head_size:
-            raise ValueError("positions turn a part of each head only")
-        logits_BV = stream_BH.new_empty(len(ids_B), self._decoder.vocabulary)
-        tensors = (self._slots_B, self._lengths_B, cosines_BD, sines_BD, stream_BH, logits_BV)
-        batch = _Batch(len(ids_B), *(tensor.data_ptr() for tensor in tensors))
+        logits_BV = stream_BH.new_empty(rows, self._decoder.vocabulary)
+        batch = _Batch(
+            rows,
+            self._slots_B.data_ptr(),
+            self._lengths_B.data_ptr(),
+            _address(cosines_BD, rows, head_size),
+            _address(sines_BD, rows, head_size),
+            _address(stream_BH, rows, hidden),
+            _address(logits_BV, rows, self._decoder.vocabulary),
+        )
         lib: Any = _library()
         described = ctypes.byref(self._decoder), ctypes.byref(batch)
         if lib.token_pass_run(*described, torch.get_num_threads(), lib.token_pass_width()):
-            raise MemoryError(f"no memory for a token of {len(ids_B)} rows")
+            raise MemoryError(f"no memory for a token of {rows} rows")
         self._lengths_B = self._lengths_B + 1
         return self._head.finish(logits_BV)
 

@@ -11,7 +11,7 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 
 def _made_for_mkl() -> bool:
     try:
-        return torch.backends.mkl.is_available() and "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="ascii")
+        return torch.backends.mkl.is_available() and b"GenuineIntel" in Path("/proc/cpuinfo").read_bytes()
     except OSError:
         return False
 
