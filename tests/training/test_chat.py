@@ -29,12 +29,6 @@ def test_what_a_template_puts_before_the_text_is_part_of_the_answer():
     assert chat.decode(chat.encode_completion("A")) == " A"
 
 
-def test_no_answer_carries_a_character_that_a_report_cannot_hold():
-    """A byte-level base may say any byte. Fault caught: a job whose report Postgres refused when all was done."""
-    chat, _ = make_chat()
-    assert chat.decode(chat.encode_completion("a\0b")) == "a\ufffdb"
-
-
 def test_the_token_that_closes_a_turn_ends_rollouts_even_if_the_generation_config_forgot_it():
     chat, _ = make_chat(TEMPLATE.replace("<|end|>", "<|stop|>"), stop_ids=[END])
     assert chat.stop_ids == {END, SPECIAL.index("<|stop|>")}

@@ -1,8 +1,8 @@
 """The report as data: versioned, immutable, the same on the wire, in the database and on the page. Computes nothing."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from worker.evals.run import ArmName
 from worker.evals.statistics import Verdict
@@ -11,6 +11,9 @@ from worker.evals.suites import Role
 Recommendation = Literal["ship", "look_closer", "do_not_ship"]
 Measure = Literal["share_right", "negative_nll"]
 """Of a suite's scores: share of right answers, or for free text the mean log-likelihood of the demonstration."""
+
+Said = Annotated[str, AfterValidator(lambda text: text.replace("\0", "\ufffd"))]
+"""What a model or a suite said. A base that spells bytes may say any; JSON in Postgres holds no NUL."""
 
 
 class _Frozen(BaseModel):
@@ -66,9 +69,9 @@ class Flip(_Frozen):
     kind: str
     change: Literal["lost", "gained"]
     against: list[ArmName] = Field(description="Those before it of which that holds: base, parent or both.")
-    prompt: str
-    expected: list[str]
-    answers: dict[ArmName, str]
+    prompt: Said
+    expected: list[Said]
+    answers: dict[ArmName, Said]
 
 
 class SuiteReport(_Frozen):
@@ -158,7 +161,7 @@ class ScorerError(_Frozen):
     item: str
     arm: ArmName
     scorer: str
-    message: str
+    message: Said
 
 
 class Question(_Frozen):

@@ -81,9 +81,9 @@ class Chat:
         return self._ids(opening), end
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens; U+FFFD stands for a NUL, which a report in Postgres cannot hold."""
+        """Text without special tokens."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text.replace("\0", "\ufffd")
+        return text
 
     def _render(self, messages: Sequence[Mapping[str, Any]], *, open_turn: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
