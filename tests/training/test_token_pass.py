@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Ministral3Config, Qw
 from transformers.activations import ACT2FN
 
 from tests.training.test_policy import load, plain_logits, prompts_of
-from worker.hf import token_pass
+from worker.hf import generation, token_pass
 from worker.hf.generation import _read_rows, _read_trees
 from worker.hf.token_pass import TokenPass, takes_token_pass
 from worker.sdft.loss import Head
@@ -243,6 +243,16 @@ def test_where_nothing_was_compiled_the_answers_are_the_same(any_base, monkeypat
     policy, without = said()
     assert not policy._by_token_pass
     assert with_pass == without
+
+
+def test_prompts_too_long_for_a_tree_are_read_in_rows_and_answered_alike(llama, monkeypatch):
+    policy = load(llama)
+    prompts, limits = prompts_of(policy), [9, 3, 6, 12]
+    expected, rows = policy.greedy(prompts, limits, arm="student"), []
+    monkeypatch.setattr(generation, "TREE_TOKENS", max(map(len, prompts)) - 1)
+    monkeypatch.setattr(generation, "_read_rows", lambda *given: rows.append(given) or _read_rows(*given))
+    assert policy.greedy(prompts, limits, arm="student") == expected
+    assert rows
 
 
 @pytest.mark.parametrize("arm", ["student", "base"])

@@ -127,7 +127,11 @@ static void rotate(float *head, const float *cosines, const float *sines, int64_
 typedef void *(*work)(void *);
 
 /* By what this was compiled, and for structs of which sizes: one that is left over from other sources is not used. */
+#if defined(__clang__)
 const char *token_pass_compiler(void) { return __VERSION__; }
+#else
+const char *token_pass_compiler(void) { return "GCC " __VERSION__; }
+#endif
 int64_t token_pass_sizes(void) {
     int64_t layer = sizeof(struct layer), decoder = sizeof(struct decoder), batch = sizeof(struct batch);
     return (layer << 40) + (decoder << 20) + batch;
