@@ -87,7 +87,9 @@ def check_teacher(policy: Policy, demonstrations: Sequence[Demonstration], confi
         encode_tasks(policy, demonstrations, config.model_copy(update={"template": shortest}))
     sample = demonstrations[:: -(-len(demonstrations) // MAX_SAMPLE)]
     ways = {name: [teacher_messages(name, one) for one in sample] for name in fitting}
-    nll = {name: _nll(policy, ways[name], sample) for name in fitting}
+    unaided = [list(one.messages) for one in sample]
+    *shown, unshown = _nll(policy, [*ways.values(), unaided], sample)
+    nll = dict(zip(ways, shown, strict=True))
     right: dict[str, float] = {}
     # The likelier first: once one is right throughout, no other can be chosen, and answers are what takes the time.
     for name in sorted(fitting, key=nll.__getitem__):
@@ -95,8 +97,7 @@ def check_teacher(policy: Policy, demonstrations: Sequence[Demonstration], confi
         if right[name] == 1.0:
             break
     best = max(right, key=lambda name: (right[name], -nll[name]))
-    unaided = [list(one.messages) for one in sample]
-    student = View(_nll(policy, unaided, sample), _right(policy, unaided, sample, config))
+    student = View(unshown, _right(policy, unaided, sample, config))
     others = {name: View(nll[name], right.get(name)) for name in fitting if name != best}
     return TeacherCheck(best, View(nll[best], right[best]), student, others, len(sample))
 
@@ -108,9 +109,12 @@ def _fits(policy: Policy, template: str, demonstrations: Sequence[Demonstration]
     )
 
 
-def _nll(policy: Policy, asked: Sequence[_Messages], sample: Sequence[Demonstration]) -> float:
+def _nll(policy: Policy, ways: Sequence[Sequence[_Messages]], sample: Sequence[Demonstration]) -> list[float]:
+    """Mean over the sample of each way of asking, all at once: they have much in common that is then read once."""
+    prompts = [policy.encode_chat(messages) for asked in ways for messages in asked]
     expected = [policy.encode_completion(one.completion) for one in sample]
-    return fmean(policy.nll([policy.encode_chat(messages) for messages in asked], expected, arm="parent"))
+    found = policy.nll(prompts, expected * len(ways), arm="parent")
+    return [fmean(found[start : start + len(sample)]) for start in range(0, len(found), len(sample))]
 
 
 def _right(

@@ -405,6 +405,39 @@ def test_likelihood_and_divergence_are_means_over_the_completion(llama):
     assert policy.divergence(prompts, answers, p="base", q="base") == [pytest.approx((0, 0, 1), abs=1e-6)] * 4
 
 
+def test_what_is_measured_along_a_completion_does_not_depend_on_what_is_measured_beside_it(
+    any_base, four_threads, monkeypatch
+):
+    """Fault caught: pairs that change places in a tree, or in another thread's part."""
+    policy = load(any_base)
+    monkeypatch.setattr(side_by_side, "MAX_AGAIN", 4.0)
+    monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", 1)
+    prompts, answers = prompts_of(policy), answers_of(policy)
+    # Every prompt with every answer, one pair twice, and a prompt that goes on where another's answer ends.
+    asked = [prompt for prompt in prompts for _ in answers] + [prompts[0], prompts[1] + answers[1]]
+    said = answers * len(prompts) + [answers[0], answers[2]]
+
+    def measured(asked, said):
+        likelihoods = policy.likelihoods(asked, said, arm="student")
+        divergences = policy.divergence(asked, said, p="base", q="student")
+        return torch.tensor(
+            [
+                [*likelihood, *divergence, nll, entropy]
+                for likelihood, divergence, nll, entropy in zip(
+                    likelihoods,
+                    divergences,
+                    policy.nll(asked, said, arm="student"),
+                    policy.entropy(asked, said, arm="base"),
+                    strict=True,
+                )
+            ]
+        )
+
+    alone = torch.cat([measured([prompt], [answer]) for prompt, answer in zip(asked, said, strict=True)])
+    assert len(set(alone[:, 0].tolist())) > len(prompts) * len(answers) - 1
+    torch.testing.assert_close(measured(asked, said), alone, rtol=2e-4, atol=2e-5)
+
+
 def test_divergence_is_that_of_the_plain_models_in_both_directions(llama):
     policy, base = load(llama), load(llama, stir=False)
     prompts, answers = prompts_of(policy), answers_of(policy)

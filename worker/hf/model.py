@@ -25,11 +25,12 @@ from worker.hf.prompt_memory import Layers, PromptMemory, open_cache, slides
 from worker.hf.token_pass import takes_token_pass
 from worker.hf.tree_check import reads_trees
 from worker.hf.weight_norms import weight_norms
-from worker.sdft.align import buckets, make_batch
-from worker.sdft.loss import Head, cross_entropy, distil
+from worker.sdft.align import Aligned, buckets
+from worker.sdft.loss import CHUNK_ELEMENTS, Head, Positions, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
 from worker.sdft.side_by_side import cut, side_by_side
 from worker.sdft.teacher import freeze
+from worker.sdft.tree import alike, batches
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -82,6 +83,7 @@ class HfPolicy:
         alone = self.device.type != "cpu" or not plain or _moves_rope(model.config.to_dict())
         self.num_lanes = 1 if alone else torch.get_num_threads()
         self._backbone: Any = model.get_decoder()
+        self._chunk_elements = CHUNK_ELEMENTS // self.num_lanes
         self.remembers_prompts = not slides(self._backbone)
         self._memory = PromptMemory(self._backbone, self.device)
         self.reads_trees = reads_trees(self._backbone, self.device)
@@ -255,28 +257,20 @@ class HfPolicy:
 
     def nll(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
         """Mean negative log-likelihood per completion token, one number a pair."""
-
-        def loss(batch: TokenBatch) -> Tensor:
-            hidden_TH = self.hidden(batch, arm=arm)
-            known = cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1]
-            return known.loss_T[:, None]
-
-        return [mean for [mean] in self._means(prompts, completions, loss)]
+        return [known.loss_T.mean().item() for known in self._known(prompts, completions, arm=arm)]
 
     def likelihoods(
         self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm
     ) -> list[tuple[float, bool]]:
         """Log-likelihood of a whole completion, and whether each of its tokens is the likeliest; a pair each."""
-
-        def loss(batch: TokenBatch) -> Tensor:
-            hidden_TH = self.hidden(batch, arm=arm)
-            known = cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1]
-            return torch.stack([known.loss_T, known.agreement_T], dim=-1)
-
-        means = self._means(prompts, completions, loss)
         return [
-            (-mean * len(said), agreement == 1.0) for said, (mean, agreement) in zip(completions, means, strict=True)
+            (-known.loss_T.sum().item(), bool(known.agreement_T.all()))
+            for known in self._known(prompts, completions, arm=arm)
         ]
+
+    def entropy(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
+        """Mean entropy of the next token along a completion, in nats, one number a pair."""
+        return [known.student_entropy_T.mean().item() for known in self._known(prompts, completions, arm=arm)]
 
     def divergence(
         self, prompts: list[list[int]], completions: list[list[int]], *, p: Arm, q: Arm
@@ -285,44 +279,67 @@ class HfPolicy:
 
         Divergences are over the full vocabulary. Three numbers a pair.
         """
+        of_p = self._along(prompts, completions, arm=p, measure=lambda hidden_TH, *_: hidden_TH)
 
-        def both(batch: TokenBatch) -> Tensor:
-            p_TH, q_TH = self.hidden(batch, arm=p), self.hidden(batch, arm=q)
-            there = distil(q_TH, p_TH, self.head, _ones(q_TH))[1]
-            back = distil(p_TH, q_TH, self.head, _ones(q_TH))[1]
+        def both(q_TH: Tensor, _targets_T: Tensor, places: list[int]) -> Tensor:
+            p_TH = torch.cat([of_p[place] for place in places])
+            there = distil(q_TH, p_TH, self.head, _ones(q_TH), chunk_elements=self._chunk_elements)[1]
+            back = distil(p_TH, q_TH, self.head, _ones(q_TH), chunk_elements=self._chunk_elements)[1]
             return torch.stack([there.loss_T, back.loss_T, there.overlap_T], dim=-1)
 
-        return [(there, back, overlap) for there, back, overlap in self._means(prompts, completions, both)]
-
-    def entropy(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
-        """Mean entropy of the next token along a completion, in nats, one number a pair."""
-
-        def uncertainty(batch: TokenBatch) -> Tensor:
-            hidden_TH = self.hidden(batch, arm=arm)
-            known = cross_entropy(hidden_TH, batch.targets_T.to(self.device), self.head, _ones(hidden_TH))[1]
-            return known.student_entropy_T[:, None]
-
-        return [mean for [mean] in self._means(prompts, completions, uncertainty)]
+        means = [along_T3.mean(0).tolist() for along_T3 in self._along(prompts, completions, arm=q, measure=both)]
+        return [(there, back, overlap) for there, back, overlap in means]
 
     def weight_norms(self, *, arm: Arm) -> dict[str, tuple[float, float]]:
         """Frobenius norms of what an arm adds to the base's weights, and of these, by kind of module."""
         adapter = self._adapter(arm)
         return {} if adapter is None else weight_norms(self._peft, adapter)
 
+    def _known(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[Positions]:
+        """What an arm makes of each completion's tokens."""
+
+        def measure(hidden_TH: Tensor, targets_T: Tensor, _places: list[int]) -> Tensor:
+            known = cross_entropy(
+                hidden_TH, targets_T, self.head, _ones(hidden_TH), chunk_elements=self._chunk_elements
+            )[1]
+            return torch.stack(list(vars(known).values()), dim=-1)
+
+        return [Positions(*along_TN.T) for along_TN in self._along(prompts, completions, arm=arm, measure=measure)]
+
     @torch.no_grad()
-    def _means(
-        self, prompts: list[list[int]], completions: list[list[int]], measure: Callable[[TokenBatch], Tensor]
-    ) -> list[list[float]]:
-        """Mean of each column of ``measure`` [T, columns] over a completion's positions, a row a pair."""
-        means: list[list[float]] = [[]] * len(prompts)
-        lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        for bucket in buckets(lengths, SCORE_TOKENS):
-            batch = make_batch(
-                [prompts[index] for index in bucket], [completions[index] for index in bucket], [0] * len(bucket)
-            )
-            for index, part_TC in zip(bucket, measure(batch).split(batch.num_rows), strict=True):
-                means[index] = part_TC.mean(0).tolist()
-        return means
+    def _along(
+        self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm,
+        measure: Callable[[Tensor, Tensor, list[int]], Tensor],
+    ) -> list[Tensor]:  # fmt: skip
+        """``measure`` at each completion's positions, [T, ...] a pair.
+
+        What pairs begin with alike, such as a question that several answers are weighed for, is read once where the
+        base reads trees; not on an accelerator, which a few long rows keep busier.
+
+        Args:
+            prompts: One a pair.
+            completions: Likewise.
+            arm: Who reads them.
+            measure: Of hidden states [T, H], the tokens that follow [T] and the pairs they are of. Asked by several
+                threads.
+        """
+        pairs = [Aligned(prompt, prompt, said) for prompt, said in zip(prompts, completions, strict=True)]
+        lanes = alike([one.prompt + one.completion for one in pairs], self.num_lanes)
+        along: dict[int, Tensor] = {}
+        with self._weights(arm, folded=arm in {"student", "twin"}) as backbone:
+
+            @torch.no_grad()
+            def read(lane: list[int]) -> None:
+                chosen = [pairs[place] for place in lane]
+                trees = self.reads_trees and self.device.type == "cpu"
+                asked = [one.prompt for one in chosen]
+                for group, batch in batches(asked, chosen, SCORE_TOKENS // len(lanes), trees=trees):
+                    places, on_device = [lane[index] for index in group], batch.to(self.device)
+                    found = measure(self._read(backbone, on_device), on_device.targets_T, places)
+                    along.update(zip(places, found.split(batch.num_rows), strict=True))
+
+            side_by_side(read, lanes, self.num_lanes)
+        return [along[place] for place in range(len(pairs))]
 
     def _decode(
         self, prompts: list[list[int]], limits: list[int], arm: Arm, quantiles_BT: Tensor | None,
