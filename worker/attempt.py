@@ -161,6 +161,8 @@ class Attempt:
             answers=slot.home.answers,
             tasks_folder=slot.times.lm_eval_tasks,
             checkpoint_seconds=slot.times.checkpoint_seconds,
+            # Which of several, the trainer's environment says: it sees no other.
+            device=slot.times.device.partition(":")[0],
             num_threads=slot.num_threads,
         )
 

@@ -13,7 +13,8 @@ import torch
 import worker
 from worker.hf.token_pass import compiled_pass
 
-SOURCES: Final = {".py", ".c", ".h"}
+SOURCES: Final = {".py", ".c", ".h", ".jsonl"}
+"""Also what is asked and rehearsed by default."""
 LIBRARIES: Final = ("sdft-service", "torch", "transformers", "peft", "safetensors", "tokenizers")
 
 

@@ -5,6 +5,7 @@ Knows the attempt's folder and a chat template; no weights.
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,7 +14,7 @@ from app.domain.demonstrations import read_demonstrations
 from app.domain.errors import Unprocessable
 from app.domain.evaluation import unusable
 from app.domain.questions import stream_questions
-from app.domain.trainer_protocol import Order
+from app.domain.trainer_protocol import EarlierSkill, EvaluationOrder, Order, SuiteFile
 from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingConfig
 from worker.evals.schema import Bounds, LineageScore
 from worker.evals.scorers import ScorerChoice, infer_scorer
@@ -142,7 +143,13 @@ def make_suites(
     return [*([skill] if data.heldout else []), *earlier, general, *clients]
 
 
-def past_scores(order: Order) -> list[LineageScore]:
+def question_digests(skills: Sequence[EarlierSkill], suites: Sequence[SuiteFile]) -> dict[str, str]:
+    """What identifies the questions that do not ship with the project, by suite."""
+    by_skill = {f"{skill.adapter}:{skill.version}": skill.sha256 for skill in skills}
+    return by_skill | {suite.name: suite.sha256 for suite in suites}
+
+
+def past_scores(order: Order | EvaluationOrder) -> list[LineageScore]:
     """What earlier reports have on the lineage, as this one shows it."""
     return [
         LineageScore(version=one.version, suite=one.skill, score=Bounds(value=one.value, low=one.low, high=one.high))

@@ -9,6 +9,7 @@ from app.domain.trainer_protocol import EarlierSkill, EvaluationOrder
 from worker import memory
 from worker.answers import answer_memory
 from worker.circumstances import circumstances
+from worker.dataset import past_scores, question_digests
 from worker.evals.page import render_html
 from worker.evals.report import build_report
 from worker.evals.run import ArmName, Measured, Peculiar, evaluate
@@ -47,7 +48,9 @@ class Evaluation:
         """
         memory.reset_peak()
         with self.phase("loading"):
-            base = self.base = self.base or Base.load(Path(self.order.base.path), num_threads=self.order.num_threads)
+            base = self.base = self.base or Base.load(
+                Path(self.order.base.path), device=self.order.device, num_threads=self.order.num_threads
+            )
             policy = self.load(base)
             suites, heldout = self.suites()
             tasks = self.tasks(policy)
@@ -144,9 +147,11 @@ class Evaluation:
                 "base": order.base.model_dump(exclude={"path"}),
                 "version": order.version.model_dump(),
                 "against": order.against.model_dump() if order.against else None,
+                "questions_sha256": question_digests(order.skills, order.suites),
                 **circumstances,
             },
             names=self.names(),
+            past=past_scores(order),
         )
 
     def export(self, report: Report) -> None:

@@ -112,10 +112,13 @@ def _refuse_long(policy: Policy, tasks: list[Task], lines: list[int], config: Tr
             message = f"needs {needed} tokens of context, the base has {policy.context_tokens}"
             errors.append({"code": "example_too_long", "line": line, "message": message})
     if errors:
+        shown = "their demonstration shown to the teacher and room for an answer"
+        way_out = "Shorten or remove them, lower max_completion_tokens or choose a shorter template."
+        if config.method != "sdft":
+            shown, way_out = "their answer", "Shorten or remove them."
         raise Unprocessable(
             "example_too_long",
-            f"{len(errors)} examples do not fit the base's context with their demonstration shown to the teacher and "
-            "room for an answer. Shorten or remove them, or lower max_completion_tokens.",
+            f"{len(errors)} examples do not fit the base's context with {shown}. {way_out}",
             param="training_file",
             errors=errors,
         )

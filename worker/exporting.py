@@ -14,6 +14,7 @@ from app.domain.gate import GateDecision, decide
 from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
 from worker.circumstances import circumstances
+from worker.dataset import question_digests
 from worker.evals.page import render_html
 from worker.evals.schema import Report
 from worker.evals.suites import Split, render_demonstrations
@@ -50,6 +51,7 @@ def provenance(order: Order, config: TrainingConfig, data: Split, policy: HfPoli
             "num_heldout": len(data.heldout),
             "heldout_sha256": data.sha256 if data.heldout else None,
         },
+        "questions_sha256": question_digests(order.earlier, order.suites),
         **circumstances(policy.device),
     }
 

@@ -44,6 +44,12 @@ def peak_bytes() -> int:
     return usage if sys.platform == "darwin" else usage * 1024
 
 
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that there was no memory; of a CPU's torch has no type of its own."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 def give_back() -> None:
     """Collect what nothing names any more and return its pages, so that an idle process holds no more than it needs."""
     gc.collect()

@@ -32,6 +32,9 @@ from worker.reporting import Drained, PhaseClock, PipeReporter, RunFailed
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
 
+RESUMED = (
+    "The job went on from a checkpoint: seconds by phase and peak memory are those of its last attempt, tokens of all."
+)
 PAPER_BASE = 3_000_000_000
 """Parameters below which replications of the paper found that plain fine-tuning acquires more."""
 
@@ -111,7 +114,10 @@ class Training:
                 twin=twin.run(beside=result) if twin else None,
                 seed=config.seed,
                 replicates=replicates,
-                notes=[NOT_COMPARED] if self.order.compare and twin is None else [],
+                notes=[
+                    *([NOT_COMPARED] if self.order.compare and twin is None else []),
+                    *([RESUMED] if self.order.resume_step is not None else []),
+                ],
             )
             export(self.order, self.folder, policy, config=config, data=data, report=report)
         with self.phase("load_check"):
@@ -144,7 +150,7 @@ class Training:
 
     def load(self) -> Base:
         """The base that the order names."""
-        return Base.load(Path(self.order.base.path), num_threads=self.order.num_threads)
+        return Base.load(Path(self.order.base.path), device=self.order.device, num_threads=self.order.num_threads)
 
     def start(self, base: Base, config: TrainingConfig) -> HfPolicy:
         """The base with the adapter that this job starts from."""

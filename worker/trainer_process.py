@@ -8,13 +8,11 @@ import os
 import sys
 from typing import Any, BinaryIO
 
-import torch
-
 from app.domain.errors import Unprocessable
 from app.domain.trainer_protocol import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Stay
 from worker import memory
 from worker.evaluation import Evaluation
-from worker.hf.base import Base
+from worker.hf.base import Base, NoDevice
 from worker.pipeline import Training, open_attempt
 from worker.reporting import Drained, PipeReporter, RunFailed, Supervisor
 from worker.sdft.monitor import Diverged
@@ -75,13 +73,15 @@ def run(attempt: Training | Evaluation) -> int | None:
         reporter.failed("invalid_file", " ".join([error.message, *map(_line, error.errors[:10])]), error.param)
     except Diverged as error:
         reporter.failed("diverged", str(error))
-    except (MemoryError, torch.OutOfMemoryError):
+    except NoDevice as error:
+        reporter.failed("base_model_unavailable", str(error))
+    except Exception as error:
+        if not memory.ran_out(error):
+            reporter.failed("internal_error", "An internal error ended the run; the operator's log says more.")
+            raise
         reporter.failed(
             "out_of_memory", "The worker ran out of memory; a smaller batch_size or shorter completions need less."
         )
-    except Exception:
-        reporter.failed("internal_error", "An internal error ended the run; the operator's log says more.")
-        raise
     else:
         return None
     return 0

@@ -74,6 +74,7 @@ def prepare(
     answers: Path,
     tasks_folder: Path | None,
     checkpoint_seconds: float,
+    device: str,
     num_threads: int | None,
 ) -> AnyOrder:
     """Fill the attempt's folder; returns the order that lies in it.
@@ -87,6 +88,7 @@ def prepare(
         job = held(session, claim)
         here: dict[str, Any] = {
             "answers": str(answers),
+            "device": device,
             "num_threads": num_threads,
             "tasks_folder": str(tasks_folder) if tasks_folder else None,
         }
@@ -125,6 +127,7 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
         version=_version(session, asked.version_id, VERSION_FOLDER, plan),
         against=_version(session, against, PARENT_FOLDER, plan) if against else None,
         skills=_earlier(session, skills, plan, lineage),
+        past=past_scores(session, lineage[:0:-1]),
         general=any(suite["name"] == GENERAL for suite in suites),
         rehearsed=_rehearses_shipped(session, version),
         suites=_suites(session, file_ids, plan),
@@ -234,8 +237,9 @@ def _earlier(
             "inherited": version in lineage,
         }
         line = session.get_one(Adapter, version.adapter_id)
-        skill = {"adapter": line.name, "version": version.version, "path": str(path)}
-        skills.append(EarlierSkill.model_validate(skill | asked))
+        skill = {"adapter": line.name, "version": version.version}
+        held_out = {"path": str(path), "sha256": evaluation.heldout_sha256}
+        skills.append(EarlierSkill.model_validate(skill | held_out | asked))
     return skills
 
 
@@ -246,7 +250,11 @@ def _suites(session: Session, file_ids: Iterable[str], plan: _Plan) -> list[Suit
         file, path = session.get_one(File, file_id), SUITES_FOLDER / f"{len(suites)}.jsonl"
         taken = any(suite.name == _suite_name(file) for suite in suites)
         suites.append(
-            SuiteFile(name=f"{_suite_name(file)} ({file.id})" if taken else _suite_name(file), path=str(path))
+            SuiteFile(
+                name=f"{_suite_name(file)} ({file.id})" if taken else _suite_name(file),
+                path=str(path),
+                sha256=file.sha256,
+            )
         )
         plan.copy(session, file.sha256, path)
     return suites

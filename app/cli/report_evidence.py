@@ -120,7 +120,7 @@ def _behaviour(rows: list[dict[str, Any]]) -> Table:
     )
     for suite, arms in _by_suite(rows).items():
         for index, row in enumerate(arms):
-            shares = (f"{row[name]:.0%}" for name in ("artefacts", "copied"))
+            shares = ("" if row[name] is None else f"{row[name]:.0%}" for name in ("artefacts", "copied"))
             looks = (f"{row['mean_tokens']:.1f}", f"{row['truncated']:.0%}", f"{row['distinct_4']:.2f}", *shares)
             entropy = row.get("entropy")
             table.add_row(
@@ -151,12 +151,15 @@ def _cost(cost: dict[str, Any], *, has_seeds: bool) -> Iterator[Text]:
     yield Text()
     yield Text("Cost", style="bold")
     tokens = f"{cost['trained_tokens']} tokens trained on, {cost['generated_tokens']} generated"
-    yield Text(f"{phases}; {tokens}{' without the other seeds' if has_seeds else ''}.")
+    peak = cost["peak_memory_bytes"]
+    memory = f"; {peak / 1e9:.1f} GB of memory at the peak" if peak else ""
+    yield Text(f"{phases}; {tokens}{' without the other seeds' if has_seeds else ''}{memory}.")
 
 
 def _method(method: dict[str, Any]) -> Iterator[Text]:
     yield Text(f"Scorer {method['scorer']}: {method['scorer_reason']}. {method['split']}", style="dim")
-    yield Text("More of the answers that changed, and the provenance: --open, --html FILE or --json.", style="dim")
+    hint = "More of the answers that changed, how all was measured and the provenance: --open, --html FILE or --json."
+    yield Text(hint, style="dim")
 
 
 def _by_suite(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

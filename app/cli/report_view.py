@@ -143,13 +143,13 @@ def _seeds(replicates: dict[str, Any]) -> Table:
     for spread in replicates["spread"]:
         name, arm, measure = spread["suite"], spread["arm"], spread["measure"]
         for index, run in enumerate(replicates["runs"]):
-            verdict = words(run["recommendation"] or "training diverged")
+            named = ("", "") if index else (escape(name), arm)
+            if run["recommendation"] is None:
+                table.add_row(*named, str(run["seed"]), *[""] * 6, "training diverged")
             for row in run["scores"]:
                 if (row["suite"], row["arm"]) == (name, arm):
-                    named = ("", "") if index else (escape(name), arm)
-                    table.add_row(
-                        *named, str(run["seed"]), str(row["n"]), *_score(measure, row["score"]), *_share(row), verdict
-                    )
+                    numbers = (str(row["n"]), *_score(measure, row["score"]), *_share(row))
+                    table.add_row(*named, str(run["seed"]), *numbers, words(run["recommendation"]))
         kept = _score("share_right", _mean(spread["kept"])) if spread["kept"] else ("", "")
         table.add_row("", "mean, range", "", "", *_score(measure, _mean(spread["score"])), "", *kept, "")
     return table

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.domain.ids import ALIAS_PATTERN
 from app.domain.proportions import (
     CONFIDENCE,
+    DIGITS,
     MIN_LIKELIHOODS,
     Interval,
     deviations,
@@ -209,7 +210,7 @@ def _since_best(
             loss = independent(
                 before["value"], _stretched(before, rule.confidence), now["value"], _stretched(now, rule.confidence)
             )
-            value = before["value"] - now["value"]
+            value = round(before["value"] - now["value"], DIGITS)
             yield _criterion(
                 "forgetting",
                 suite,

@@ -73,13 +73,12 @@ def has_actions(text: str) -> bool:
 def _calls(text: str) -> Calls | None:
     """What a text calls; ``None`` if nothing, or if it cannot be told what."""
     try:
-        pairs = _actions(text) if _ACTION.search(text) else _json_calls(_parse(text))
+        names, inputs = _actions(text) if _ACTION.search(text) else _json_calls(_parse(text))
+        if not names or not all(isinstance(one, dict) for one in inputs):
+            return None
+        return Counter(names), Counter((key, _canonical(value)) for one in inputs for key, value in one.items())
     except (ValueError, RecursionError):
         return None
-    names, inputs = pairs
-    if not names or not all(isinstance(one, dict) for one in inputs):
-        return None
-    return Counter(names), Counter((key, _canonical(value)) for one in inputs for key, value in one.items())
 
 
 def _actions(text: str) -> tuple[list[str], list[Any]]:

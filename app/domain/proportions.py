@@ -9,6 +9,8 @@ from typing import Final
 CONFIDENCE: Final = 0.95
 MIN_LIKELIHOODS: Final = 8
 """Of which an interval is to be believed; of two or three, a bootstrap finds a change in a third of those without."""
+DIGITS: Final = 9
+"""Of a difference of scores that is held against a limit: to a float, 0.8 less 0.7 is more than 0.1."""
 _HALVINGS: Final = 50
 
 

@@ -84,6 +84,7 @@ class EarlierSkill(_Frozen):
     adapter: str
     version: int
     path: str = Field(description="Relative to the attempt's folder.")
+    sha256: str
     scorer: ScorerName
     tolerance: float | None = None
     max_completion_tokens: int
@@ -105,6 +106,7 @@ class SuiteFile(_Frozen):
 
     name: str
     path: str = Field(description="Relative to the attempt's folder.")
+    sha256: str
 
 
 class ParentRef(_Frozen):
@@ -151,6 +153,7 @@ class Order(_Frozen):
     rehearsal_file: str | None = Field(None, description="The client's own prompts, relative to the attempt's folder.")
     resume_step: int | None = None
     checkpoint_seconds: float = 60.0
+    device: str = "auto"
     num_threads: int | None = None
 
     @field_validator("hyperparameters", mode="before")
@@ -184,6 +187,7 @@ class EvaluationOrder(_Frozen):
     skills: list[EarlierSkill] = Field(
         description="What is asked of skills: the version's own and those of its ancestors, nearest first, then others."
     )
+    past: list[PastScore] = Field([], description="Of the version's ancestors, oldest first.")
     general: bool = Field(description="Whether to ask the suite that ships.")
     rehearsed: bool = Field(description="Whether the version's training had the shipped rehearsal prompts.")
     suites: list[SuiteFile] = []
@@ -193,6 +197,7 @@ class EvaluationOrder(_Frozen):
     tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
     tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")
+    device: str = "auto"
     num_threads: int | None = None
 
 

@@ -91,23 +91,26 @@ def _at_equal_acquisition(skill: str, outcomes: Outcomes, seeds: Sequence[int]) 
     Of the rates that do, the one that forgets least; over the seeds that are done of both.
     """
     rivals: list[tuple[float, float, str, int]] = []
+    tried = 0
     for arm, way in ARMS.items():
         cells = [(Cell(DEFAULT, skill, seed), Cell(arm, skill, seed)) for seed in seeds]
         both = [(outcomes.get(ours), outcomes.get(theirs)) for ours, theirs in cells]
         pairs = [(one, two) for one, two in both if isinstance(one, Outcome) and isinstance(two, Outcome)]
         is_plain = isinstance(way.hyperparameters, SupervisedHyperparameters) and not way.replay
+        tried += is_plain and bool(pairs)
         if not is_plain or sum(two.learned.num - one.learned.num for one, two in pairs) < 0:
             continue
         ours, theirs = (pool([pair[side].lost["other"] for pair in pairs]) for side in (0, 1))
-        if ours and theirs and theirs.value:
+        if ours and theirs:
             rivals.append((theirs.value, ours.value, way.label, len(pairs)))
     if not rivals:
         return None
     lost, lost_here, label, num = min(rivals)
+    rates = f"{tried} rate{'s' if tried > 1 else ''} of plain fine-tuning"
+    share = f", {lost_here / lost:.2f} of it" if lost else ""
     return (
-        f"{SKILLS[skill].label}: of plain fine-tuning that learns no less ({num} seed{'s' if num > 1 else ''}), "
-        f"{label} forgets least of other kinds, {100 * lost:.0f} %; the default {100 * lost_here:.0f} %, "
-        f"{lost_here / lost:.2f} of it."
+        f"{SKILLS[skill].label}: of {rates} {len(rivals)} learned no less ({num} seed{'s' if num > 1 else ''}), of "
+        f"which {label} forgets least of other kinds, {100 * lost:.0f} %; the default {100 * lost_here:.0f} %{share}."
     )
 
 

@@ -113,6 +113,14 @@ def _lay_out_lineage(parent: Cell, results: Results, folder: Path, before: dict[
     asked = {name: before["finished"][name] for name in ("scorer", "max_completion_tokens")}
     return {
         "parent": ParentRef(adapter=parent.skill, version=1, model_id=str(parent)),
-        "earlier": [EarlierSkill(adapter=parent.skill, version=1, path="earlier/0.jsonl", **asked)],
+        "earlier": [
+            EarlierSkill(
+                adapter=parent.skill,
+                version=1,
+                path="earlier/0.jsonl",
+                sha256=file_sha256(folder / "earlier" / "0.jsonl"),
+                **asked,
+            )
+        ],
         "rehearsal": ["rehearsal/0.jsonl"],
     }

@@ -24,7 +24,7 @@ def describe(
         suite: Its name.
         arm: Who answered.
         answers: At least one.
-        demonstrations: Completions that were trained on.
+        demonstrations: Completions that were trained on; none where they are not known.
         entropy: Of the next token along some of the answers, where it was measured.
     """
     trained = [_words(text) for text in demonstrations]
@@ -38,7 +38,7 @@ def describe(
         truncated=fmean(not one.stopped for one in answers),
         distinct_4=distinct_4([one.ids for one in answers]),
         artefacts=artefact_rate([one.text for one in answers]),
-        copied=fmean(words in whole or not runs.isdisjoint(_runs(words)) for words in said),
+        copied=fmean(words in whole or not runs.isdisjoint(_runs(words)) for words in said) if trained else None,
         entropy=entropy,
     )
 

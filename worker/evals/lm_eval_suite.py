@@ -14,12 +14,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Final, Self
 
-import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.tasks import TaskManager
 
+from worker import memory
 from worker.evals.run import Answer
 from worker.evals.suites import Item, Suite, Unaskable
 from worker.hf.model import HfPolicy
@@ -299,7 +299,7 @@ def _told(name: str) -> Iterator[None]:
     """Whatever a task does wrong is the task's: the job goes on without it, or is told before it has trained."""
     try:
         yield
-    except (Drained, MemoryError, torch.OutOfMemoryError):
+    except Drained:
         raise
     except (FileNotFoundError, ConnectionError) as error:
         traceback.print_exc()  # for the operator: the end of the trainer's output is in the log
@@ -308,6 +308,8 @@ def _told(name: str) -> Iterator[None]:
             "the suites, or have the operator put them there (docs/evaluation.md says how)."
         ) from error
     except Exception as error:
+        if memory.ran_out(error):
+            raise
         traceback.print_exc()
         raise Unaskable(
             f"lm_eval:{name} cannot be asked here: {type(error).__name__}: {str(error)[:300]}. Leave it out of "

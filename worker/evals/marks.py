@@ -68,7 +68,10 @@ def mark(measured: Measured, suite: Suite) -> Marks:
 
 
 def _judge(suite: Suite, answers: Mapping[ArmName, Sequence[Answer]], nll: Mapping[ArmName, float]) -> Marks:
-    """Compare answers. An item that fails for one arm is set aside for all, so that all stay paired."""
+    """Compare answers. An item that fails for one arm is set aside for all, so that all stay paired.
+
+    But not for the twin, which decides nothing: what of it cannot be marked is wrong.
+    """
     errors: list[ScorerError] = []
     items: list[Item] = []
     marks: dict[ArmName, list[_Mark]] = {arm: [] for arm in answers}
@@ -76,11 +79,10 @@ def _judge(suite: Suite, answers: Mapping[ArmName, Sequence[Answer]], nll: Mappi
         row = {arm: _mark_one(suite, item, arm, answer) for arm, answer in zip(answers, said, strict=True)}
         failed = [outcome for outcome in row.values() if isinstance(outcome, ScorerError)]
         errors += failed
-        if not failed:
+        if all(one.arm == "supervised" for one in failed):
             items.append(item)
             for arm, outcome in row.items():
-                if isinstance(outcome, _Mark):
-                    marks[arm].append(outcome)
+                marks[arm].append(outcome if isinstance(outcome, _Mark) else _Mark(0.0, None))
     partial = {arm: [one.partial for one in column if one.partial is not None] for arm, column in marks.items()}
     return Marks(
         suite,

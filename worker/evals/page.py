@@ -68,7 +68,8 @@ def _glossary(report: Report) -> dict[str, str]:
     arms = [score for suite in report.suites for score in suite.arms]
     judged = [score for suite in report.suites if suite.measure == "share_right" for score in suite.arms]
     known = [PARTIAL_SCORES[name] for name in PARTIAL_SCORES if any(getattr(one, name) is not None for one in judged)]
-    return {arm: GLOSSARY[arm] for arm in dict.fromkeys(score.arm for score in arms)} | dict(known)
+    of_arms = GLOSSARY | ({"parent": "the version that it is compared with"} if "against" in report.provenance else {})
+    return {arm: of_arms[arm] for arm in dict.fromkeys(score.arm for score in arms)} | dict(known)
 
 
 def _percent(share: float) -> str:
@@ -134,4 +135,5 @@ def _scaled(bounds: Bounds, suite: SuiteReport) -> tuple[float, float, float]:
 def _provenance(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is shown at once, and what is shown by group."""
     grouped = {name: value for name, value in facts.items() if isinstance(value, dict)}
-    return {"plain": {name: value for name, value in facts.items() if name not in grouped}, "grouped": grouped}
+    plain = {name: value for name, value in facts.items() if name not in grouped}
+    return {"plain": plain, "grouped": {name: value for name, value in grouped.items() if value}}

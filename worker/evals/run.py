@@ -326,17 +326,21 @@ class _Run:
 
 
 def _ask_peculiar(measured: Measured, one: Peculiar, run: _Run, progress: _Progress, known: Measured | None) -> None:
-    """Every arm, or none: a suite that fails for one is told of and left out, and the version is not lost for it."""
+    """Every arm, or none: a suite that fails for one is told of and left out, and the version is not lost for it.
+
+    One that fails for the twin is left out for the twin alone, which decides nothing.
+    """
     answers = {}
-    try:
-        for arm in run.arms(one.suite):
-            said = known.answers.get((one.suite.name, arm)) if known and arm not in TRAINED else None
+    for arm in run.arms(one.suite):
+        said = known.answers.get((one.suite.name, arm)) if known and arm not in TRAINED else None
+        try:
             answers[one.suite.name, arm] = said or one.ask(run.weights(arm), progress.within)
-            progress.add(len(one.suite.items))
-    except Unaskable as error:
-        measured.notes.append(str(error))
-        measured.unasked[one.suite.name] = str(error)
-        return
+        except Unaskable as error:
+            measured.notes.append(str(error) if arm != "supervised" else f"Of plain fine-tuning: {error}")
+            if arm != "supervised":
+                measured.unasked[one.suite.name] = str(error)
+                return
+        progress.add(len(one.suite.items))
     measured.answers |= answers
     measured.suites += (one.suite,)
     measured.notes += one.notes

@@ -146,7 +146,10 @@ class Behaviour(_Frozen):
     truncated: float = Field(description="Share of answers that the limit ended.")
     distinct_4: float = Field(description="Share of token 4-grams that are new in their answer; low is repetition.")
     artefacts: float = Field(description="Share of answers that speak of a demonstration.")
-    copied: float = Field(description="Share of answers that repeat a training demonstration at length or whole.")
+    copied: float | None = Field(
+        description="Share of answers that repeat a training demonstration at length or whole; None where these are "
+        "not at hand, as in an evaluation by itself."
+    )
     entropy: float | None = Field(
         None,
         description="Mean of the next token's, in nats, along the arm's own answers to those prompts that drift is "
@@ -155,7 +158,7 @@ class Behaviour(_Frozen):
 
 
 class ScorerError(_Frozen):
-    """An item that could not be judged; it counts for no arm."""
+    """An answer that could not be judged. Its item counts for no arm, but the twin's alone counts as wrong."""
 
     suite: str
     item: str
@@ -207,7 +210,9 @@ class Method(_Frozen):
 class Cost(_Frozen):
     """What the job took."""
 
-    seconds: dict[str, float] = Field(description="By phase, those of a twin and of other seeds included.")
+    seconds: dict[str, float] = Field(
+        description="By phase, those of a twin and of other seeds included; of a resumed job, its last attempt's."
+    )
     trained_tokens: int = Field(description="In the version's own training.")
     generated_tokens: int = Field(
         description="By the student in the version's own training, and for answers of all arms that the job asked. "

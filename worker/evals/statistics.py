@@ -21,6 +21,8 @@ CHUNK_ELEMENTS: Final = 2_000_000
 
 MIN_BELOW: Final = 10
 """Right answers that a rate must have to be divided by."""
+MIN_RATIO: Final = 20
+"""Numbers whose mean's ratio to another is worth an interval: of 8 its bootstrap covers 88 %, of 20 94 %."""
 
 wilson = proportions.wilson
 
@@ -98,12 +100,16 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Es
 
 
 def shift_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Estimate | None:
-    """The same of means of any numbers, by a bootstrap; ``None`` if a resample's denominator is not above zero.
+    """The same of means of any numbers, by a bootstrap.
+
+    Returns:
+        None of fewer than ``MIN_RATIO``, or if a resample's denominator is not above zero.
 
     Raises:
         ValueError: No items, or not the same number on both sides.
     """
-    _differences(numerator, denominator)
+    if len(_differences(numerator, denominator)) < MIN_RATIO:
+        return None
     pairs = np.stack([np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)], axis=1)
     means = _resampled_means(pairs, seed)
     if means[:, 1].min() <= 0:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
-from app.domain.proportions import MIN_LIKELIHOODS, Interval, independent, num_to_show
+from app.domain.proportions import DIGITS, MIN_LIKELIHOODS, Interval, independent, num_to_show
 from worker.evals.differences import difference
 from worker.evals.headline import UNITS, limit, recommend, starting_point
 from worker.evals.marks import Marks
@@ -124,7 +124,7 @@ def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Questio
     if skill.measure == "share_right":
         before = ", ".join(f"{arm} {score.num_right}" for arm, score in arms.items() if arm in {"base", "parent"})
         right = f"{candidate.num_right} of {skill.n} held-out questions right"
-        sentence = f"{right} ({_percent(candidate.score)}); before: {before}."
+        sentence = f"{right} ({_percent(candidate.score)}); {before}."
     else:
         sentence = (
             f"Log-likelihood of {skill.n} held-out demonstrations, nats per token: {candidate.score.value:.2f}; "
@@ -185,12 +185,13 @@ def _fallen(suite: SuiteReport, lineage: Sequence[LineageScore], *, margin: floa
     scores = [one for one in lineage if one.suite == suite.name and one.version not in TRAINED]
     best = max(scores, key=lambda one: one.score.value)
     before, start, now = best.score, arms[starting_point(suite).against], arms["candidate"]
-    if before.value <= start.value or before.value - now.value <= margin:
+    fallen = round(before.value - now.value, DIGITS)
+    if before.value <= start.value or fallen <= margin:
         return None
     lost = independent(before.value, Interval(before.low, before.high), now.value, Interval(now.low, now.high))
     enough = suite.measure == "share_right" or suite.n >= MIN_LIKELIHOODS
     factor, unit = UNITS[suite.measure]
-    points = [f"{factor * number:.3g}" for number in (before.value - now.value, lost.low, lost.high)]
+    points = [f"{factor * number:.3g}" for number in (fallen, lost.low, lost.high)]
     less = f"{points[0]} {unit} less than {best.version} had, 95\u00a0% interval {points[1]} to {points[2]}"
     return "worse" if enough and lost.low > margin else _MISSING, f"{suite.name}: {less}."
 

@@ -20,24 +20,22 @@ def beside_supervised(marked: Sequence[Marks], suites: Sequence[SuiteReport], ru
     """What became of the twin.
 
     Args:
-        marked: All suites, the arm ``supervised`` among those asked.
+        marked: All suites, the arm ``supervised`` among those asked; of a harness it may be missing.
         suites: The same, reported.
         run: What it trained with and took.
     """
-    retention = [marks for marks in marked if marks.suite.judged and marks.suite.role != "skill"]
-    verdicts = {suite.name: _WORDS[_verdict(suite)] for suite in suites if suite.n}
+    asked = [marks for marks in marked if "supervised" in marks.answers]
+    retention = [marks for marks in asked if marks.suite.judged and marks.suite.role != "skill"]
+    verdicts = {
+        suite.name: _WORDS[one.verdict] for suite in suites for one in suite.comparisons if one.against == "supervised"
+    }
     found = [*_learned(suites, verdicts), *(_kept(marks, verdicts) for marks in retention if marks.items)]
     return Supervised(
         sentence=f"Plain fine-tuning on the same data: {'; '.join(found)}. {_cost(run)}",
         kept=[row for marks in retention for row in count_kept(marks, "supervised")],
-        flips={marks.suite.name: changed for marks in marked if (changed := list_flips(marks, "supervised"))},
+        flips={marks.suite.name: changed for marks in asked if (changed := list_flips(marks, "supervised"))},
         run=run,
     )
-
-
-def _verdict(suite: SuiteReport) -> Verdict:
-    """Of the version against its twin."""
-    return next(one.verdict for one in suite.comparisons if one.against == "supervised")
 
 
 def _learned(suites: Sequence[SuiteReport], verdicts: Mapping[str, str]) -> Iterator[str]:

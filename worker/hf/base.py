@@ -18,6 +18,10 @@ from worker.sdft.products import linear
 _AS_INTEGERS = {2: torch.int16, 4: torch.int32}
 
 
+class NoDevice(Exception):
+    """The device that the operator has named is not there."""
+
+
 @dataclass(frozen=True)
 class Base:
     """Weights that no job changes, and how they speak.
@@ -43,12 +47,15 @@ class Base:
 
         Raises:
             ValueError: The base has no usable chat template.
+            NoDevice: There is no such device.
         """
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         on_cpu = torch.device(device).type == "cpu"
+        if not on_cpu and not torch.cuda.is_available():
+            raise NoDevice(f"The worker was told to compute on {device}, and sees no such device.")
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32 if on_cpu else torch.bfloat16, local_files_only=True
         )

@@ -24,6 +24,10 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 
+from worker.hf.base import Base
+from worker.hf.chat import Chat
+from worker.hf.model import HfPolicy
+
 ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 FORBIDDEN_CONFIG_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
 FACTS_NAME = "sdft-facts.json"
@@ -102,7 +106,11 @@ def check_folder(folder: Path) -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Facts that the service needs without loading the model again; loading it once proves that it can be."""
+    """Facts that the service needs without loading the model again.
+
+    Raises:
+        CannotImport: The trainer cannot use it, as setting out to train it shows.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not tokenizer.chat_template:
         msg = "the tokenizer has no chat template; use an instruction-tuned model"
@@ -110,6 +118,12 @@ def measure(folder: Path) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True, dtype=torch.bfloat16
     )
+    architecture = type(model).__name__
+    try:
+        HfPolicy.on(Base(model, Chat.load(folder), 0), lora_rank=1, lora_alpha=1, parent=None, seed=0)
+    except Exception as error:  # whatever a model does that the trainer does not expect
+        msg = f"the trainer cannot use a {architecture}: {error}. Choose another model"
+        raise CannotImport(msg) from error
     digests = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.suffix in ALLOWED_SUFFIXES}
     weights = {name: digest for name, digest in digests.items() if name.endswith(".safetensors")}
     return {
@@ -118,7 +132,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "tokenizer_path": "tokenizer.json",
         "chat_template_sha256": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
         "overheads": measure_overheads(tokenizer),
-        "architecture": type(model).__name__,
+        "architecture": architecture,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "context_tokens": int(model.config.get_text_config().max_position_embeddings),
     }

@@ -21,7 +21,7 @@ from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.folded import FoldedCopy, adapts_plain_layers
 from worker.hf.generation import decode
-from worker.hf.prompt_memory import Layers, PromptMemory, open_cache, slides
+from worker.hf.prompt_memory import Layers, PromptMemory, keeps_state, open_cache, slides
 from worker.hf.token_pass import takes_token_pass
 from worker.hf.tree_check import reads_trees
 from worker.hf.weight_norms import weight_norms
@@ -83,8 +83,8 @@ class HfPolicy:
         alone = self.device.type != "cpu" or not plain or _moves_rope(model.config.to_dict())
         self.num_lanes = 1 if alone else torch.get_num_threads()
         self._backbone: Any = model.get_decoder()
-        self._chunk_elements = CHUNK_ELEMENTS // self.num_lanes
         self.remembers_prompts = not slides(self._backbone)
+        self._keeps_state = keeps_state(self._backbone)
         self._memory = PromptMemory(self._backbone, self.device)
         self.reads_trees = reads_trees(self._backbone, self.device)
         with self._peft.disable_adapter():
@@ -213,6 +213,9 @@ class HfPolicy:
         cache, mask = None, batch.mask_BL
         if batch.sees_LL is not None:
             mask = batch.sees_LL[None, None]
+        elif any(batch.prefixes) and self._keeps_state:
+            batch = batch.whole()
+            mask = batch.mask_BL
         elif any(batch.prefixes):
             if prompts is None:
                 cache = open_cache(backbone, batch.prefixes[0], len(batch.prefixes), self.device)
@@ -281,10 +284,10 @@ class HfPolicy:
         """
         of_p = self._along(prompts, completions, arm=p, measure=lambda hidden_TH, *_: hidden_TH)
 
-        def both(q_TH: Tensor, _targets_T: Tensor, places: list[int]) -> Tensor:
+        def both(q_TH: Tensor, _targets_T: Tensor, places: list[int], chunk_elements: int) -> Tensor:
             p_TH = torch.cat([of_p[place] for place in places])
-            there = distil(q_TH, p_TH, self.head, _ones(q_TH), chunk_elements=self._chunk_elements)[1]
-            back = distil(p_TH, q_TH, self.head, _ones(q_TH), chunk_elements=self._chunk_elements)[1]
+            there = distil(q_TH, p_TH, self.head, _ones(q_TH), chunk_elements=chunk_elements)[1]
+            back = distil(p_TH, q_TH, self.head, _ones(q_TH), chunk_elements=chunk_elements)[1]
             return torch.stack([there.loss_T, back.loss_T, there.overlap_T], dim=-1)
 
         means = [along_T3.mean(0).tolist() for along_T3 in self._along(prompts, completions, arm=q, measure=both)]
@@ -298,10 +301,8 @@ class HfPolicy:
     def _known(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[Positions]:
         """What an arm makes of each completion's tokens."""
 
-        def measure(hidden_TH: Tensor, targets_T: Tensor, _places: list[int]) -> Tensor:
-            known = cross_entropy(
-                hidden_TH, targets_T, self.head, _ones(hidden_TH), chunk_elements=self._chunk_elements
-            )[1]
+        def measure(hidden_TH: Tensor, targets_T: Tensor, _places: list[int], chunk_elements: int) -> Tensor:
+            known = cross_entropy(hidden_TH, targets_T, self.head, _ones(hidden_TH), chunk_elements=chunk_elements)[1]
             return torch.stack(list(vars(known).values()), dim=-1)
 
         return [Positions(*along_TN.T) for along_TN in self._along(prompts, completions, arm=arm, measure=measure)]
@@ -309,7 +310,7 @@ class HfPolicy:
     @torch.no_grad()
     def _along(
         self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm,
-        measure: Callable[[Tensor, Tensor, list[int]], Tensor],
+        measure: Callable[[Tensor, Tensor, list[int], int], Tensor],
     ) -> list[Tensor]:  # fmt: skip
         """``measure`` at each completion's positions, [T, ...] a pair.
 
@@ -320,8 +321,8 @@ class HfPolicy:
             prompts: One a pair.
             completions: Likewise.
             arm: Who reads them.
-            measure: Of hidden states [T, H], the tokens that follow [T] and the pairs they are of. Asked by several
-                threads.
+            measure: Of hidden states [T, H], the tokens that follow [T], the pairs they are of, and how many logits may
+                exist. Asked by several threads.
         """
         pairs = [Aligned(prompt, prompt, said) for prompt, said in zip(prompts, completions, strict=True)]
         lanes = alike([one.prompt + one.completion for one in pairs], self.num_lanes)
@@ -335,7 +336,8 @@ class HfPolicy:
                 asked = [one.prompt for one in chosen]
                 for group, batch in batches(asked, chosen, SCORE_TOKENS // len(lanes), trees=trees):
                     places, on_device = [lane[index] for index in group], batch.to(self.device)
-                    found = measure(self._read(backbone, on_device), on_device.targets_T, places)
+                    hidden_TH = self._read(backbone, on_device)
+                    found = measure(hidden_TH, on_device.targets_T, places, CHUNK_ELEMENTS // len(lanes))
                     along.update(zip(places, found.split(batch.num_rows), strict=True))
 
             side_by_side(read, lanes, self.num_lanes)

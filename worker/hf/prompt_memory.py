@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from worker.sdft.side_by_side import on_one_thread, side_by_side
 
@@ -21,9 +22,17 @@ LONG_TOKENS = 512
 
 
 def slides(backbone: Any) -> bool:
-    """Whether some layers see a window only, which would count the padding between a prefix and what follows."""
+    """Whether some layers see less than all that came: a state that they made of it, or a window.
+
+    Either would count the padding between a prefix and what follows.
+    """
     layers: list[Any] = DynamicCache(config=backbone.config).layers
-    return any(layer.is_sliding for layer in layers)
+    return keeps_state(backbone) or any(layer.is_sliding for layer in layers)
+
+
+def keeps_state(backbone: Any) -> bool:
+    """Whether some layers make a state of what they have read, which is not repeated row by row."""
+    return not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=backbone.config).layers)
 
 
 def open_cache(backbone: Any, prefix: list[int], num_rows: int, device: torch.device) -> DynamicCache:

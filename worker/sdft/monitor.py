@@ -65,7 +65,8 @@ class Guards:
         if entropy > self._max_entropy:
             raise Diverged(
                 f"The teacher's entropy is {entropy:.2f} nats, more than half of what blind guessing gives: its "
-                "weights are damaged, or it does not know the language of the demonstrations."
+                "weights are damaged, or it does not know the language of the demonstrations. Take a teacher that is "
+                "frozen, or lower the rate or the learning rate of one that moves; if it is frozen, another base."
             )
         if "distinct_4" in metrics:
             self._watch("repetition", 1 - metrics["distinct_4"])

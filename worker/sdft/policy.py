@@ -79,6 +79,21 @@ class TokenBatch:
             num_rows=self.num_rows[rows],
         )
 
+    def whole(self) -> Self:
+        """The same with what all begin with in each row, instead of beside them."""
+        past, rows_in = len(self.prefixes[0]), self.rows_T // self.ids_BL.shape[1] + 1
+        prefix_BP = self.ids_BL.new_tensor(self.prefixes)
+        return replace(
+            self,
+            prefixes=[[] for _ in self.prefixes],
+            ids_BL=torch.cat([prefix_BP, self.ids_BL], dim=-1),
+            mask_BL=torch.nn.functional.pad(self.mask_BL, (past, 0), value=1),
+            positions_BL=torch.arange(past + self.ids_BL.shape[1], device=self.ids_BL.device).expand(
+                len(prefix_BP), -1
+            ),
+            rows_T=self.rows_T + rows_in * past,
+        )
+
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
         return replace(
