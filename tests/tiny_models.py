@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -38,6 +39,9 @@ FAMILIES = {
         layer_types=["sliding_attention", "full_attention"], **_SHAPE,
     ),
     "mistral": lambda size: MistralConfig(vocab_size=size, sliding_window=16, **_SHAPE),
+    "lfm2": lambda size: Lfm2Config(  # its convolutions keep a state instead of keys and values
+        vocab_size=size, layer_types=["full_attention", "conv"], tie_word_embeddings=False, **_SHAPE,
+    ),
 }  # fmt: skip
 
 MIXTURE = "mixtral"

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from app.domain.trainer_protocol import MESSAGES, EarlierSkill, EvaluationOrder, Finished, Order, ParentRef, SuiteFile
+from app.domain.trainer_protocol import (
+    MESSAGES,
+    EarlierSkill,
+    EvaluationOrder,
+    Finished,
+    Order,
+    ParentRef,
+    PastScore,
+    SuiteFile,
+)
 from app.domain.training import SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run  # noqa: F401 - base is a fixture
 from worker.evaluation import Evaluation
@@ -50,6 +59,7 @@ def ask(
                 adapter=adapter,
                 version=1,
                 path=f"{index}.jsonl",
+                sha256=f"{index}" * 64,
                 scorer=said.scorer,
                 max_completion_tokens=said.max_completion_tokens,
             )
@@ -65,7 +75,7 @@ def ask(
         skills=skills,
         general=general,
         rehearsed=rehearsed,
-        suites=[] if questions is None else [SuiteFile(name="file mine.jsonl", path="mine.jsonl")],
+        suites=[] if questions is None else [SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="9" * 64)],
         trained=[] if questions is None else [str(first / "train.jsonl")],
         num_threads=1,
         **order,
@@ -93,6 +103,8 @@ def test_both_versions_score_what_their_own_reports_say(versions: list[Path], tm
     assert {one["role"] for one in report["suites"]} == {"skill", "earlier", "general"}
     assert list(dict.fromkeys(one["version"] for one in report["lineage"])) == ["base", "fan:1", "lamp:1"]
     assert report["provenance"]["against"]["adapter"] == "fan"
+    assert report["provenance"]["questions_sha256"] == {"lamp:1": "0" * 64, "fan:1": "1" * 64}
+    assert {row["copied"] for row in report["behaviour"]} == {None}
     assert "path" not in report["provenance"]["base"]
     of_job = lamp["provenance"]
     assert {name: report["provenance"][name] for name in ("code_sha256", "base")} == {
@@ -103,7 +115,17 @@ def test_both_versions_score_what_their_own_reports_say(versions: list[Path], tm
     assert report["cost"]["trained_tokens"] == 0
     assert [message.phase for message in messages if message.kind == "phase"] == ["loading", "evaluating", "exporting"]
     assert messages[-1].kind == "report_finished"
-    assert (tmp_path / "asked" / "out" / "report.html").read_text().startswith("<!doctype html>")
+    page = (tmp_path / "asked" / "out" / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "the version that it is compared with" in page
+
+
+def test_the_best_score_of_the_lineage_counts_here_too(versions: list[Path], tmp_path: Path) -> None:
+    """Fault caught: "ship it" of a version that its own job's report found to have lost an earlier skill bit by bit."""
+    best = PastScore(version="fan:1", skill="fan:1", value=1.0, low=0.9, high=1.0)
+    report, _ = ask(tmp_path / "asked", versions, against=False, general=False, past=[best])
+    assert [one["score"]["value"] for one in report["lineage"] if one["version"] == "fan:1"] == [1.0]
+    assert "points less than fan:1 had" in report["summary"]["retention"]["sentence"]
 
 
 @pytest.mark.parametrize("rehearsed", [True, False])
@@ -128,6 +150,7 @@ def test_a_skill_of_a_later_version_is_not_called_an_earlier_one(tmp_path: Path)
             adapter="home",
             version=version,
             path=f"{version}.jsonl",
+            sha256=f"{version}" * 64,
             scorer=scorer,
             max_completion_tokens=8,
             inherited=version < 3,

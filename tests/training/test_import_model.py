@@ -132,3 +132,11 @@ def test_the_stored_tokenizer_is_the_one_that_came(folder: Path, tmp_path: Path)
     assert stored.encode("héllo", add_special_tokens=False) == make_tokenizer().encode(
         "héllo", add_special_tokens=False
     )
+
+
+def test_a_model_that_the_trainer_cannot_use_is_refused_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    """Fault caught: the operator is told that all is well, and every job on it ends in an internal error."""
+    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("<|end|>", ""))
+    with pytest.raises(CannotImport, match=r"cannot use a LlamaForCausalLM: .* no end token"):
+        add(folder, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -37,7 +38,7 @@ from app.domain.trainer_protocol import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
-from worker import pipeline
+from worker import memory, pipeline, trainer_process
 from worker.dataset import Lengths, make_suites, part
 from worker.evals.run import Measured
 from worker.evals.scorers import ScorerChoice
@@ -178,7 +179,12 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it_and_told_if_t
     before, _ = finished
     parent = ParentRef(adapter="lamp", version=1, model_id="ft:tiny:default:lamp:1")
     earlier = EarlierSkill(
-        adapter="lamp", version=1, path="earlier/0.jsonl", scorer="normalized", max_completion_tokens=12
+        adapter="lamp",
+        version=1,
+        path="earlier/0.jsonl",
+        sha256="1" * 64,
+        scorer="normalized",
+        max_completion_tokens=12,
     )
     answers = str(before.parent / "answers")
     past = PastScore(version="lamp:1", skill="lamp:1", value=0.5, low=0.25, high=0.75)
@@ -229,7 +235,10 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it_and_told_if_t
 
 def test_a_job_asks_its_own_questions_with_its_own_scorer(base: BaseModelRef, tmp_path: Path) -> None:
     folder = lay_out(
-        tmp_path / "asked", base, scorer="contains", suites=[{"name": "file mine.jsonl", "path": "suites/0.jsonl"}]
+        tmp_path / "asked",
+        base,
+        scorer="contains",
+        suites=[{"name": "file mine.jsonl", "path": "suites/0.jsonl", "sha256": "2" * 64}],
     )
     (folder / "suites").mkdir()
     questions = [
@@ -263,7 +272,9 @@ def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
     base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
 ) -> None:
     before, _ = finished
-    earlier = EarlierSkill(adapter="lamp", version=1, path="earlier.jsonl", scorer="exact", max_completion_tokens=12)
+    earlier = EarlierSkill(
+        adapter="lamp", version=1, path="earlier.jsonl", sha256="1" * 64, scorer="exact", max_completion_tokens=12
+    )
     folder = lay_out(tmp_path / "next", base, word="fan", earlier=[earlier], rehearsal=["lamp.jsonl"])
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier.jsonl")
     shutil.copy(before / "train.jsonl", folder / "lamp.jsonl")
@@ -527,6 +538,34 @@ def test_a_trainer_whose_supervisor_is_gone_ends_itself(base: BaseModelRef, tmp_
         start = time.monotonic()
         assert trainer.child.wait(timeout=10) == ORPHANED_EXIT_CODE
         assert time.monotonic() - start < 2
+
+
+def test_a_device_that_is_not_there_is_missed_and_not_replaced_by_another(
+    base: BaseModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault caught: a job that was meant for a GPU trains for days on the CPU of a worker that does not see it."""
+    folder = lay_out(tmp_path / "gpu", base, device="cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with Process(folder) as trainer:
+        failed = trainer.read_until("failed")
+    assert (failed.code, failed.message) == (
+        "base_model_unavailable", "The worker was told to compute on cuda, and sees no such device.",
+    )  # fmt: skip
+
+
+def test_memory_that_a_cpu_does_not_have_is_called_that(
+    base: BaseModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault caught: torch raises a plain RuntimeError for it, and a job that would be tried again just fails."""
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert memory.ran_out(refused.value)
+    assert not memory.ran_out(RuntimeError("shapes do not fit"))
+    folder, pipe = lay_out(tmp_path / "large", base), io.BytesIO()
+    attempt = pipeline.open_attempt(folder, PipeReporter(pipe, folder, threading.Event()))
+    monkeypatch.setattr(attempt, "load", lambda: torch.empty(1 << 60, dtype=torch.uint8))
+    assert trainer_process.run(attempt) == 0
+    assert MESSAGES.validate_json(pipe.getvalue().splitlines()[-1]).code == "out_of_memory"
 
 
 def test_a_bug_is_told_to_the_client_without_its_text_and_to_the_log_with_it(

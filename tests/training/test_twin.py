@@ -93,7 +93,7 @@ def _without_load_check() -> Iterator[None]:
 def on_top_of(before: Path, folder: Path, base: BaseModelRef, **order: Any) -> Path:
     """A job that goes on from another one's version."""
     earlier = EarlierSkill(
-        adapter="lamp", version=1, path="earlier.jsonl", scorer="normalized", max_completion_tokens=12
+        adapter="lamp", version=1, path="earlier.jsonl", sha256="1" * 64, scorer="normalized", max_completion_tokens=12
     )
     parent = ParentRef(adapter="lamp", version=1, model_id="ft:tiny:default:lamp:1")
     lay_out(folder, base, word="fan", parent=parent, earlier=[earlier], **order)
@@ -231,7 +231,9 @@ def test_an_attempt_that_goes_on_trains_the_twin_anew_and_reports_the_same(
     messages = run(again)
     assert not [message for message in messages if message.kind in {"step", "checkpoint"}]
     assert (again / WEIGHTS).read_bytes() == (first.folder / WEIGHTS).read_bytes()
-    assert made(report_of(again)) == made(first.report)
+    resumed = report_of(again)
+    assert resumed["caveats"].pop().startswith("The job went on from a checkpoint: seconds")
+    assert made(resumed) == made(first.report)
     assert report_of(again)["method"]["answers_reused"] == {"general ability": ["base", "candidate", "supervised"]}
     # Of all attempts, the first one's steps among them, and not of the last one, which had none.
     assert report_of(again)["supervised"]["run"]["cost_ratio"] > 1

@@ -120,6 +120,14 @@ def test_an_earlier_skill_lost_little_by_little_is_a_loss_since_its_best(now, ve
     assert decision.verdict == verdict
 
 
+def test_a_loss_of_just_the_limit_since_the_best_is_within_it():
+    """Fault caught: 0.8 less 0.7 is more than 0.1 to a float."""
+    asked = suite("earlier", compared("parent", lost=0, gained=0, had=140), n=200, name="home:1")
+    past = lineage(("home:1", 160), ("candidate", 140))
+    [since] = [one for one in decide(GateRule(), [asked], lineage=past).criteria if one.against == "home:1"]
+    assert (since.value, since.verdict) == (0.1, "pass")
+
+
 def test_where_the_starting_point_is_the_best_of_the_lineage_it_is_compared_item_by_item_alone():
     asked = suite("earlier", compared("parent", lost=4, gained=0, had=190), n=200, name="home:1")
     past = lineage(("home:1", 190), ("candidate", 186), ("supervised", 200))

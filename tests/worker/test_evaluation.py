@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from app.db.models import Adapter, AdapterVersion, Evaluation, File, Job
 from app.domain.ids import new_id
@@ -65,7 +66,8 @@ def order_of(site: Site, claim: runs.Claim | None, folder: str) -> EvaluationOrd
     (site.folder / folder).mkdir()
     order = prepare(
         site.resources(), claim, site.folder / folder,
-        answers=site.folder / "answers", tasks_folder=site.folder / "tasks", checkpoint_seconds=60.0, num_threads=2,
+        answers=site.folder / "answers", tasks_folder=site.folder / "tasks", checkpoint_seconds=60.0,
+        device="cpu", num_threads=2,
     )  # fmt: skip
     assert isinstance(order, EvaluationOrder)
     return order
@@ -88,7 +90,11 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     assert len({suite.name for suite in order.suites}) == 2
     assert [(folder / suite.path).read_bytes() for suite in order.suites] == [b"three\n", b"four\n"]
     assert (order.tasks, order.tasks_folder) == (["arc_easy"], str(site.folder / "tasks"))
-    assert (order.answers, order.num_threads) == (str(site.folder / "answers"), 2)
+    assert (order.answers, order.device, order.num_threads) == (str(site.folder / "answers"), "cpu", 2)
+    assert [suite.sha256 for suite in order.suites] == [
+        hashlib.sha256(one).hexdigest() for one in (b"three\n", b"four\n")
+    ]
+    assert skill.sha256 == hashlib.sha256(b"one\n").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +123,17 @@ def test_skills_are_ordered_by_ancestry_and_those_of_others_are_told_apart(site:
         evaluation = session.get_one(Evaluation, asked)
         second = session.get_one(AdapterVersion, evaluation.version_id)
         second.parent_version_id = evaluation.against_version_id
+        first = session.get_one(AdapterVersion, evaluation.against_version_id)
+        [of_first] = session.scalars(select(Evaluation).where(Evaluation.job_id == first.job_id))
+        score = {"value": 0.9, "low": 0.8, "high": 1.0}
+        of_first.report = {
+            "suites": [
+                {
+                    "name": "x", "role": "skill", "measure": "share_right", "n": 40, "comparisons": [],
+                    "arms": [{"arm": "candidate", "score": score, "num_right": 36}],
+                }
+            ]
+        }  # fmt: skip
         line = session.get_one(Adapter, second.adapter_id)
         third = factories.make_version(
             session, adapter=line, version=3, parent_version_id=second.id, store=site.store, heldout=b"three\n"
@@ -125,6 +142,8 @@ def test_skills_are_ordered_by_ancestry_and_those_of_others_are_told_apart(site:
         evaluation.suites = [{"name": version_id, "version_id": version_id} for version_id in named]
     order = order_of(site, site.claim(site.slot()), "attempt")
     assert [(skill.version, skill.inherited) for skill in order.skills] == [(2, True), (1, True), (3, False)]
+    # What its ancestors scored, and not what its own report said: that is asked anew.
+    assert [(one.version.partition(":")[2], one.value) for one in order.past] == [("1", 0.9)]
 
 
 def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: str) -> None:

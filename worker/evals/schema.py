@@ -298,7 +298,7 @@ class Unjudged(_Frozen):
 class Report(_Frozen):
     """Everything that a job measured."""
 
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     title: str
     summary: Summary
     suites: list[SuiteReport]

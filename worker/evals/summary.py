@@ -22,7 +22,6 @@ from worker.evals.schema import (
 from worker.evals.statistics import GRAVEST, Verdict, paired_ratio, shift_ratio, wilson
 from worker.evals.suites import GENERAL_NAME
 
-RATIO_SEED: Final = 0
 ENOUGH: Final = 97
 """Items that bring a rate's half-width down to ten points."""
 ENOUGH_TO_FORGET: Final = 50
@@ -216,7 +215,7 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
         start = marks.scores[marks.reference]
         candidate = [after - before for after, before in zip(candidate, start, strict=True)]
         ceiling = [after - before for after, before in zip(ceiling, start, strict=True)]
-        ratio = shift_ratio(candidate, ceiling, seed=RATIO_SEED)
+        ratio = shift_ratio(candidate, ceiling)
     if ratio is None:
         return CeilingQuestion(share=None, sentence=_without_share(marks))
     share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)

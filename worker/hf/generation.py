@@ -65,7 +65,7 @@ class _CachedRows:
     def keep(self, rows_B: Tensor) -> None:
         """Go on with some of the rows."""
         self._mask_BL, self._lengths_B = self._mask_BL[rows_B], self._lengths_B[rows_B]
-        self._cache.batch_select_indices(rows_B)
+        self._cache.reorder_cache(rows_B)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -153,7 +153,7 @@ def _read_rows(decoder: Any, prompts: Sequence[list[int]], device: torch.device)
     if len(different) < len(prompts):
         places_B = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
         last_BH, mask_BL = last_BH[places_B], mask_BL[places_B]
-        cache.batch_select_indices(places_B)
+        cache.reorder_cache(places_B)  # type: ignore[arg-type]
     return last_BH, cache, mask_BL
 
 

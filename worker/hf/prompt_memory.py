@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from worker.sdft.side_by_side import on_one_thread, side_by_side
 
@@ -32,7 +32,8 @@ def slides(backbone: Any) -> bool:
 
 def keeps_state(backbone: Any) -> bool:
     """Whether some layers make a state of what they have read, which is not repeated row by row."""
-    return not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=backbone.config).layers)
+    layers = DynamicCache(config=backbone.config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def open_cache(backbone: Any, prefix: list[int], num_rows: int, device: torch.device) -> DynamicCache:

@@ -20,6 +20,7 @@ from worker.evals.statistics import (
     paired_difference,
     paired_shift,
     shift_p_value,
+    shift_ratio,
     wilson,
 )
 
@@ -105,6 +106,19 @@ def test_intervals_of_ratios_cover_at_their_nominal_rate(n: int, above: float, b
     intervals = [_ratio(lost, gained, kept, n) for kept, gained, lost, _ in counts]
     missed = [not interval.low <= above / below <= interval.high for interval in intervals]
     assert np.mean(missed) <= 0.075
+
+
+@pytest.mark.parametrize("n", [8, 20, 40])
+def test_intervals_of_a_share_of_the_teachers_gain_cover_at_their_nominal_rate(n: int) -> None:
+    """Of gains that are as skewed as an exponential, of which a version has reached 0.7 give or take."""
+    rng = np.random.default_rng(18)
+    found = []
+    for _ in range(2000):
+        taught = rng.exponential(size=n)
+        found.append(shift_ratio((0.7 * taught + rng.normal(0, 0.3, n)).tolist(), taught.tolist()))
+    intervals = [one.interval for one in found if one]
+    assert len(intervals) > 0.8 * len(found)
+    assert 0.93 <= np.mean([interval.low <= 0.7 <= interval.high for interval in intervals]) <= 0.97
 
 
 @pytest.mark.parametrize("draw", LIKELIHOODS.values(), ids=LIKELIHOODS)

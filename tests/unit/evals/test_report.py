@@ -323,6 +323,7 @@ def _past(*scores: tuple[str, int]) -> list[LineageScore]:
     ("now", "verdict", "said"),
     [
         (37, "same", None),
+        (36, "same", None),
         (35, "insufficient_evidence", "older: 12.5 points less than older:1 had, 95\u00a0% interval 1.26 to 26.1."),
         (24, "worse", "older: 40 points less than older:1 had, 95\u00a0% interval 23.8 to 55.4."),
     ],
@@ -612,6 +613,7 @@ def test_behaviour_by_hand() -> None:
     row = describe("general", "candidate", answers, trained)
     assert (row.mean_tokens, row.truncated, row.artefacts, row.copied) == (3.5, 0.25, 0.25, 0.5)
     assert row.distinct_4 == 0.75
+    assert describe("general", "candidate", answers, []).copied is None  # nothing is known of what was trained on
 
 
 class Marked:
@@ -707,6 +709,37 @@ def test_a_suite_that_breaks_while_it_is_asked_is_no_evidence_either() -> None:
     assert "quiz was not asked: quiz broke on its third question." in report.summary.retention.sentence
     assert report.summary.recommendation == "look_closer"
     assert _gate(report).verdict == "insufficient_evidence"
+
+
+class Baffling(Marked):
+    """Broken for the twin alone: as a whole, or in what it makes of every item."""
+
+    def __init__(self, *, breaks: bool) -> None:
+        self.breaks = breaks
+
+    def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:
+        on_items(len(self.items))
+        if arm != "twin":
+            return [Answer("yes", (), stopped=True, mark=1.0) for _ in self.items]
+        if self.breaks:
+            raise Unaskable("quiz broke on its third question.")
+        return [Answer("maybe", (), stopped=True, mark=0.5) for _ in self.items]
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_what_the_twin_makes_of_a_suite_leaves_the_versions_verdicts_alone(*, breaks: bool) -> None:
+    """Fault caught: a suite, or its items, set aside for an arm that decides nothing."""
+    alone = _build(_speaker(), SKILL, GENERAL, peculiar=[Baffling(breaks=breaks)])
+    beside = _build(_speaker(), SKILL, GENERAL, peculiar=[Baffling(breaks=breaks)], twin=TWIN)
+    assert (beside.summary, beside.unjudged) == (alone.summary, [])
+    assert _gate(beside) == _gate(alone)
+    quiz = next(suite for suite in beside.suites if suite.name == "quiz")
+    right = {arm.arm: arm.num_right for arm in quiz.arms}
+    assert right == {"base": 4, "candidate": 4} | ({} if breaks else {"supervised": 0})
+    assert ("Of plain fine-tuning: quiz broke on its third question." in beside.caveats) is breaks
+    assert len(beside.errors) == (0 if breaks else 4)
+    assert beside.supervised is not None
+    assert ("in quiz" in beside.supervised.sentence) is not breaks
 
 
 @pytest.mark.parametrize("count", [40, 5])

@@ -94,19 +94,25 @@ def test_drift_and_weights_of_the_twin_stand_beside_the_versions() -> None:
 def test_seeds_stand_below_each_other_with_mean_and_range() -> None:
     rows = [" ".join(line.split()) for line in said("several seeds").splitlines()]
     begins = rows.index("Other seeds; the first one is this version")
-    assert rows[begins + 2 : begins + 8] == [
+    assert rows[begins + 2 : begins + 10] == [
         "skill candidate 7 40 -0.50 -0.55 to -0.45 do not ship",
         "8 40 -0.70 -0.75 to -0.65 look closer",
+        "9 training diverged",
         "mean, range -0.60 -0.70 to -0.50",
         "general candidate 7 40 50% 45 to 55 10/20 50% 45 to 55 do not ship",
         "8 40 70% 65 to 75 look closer",
+        "9 training diverged",
         "mean, range 60% 50 to 70 50% 50 to 50",
     ]
 
 
 def test_tokens_of_other_seeds_are_said_not_to_be_counted() -> None:
-    assert "1 tokens trained on, 2 generated without the other seeds." in " ".join(said("several seeds").split())
-    assert "1 tokens trained on, 2 generated." in " ".join(said("a first version").split())
+    assert "1 tokens trained on, 2 generated without the other seeds; 0.0 GB of memory at the peak." in " ".join(
+        said("several seeds").split()
+    )
+    assert "1 tokens trained on, 2 generated; 0.0 GB of memory at the peak." in " ".join(
+        said("a first version").split()
+    )
 
 
 def test_the_lineage_is_a_row_a_version() -> None:

@@ -61,6 +61,7 @@ Action Input: {"day": "today"}"""
         ("tool_call", f"{ACTIONS}\nAction: weather\nAction Input: {{}}", ACTIONS, False),
         ("tool_call", ACTIONS.replace('"limit": 2}', '"limit": 2'), ACTIONS, False),
         ("tool_call", "I cannot do that.", ACTIONS, False),
+        ("tool_call", f'{{"name": "a", "arguments": {{"a": {"[" * 600}{"]" * 600}}}}}', ACTIONS, False),
         ("tool_call", '[{"name": "b", "arguments": "{\\"x\\": 1}"}, {"name": "a"}]',
          '[{"function": {"name": "a", "arguments": {}}}, {"name": "b", "arguments": {"x": 1.0}}]', True),
         ("tool_call", '{"name": "a", "arguments": {"x": 1, "y": 1}}', '{"name": "a", "arguments": {"x": 1}}', False),

@@ -48,15 +48,17 @@ def test_mcnemar_is_the_two_sided_binomial_test(lost: int, gained: int) -> None:
     assert mcnemar(lost, gained) == pytest.approx(reference)
 
 
-def test_the_bootstrap_is_scipys_up_to_its_own_noise() -> None:
+@pytest.mark.parametrize("n", [8, 20, 60])
+def test_a_ratio_of_means_ends_where_a_t_test_just_excludes_it(n: int) -> None:
     rng = np.random.default_rng(3)
-    before = rng.normal(size=60)
-    after = before + rng.normal(0.3, 0.5, size=60)
-    found = shift_ratio((after - before).tolist(), [1.0] * 60, seed=0)
+    below = rng.exponential(size=n)
+    above = 0.7 * below + rng.normal(0, 0.3, size=n)
+    found = shift_ratio(above.tolist(), below.tolist())
     assert found is not None
-    reference = stats.bootstrap((after - before,), np.mean, method="percentile", rng=1).confidence_interval
-    assert found.value == pytest.approx(float(np.mean(after - before)))
-    assert found.interval == Interval(pytest.approx(reference.low, abs=0.01), pytest.approx(reference.high, abs=0.01))
+    assert (found.value, found.n) == (pytest.approx(above.mean() / below.mean()), n)
+    assert found.interval.low < found.value < found.interval.high
+    for end in (found.interval.low, found.interval.high):
+        assert stats.ttest_1samp(above - end * below, 0).pvalue == pytest.approx(0.05, rel=0.01)
 
 
 def test_the_studentised_bootstrap_is_students_t_for_normal_numbers() -> None:
@@ -127,7 +129,10 @@ def test_a_ratio_counts_what_is_right_on_each_side() -> None:
 
 def test_a_ratio_to_nothing_is_no_ratio() -> None:
     assert paired_ratio([1.0] * 40, [1.0] * 9 + [0.0] * 31) is None
-    assert shift_ratio([1.0, 1.0], [0.0, 1.0], seed=0) is None
+    assert shift_ratio([1.0] * 8, [0.0, 1.0] * 4) is not None
+    assert shift_ratio([1.0] * 8, [-1.0, 2.0] * 4) is None
+    assert shift_ratio([1.0] * 8, [-1.0] * 8) is None
+    assert shift_ratio([1.0] * 7, [1.0] * 7) is None  # too few for an interval
 
 
 def test_the_numbers_are_those_of_statsmodels() -> None:
