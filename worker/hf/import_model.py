@@ -119,11 +119,10 @@ def measure(folder: Path) -> dict[str, Any]:
         folder, trust_remote_code=False, local_files_only=True, dtype=torch.bfloat16
     )
     architecture = type(model).__name__
-    try:
-        HfPolicy.on(Base(model, Chat.load(folder), 0), lora_rank=1, lora_alpha=1, parent=None, seed=0)
-    except Exception as error:  # whatever a model does that the trainer does not expect
-        msg = f"the trainer cannot use a {architecture}: {error}. Choose another model"
-        raise CannotImport(msg) from error
+    # Not every processor has all of bf16, which takes half the memory: what fails in it is tried in fp32 too.
+    if _why_unusable(model, folder) and (why := _why_unusable(model.float(), folder)):
+        msg = f"the trainer cannot use a {architecture}: {why}. Choose another model"
+        raise CannotImport(msg)
     digests = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.suffix in ALLOWED_SUFFIXES}
     weights = {name: digest for name, digest in digests.items() if name.endswith(".safetensors")}
     return {
@@ -136,6 +135,15 @@ def measure(folder: Path) -> dict[str, Any]:
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "context_tokens": int(model.config.get_text_config().max_position_embeddings),
     }
+
+
+def _why_unusable(model: Any, folder: Path) -> str | None:
+    """What keeps the trainer from setting out on a model; None if nothing does."""
+    try:
+        HfPolicy.on(Base(model, Chat.load(folder), 0), lora_rank=1, lora_alpha=1, parent=None, seed=0)
+    except Exception as error:  # noqa: BLE001 - whatever a model does that the trainer does not expect
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def measure_overheads(tokenizer: Any) -> dict[str, Any]:
