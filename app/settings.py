@@ -6,27 +6,33 @@ Below an edge nothing imports this module: settings become one ``Resources``.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HTTP_THREADS = 40
 """Starlette's thread limit; the database pool is sized to it so that a thread never waits for a connection."""
 
 
-class DatabaseSettings(BaseModel):
+class _Group(BaseModel):
+    """A name that is not one of its own is refused: it may be a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class DatabaseSettings(_Group):
     """SQLAlchemy URL of a Postgres, ``postgresql+psycopg://``."""
 
     url: SecretStr
 
 
-class BrokerSettings(BaseModel):
+class BrokerSettings(_Group):
     """Redis or Valkey: ``redis://host/0`` or ``redis+socket:///path``. Only rings; no job lives there."""
 
     url: SecretStr
     key_prefix: str = "sdft:"
 
 
-class StorageSettings(BaseModel):
+class StorageSettings(_Group):
     """Folders shared by the API and the workers, and scratch space of a worker."""
 
     root: Path = Field(description="Blobs: uploads, adapters, reports.")
@@ -34,7 +40,7 @@ class StorageSettings(BaseModel):
     work: Path = Field(description="Attempts in progress; local to a worker.")
 
 
-class LimitSettings(BaseModel):
+class LimitSettings(_Group):
     """Sizes beyond which a request is refused."""
 
     upload_bytes: int = Field(512 * 1024 * 1024, gt=0)
@@ -42,7 +48,7 @@ class LimitSettings(BaseModel):
     job_seconds: int = Field(24 * 3600, gt=0, description="Wall limit of a job that names none.")
 
 
-class WorkerSettings(BaseModel):
+class WorkerSettings(_Group):
     """Times of the lease and of the trainer process; see docs/decisions on why these values."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

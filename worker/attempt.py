@@ -90,9 +90,13 @@ def run_attempt(slot: Slot, claim: Claim, *, claimed_at: float) -> None:
     with LeaseKeeper(slot.resources.sessions, claim, slot.times, claimed_at=claimed_at) as keeper:
         attempt = Attempt(slot, claim, keeper, folder)
         try:
+            folder.mkdir()
             attempt.run()
         except LeaseLost:
             log.warning("lease_lost")
+        except OSError:
+            log.exception("disk_unusable")
+            attempt.write(runs.fail_or_retry, "worker_lost", "The worker cannot use its disk now.")
         except Exception:
             attempt.write(runs.fail_or_retry, "internal_error", "An internal error ended this attempt.")
             raise
@@ -230,11 +234,12 @@ class Attempt:
             message = "A checkpoint could not be stored; the job goes on without it."
             self.write(records.record_event, Noted(level="warn", message=message))
             return
+        finally:
+            shutil.rmtree(self._folder / written.path, ignore_errors=True)
         replaced = self.write(
             records.record_checkpoint, written.step, archive=archive, state=state, metrics=written.metrics
         )
         self.write(lambda session, _: blobs.drop(session, resources.store, replaced))
-        shutil.rmtree(self._folder / written.path)
 
     def _conclude(self, trainer: Trainer) -> None:
         """Write down how it ended. A request to cancel is heeded by each of these, however late it came."""

@@ -46,10 +46,8 @@ class WorkerHome:
         (self.folder / _DRAINING).touch()
 
     def attempt(self, job_id: str, fence: int) -> Path:
-        """An empty folder for one attempt."""
-        folder = self.folder / f"{job_id}-{fence}"
-        folder.mkdir()
-        return folder
+        """The folder for one attempt, to be made."""
+        return self.folder / f"{job_id}-{fence}"
 
 
 class OwnedHome(WorkerHome):
@@ -65,8 +63,10 @@ class OwnedHome(WorkerHome):
         root.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(root)
         self.folder.mkdir(mode=0o700)
-        self._lock = (self.folder / _LOCK).open("w")
+        unlocked = self.folder / f".{_LOCK}"
+        self._lock = unlocked.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unlocked.rename(self.folder / _LOCK)  # locked before another worker's start can see it, and take it for free
         os.environ[HOME_VARIABLE] = str(self.folder)
 
     def close(self) -> None:

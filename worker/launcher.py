@@ -63,18 +63,24 @@ class Trainer:
         self._silent = self._told_to_stop = False
         self._writing = threading.Lock()
         self._pipe, pipe_of_trainer = os.pipe()
-        self._process = subprocess.Popen(
-            [*command, stay.model_dump_json()],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=_environment(os.environ, device) | {REPORT_FD_VARIABLE: str(pipe_of_trainer)},
-            pass_fds=[pipe_of_trainer],
-            start_new_session=True,
-            preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - calls what is loaded, takes no lock
-        )
-        os.close(pipe_of_trainer)
+        try:
+            self._process = subprocess.Popen(
+                [*command, stay.model_dump_json()],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env=_environment(os.environ, device) | {REPORT_FD_VARIABLE: str(pipe_of_trainer)},
+                pass_fds=[pipe_of_trainer],
+                start_new_session=True,
+                preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - calls what is loaded, takes no lock
+            )
+        except OSError:  # no memory, or too many processes
+            os.close(self._pipe)
+            self._log.close()
+            raise
+        finally:
+            os.close(pipe_of_trainer)
 
     def begin(self, folder: Path) -> None:
         """Give it an attempt's folder, ready to be worked in."""

@@ -4,6 +4,7 @@
 process fit for the next one: after anything else it is gone, and a new one starts from nothing.
 """
 
+import errno
 import os
 import sys
 from typing import Any, BinaryIO
@@ -76,12 +77,15 @@ def run(attempt: Training | Evaluation) -> int | None:
     except NoDevice as error:
         reporter.failed("base_model_unavailable", str(error))
     except Exception as error:
-        if not memory.ran_out(error):
+        if memory.ran_out(error):
+            reporter.failed(
+                "out_of_memory", "The worker ran out of memory; a smaller batch_size or shorter completions need less."
+            )
+        elif _is_full(error):
+            reporter.failed("worker_lost", "The worker's disk is full.")
+        else:
             reporter.failed("internal_error", "An internal error ended the run; the operator's log says more.")
             raise
-        reporter.failed(
-            "out_of_memory", "The worker ran out of memory; a smaller batch_size or shorter completions need less."
-        )
     else:
         return None
     return 0
@@ -93,6 +97,11 @@ def main() -> int:
     supervisor = Supervisor(sys.stdin.fileno(), trust_seconds=stay.trust_seconds)
     with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
         return serve(supervisor, pipe, stay)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a disk has no room; safetensors says so in words only."""
+    return getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _line(error: dict[str, Any]) -> str:

@@ -4,16 +4,18 @@ Reads the rows in one short transaction, then copies bytes out of the store with
 """
 
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.models import Adapter, AdapterFile, AdapterVersion, BaseModel, Blob, Evaluation, File, Job, Project
 from app.db.session import transaction
+from app.domain.errors import Unavailable
 from app.domain.evaluation import EvaluationOptions
 from app.domain.lifecycle import FailureCode
 from app.domain.trainer_protocol import (
@@ -32,7 +34,9 @@ from app.services.evaluations import GENERAL
 from app.services.lineage import ancestors, past_scores
 from app.services.publishing import model_id
 from app.services.runs import Claim, held, latest_checkpoint
-from app.storage.store import CorruptBlob, StoredBlob
+from app.storage.store import CorruptBlob, MissingBlob, Store, StoredBlob
+
+log = structlog.get_logger()
 
 TRAINING_NAME = "train.jsonl"
 VALIDATION_NAME = "validation.jsonl"
@@ -98,18 +102,36 @@ def prepare(
         else:
             training_order = _order(session, job, plan, resources.models)
             order = training_order.model_copy(update=here | {"checkpoint_seconds": checkpoint_seconds})
+    to_resume = {path: plan.files.pop(path) for path in list(plan.files) if path.is_relative_to(RESUME_FOLDER)}
     try:
         for path, blob in plan.files.items():
             resources.store.fetch(blob, folder / path)
-        if _RESUME_ARCHIVE in plan.files:
-            with tarfile.open(folder / _RESUME_ARCHIVE) as archive:
-                archive.extractall(folder / RESUME_FOLDER / "adapter", filter="data")
+        if to_resume and not _fetch_checkpoint(resources.store, to_resume, folder):
+            order = order.model_copy(update={"resume_step": None})
+        (folder / ORDER_NAME).write_text(order.model_dump_json(indent=2), encoding="utf-8")
+    except (MissingBlob, Unavailable) as error:
+        raise Unprepared("worker_lost", "The worker finds no stored file that this job needs.") from error
     except CorruptBlob as error:
         raise Unprepared("internal_error", "A stored file that this job needs is damaged.") from error
     except OSError as error:
         raise Unprepared("worker_lost", "The worker has no room for the job's files.") from error
-    (folder / ORDER_NAME).write_text(order.model_dump_json(indent=2), encoding="utf-8")
     return order
+
+
+def _fetch_checkpoint(store: Store, files: Mapping[PurePosixPath, StoredBlob], folder: Path) -> bool:
+    """Whether the last checkpoint is there whole. Without it the job begins anew, as before its first one.
+
+    A backup that was made while the job trained may name one that a newer one had replaced.
+    """
+    try:
+        for path, blob in files.items():
+            store.fetch(blob, folder / path)
+    except CorruptBlob:
+        log.warning("checkpoint_lost", exc_info=True)
+        return False
+    with tarfile.open(folder / _RESUME_ARCHIVE) as archive:
+        archive.extractall(folder / RESUME_FOLDER / "adapter", filter="data")
+    return True
 
 
 def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> EvaluationOrder:

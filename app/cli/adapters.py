@@ -1,5 +1,6 @@
 """``sdft adapters``: what jobs left behind."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ cli = typer.Typer(help="List, download and promote adapters.", no_args_is_help=T
 def list_(home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, json: Json = False) -> None:
     """List adapters and their versions."""
     client = connect(Home(home), url, key)
-    adapters = _get(client, "/adapters?limit=100")["data"]
+    adapters = list(_all_pages(client, "/adapters"))
     if json:
         print_json(adapters)
         return
@@ -31,6 +32,14 @@ def list_(home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, jso
         for item in adapter["versions"]
     )  # fmt: skip
     print_table(columns, rows, empty="There are no adapters; a job makes one: sdft jobs create")
+
+
+def _all_pages(client: "OpenAI", path: str) -> Iterator[Any]:
+    page = _get(client, f"{path}?limit=100")
+    yield from page["data"]
+    while page["has_more"]:
+        page = _get(client, f"{path}?limit=100&after={page['last_id']}")
+        yield from page["data"]
 
 
 @cli.command()

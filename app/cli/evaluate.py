@@ -39,12 +39,19 @@ def evaluate(
     client = connect(Home(home), url, key)
     asked = {"against": against, "suites": [_suite(client, named) for named in suite] or None}
     body = {name: value for name, value in asked.items() if value is not None}
-    queued = [_post(client, {"version": version} | body) for version in versions]
-    ended = [_follow(client, evaluation, json=json) for evaluation in queued] if watch else queued
-    for evaluation in ended:
-        _show(evaluation, json=json, watched=watch)
-    if watch and any(evaluation["status"] != "succeeded" for evaluation in ended):
-        raise typer.Exit(JOB_FAILED_EXIT_CODE)
+    queued = []
+    for version in versions:  # each told of at once: a later one may be refused
+        queued.append(_post(client, {"version": version} | body))
+        if watch:
+            typer.echo(f"{queued[-1]['id']} is queued.", err=True)
+        else:
+            _show(queued[-1], json=json, watched=False)
+    if watch:
+        ended = [_follow(client, evaluation, json=json) for evaluation in queued]
+        for evaluation in ended:
+            _show(evaluation, json=json, watched=True)
+        if any(evaluation["status"] != "succeeded" for evaluation in ended):
+            raise typer.Exit(JOB_FAILED_EXIT_CODE)
 
 
 def _suite(client: "OpenAI", named: str) -> str:

@@ -63,7 +63,9 @@ def create(
     ] = None,
     metadata: Pairs = [],  # noqa: B006 - typer copies it
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the job would take.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what the job would take; a path is uploaded.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     url: Url = None,
     key: Key = None,
@@ -100,6 +102,7 @@ def create(
         return
     job = client.fine_tuning.jobs.create(**request, extra_body=ours or None)
     if watch:
+        typer.echo(f"{job.id} is queued.", err=True)
         _follow(client, job.id, json=json)
     elif json:
         print_json(job.to_dict())
@@ -196,7 +199,9 @@ def _file_id(client: "OpenAI", named: str, *, purpose: Literal["fine-tune", "eva
     """Upload what is a path; a file's id is taken as it is."""
     path = Path(named)
     if path.is_file():
-        return send(client, path, purpose).id
+        file = send(client, path, purpose)
+        typer.echo(f"{path} is uploaded as {file.id}.", err=True)  # to be named the next time
+        return file.id
     if named.startswith("file-"):
         return named
     raise CliError(f"{named} is neither a file on this machine nor the id of an uploaded one (file-...).")

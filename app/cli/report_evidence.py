@@ -151,7 +151,7 @@ def _cost(cost: dict[str, Any], *, has_seeds: bool) -> Iterator[Text]:
     yield Text()
     yield Text("Cost", style="bold")
     tokens = f"{cost['trained_tokens']} tokens trained on, {cost['generated_tokens']} generated"
-    peak = cost["peak_memory_bytes"]
+    peak = cost.get("peak_memory_bytes")
     memory = f"; {peak / 1e9:.1f} GB of memory at the peak" if peak else ""
     yield Text(f"{phases}; {tokens}{' without the other seeds' if has_seeds else ''}{memory}.")
 

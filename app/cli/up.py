@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -46,14 +47,16 @@ def up(
 
 
 def _ensure_key(home: Home) -> str | None:
-    """Make the first key. None if there is one already."""
+    """Make a key, unless the saved one opens this database. None if it does."""
     from app.cli.home import operator_resources
     from app.db.session import transaction
-    from app.services.access import create_key
+    from app.domain.errors import Unauthenticated
+    from app.services.access import authenticate, create_key
 
-    if home.saved_key():
-        return None
     with operator_resources(home) as resources, transaction(resources.sessions) as session:
+        with suppress(Unauthenticated):
+            authenticate(session, home.saved_key())
+            return None
         secret = create_key(session, project=DEFAULT_PROJECT, name="sdft up").secret
         # Inside the transaction: a key that could not be saved does not exist.
         home.save_key(secret)

@@ -129,14 +129,14 @@ def keep(session: Session, version: AdapterVersion) -> None:
         raise NotFound("version_not_found", "This version has just been deleted; retrieve the adapter to see others.")
 
 
-def delete_model(session: Session, project_id: str, model_id: str) -> None:
-    """Take a version out of sight; its number is never given again.
+def delete_model(session: Session, project_id: str, reference: str) -> None:
+    """Take a version, however it is called, out of sight; its number is never given again.
 
     Raises:
         NotFound: There is none.
         Conflict: A job is training from it, or an alias points at it.
     """
-    found = find_model(session, project_id, model_id)
+    found = resolve(session, project_id, reference)
     if found is None:
         raise NotFound("model_not_found", "There is no such model in your project; list the models to see which.")
     session.refresh(found.version, ["deleted_at"], with_for_update=True)

@@ -143,6 +143,8 @@ def required(session: Session, name: str) -> BaseModel:
     if row is None:
         known = ", ".join(base.name for base in list_base_models(session)) or "none yet"
         message = f"There is no base model of this name that can be trained; there are: {known}."
+        if name.startswith("ft:"):
+            message += " To go on from a version, name its base as model and the version as parent_adapter."
         raise Invalid("model_not_found", message, param="model")
     return row
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, exists, or_, select
+from sqlalchemy import ColumnElement, delete, exists, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -45,9 +45,7 @@ def collect_garbage(session: Session, store: Store, *, grace_seconds: float = GR
     """
     before = NOW - timedelta(seconds=grace_seconds)
     session.execute(delete(File).where(File.deleted_at < before, ~_is_referred_to(File)))
-    for staged in store.staging.iterdir():
-        if staged.stat().st_mtime < time.time() - grace_seconds:
-            staged.unlink(missing_ok=True)
+    store.sweep(before=time.time() - grace_seconds)
     return _remove(session, store, Blob.last_referenced_at < before)
 
 
@@ -57,7 +55,11 @@ def drop(session: Session, store: Store, sha256s: list[str]) -> None:
 
 
 def _remove(session: Session, store: Store, *chosen: ColumnElement[bool]) -> int:
-    """Rows first: a foreign key stops what is still in use. The locks are held until the bytes are gone."""
+    """Rows first: a foreign key stops what is still in use. The locks are held until the bytes are gone.
+
+    However long that takes: else someone could be told meanwhile that they are there.
+    """
+    session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     unused = select(Blob).where(*chosen, ~_is_referred_to(Blob)).limit(PAGE).with_for_update(skip_locked=True)
     blobs = session.scalars(unused).all()
     for blob in blobs:

@@ -15,6 +15,7 @@ from app.domain.ids import is_id, new_id
 from app.domain.lifecycle import TERMINAL
 from app.domain.validation import Report, validate, validate_suite
 from app.services import blobs
+from app.services.lineage import ancestors
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import StoredBlob
 
@@ -100,7 +101,7 @@ def delete(session: Session, project_id: str, file_id: str) -> None:
     """
     file = get(session, project_id, file_id)
     session.refresh(file, with_for_update=True)  # a job that is being posted with it waits, or is seen here
-    if reason := next(_reasons_to_keep(session, file_id), None):
+    if reason := next(_reasons_to_keep(session, project_id, file_id), None):
         raise Conflict("file_in_use", reason)
     file.deleted_at = datetime.now(UTC)
     session.flush()
@@ -123,7 +124,7 @@ def for_job(session: Session, project_id: str, file_id: str, *, purpose: str, pa
     return file
 
 
-def _reasons_to_keep(session: Session, file_id: str) -> Iterator[str]:
+def _reasons_to_keep(session: Session, project_id: str, file_id: str) -> Iterator[str]:
     unfinished = Job.status.not_in(TERMINAL)
     rehearsed = Job.hyperparameters["rehearsal"]["file"].astext == file_id
     asked = Job.evaluation["suites"].contains([file_id])
@@ -133,6 +134,11 @@ def _reasons_to_keep(session: Session, file_id: str) -> Iterator[str]:
     evaluating = select(Evaluation.id).join(Job, Job.id == Evaluation.job_id).where(unfinished)
     if evaluation_id := session.scalar(evaluating.where(Evaluation.suites.contains([{"file_id": file_id}])).limit(1)):
         yield f"The evaluation {evaluation_id} still needs this file; cancel it or wait for its end."
+    going_on = select(Job.id, Job.parent_version_id).where(unfinished, Job.parent_version_id.is_not(None))
+    for job_id, parent_id in session.execute(going_on.where(Job.project_id == project_id)):
+        made_by = [version.job_id for version in ancestors(session, parent_id)]
+        if session.scalar(select(Job.id).where(Job.id.in_(made_by), Job.training_file_id == file_id).limit(1)):
+            yield f"The job {job_id} rehearses this file, which an earlier version was trained on; wait for its end."
     of_checkpoint = select(Job.id).join(Checkpoint, Checkpoint.job_id == Job.id)
     if job_id := session.scalar(of_checkpoint.where(Checkpoint.adapter_file_id == file_id, unfinished).limit(1)):
         yield f"The job {job_id} may have to go on from this checkpoint; wait for its end."

@@ -24,6 +24,7 @@ from app.domain.errors import Invalid, NotFound
 from app.domain.evaluation import EvaluationOptions
 from app.domain.gate import GateRule
 from app.domain.ids import is_id, new_id, short
+from app.domain.lifecycle import TERMINAL
 from app.domain.training import MAX_SEED, Hyperparameters, Method, SdftHyperparameters, SupervisedHyperparameters
 from app.services import adapters, base_models, files, lengths, publishing, runs
 from app.services.base_models import TokenCounter
@@ -265,11 +266,19 @@ def _parent(session: Session, project_id: str, base: BaseModel, reference: str |
 
 
 def _check_line(session: Session, project_id: str, name: str, base: BaseModel) -> None:
-    """An adapter's versions all lie over one base."""
+    """An adapter's versions all lie over one base: those that are there, and the first of those under way."""
     query = select(Adapter.base_model).where(Adapter.project_id == project_id, Adapter.name == name)
     line_base = session.scalar(query)
     if line_base not in {None, base.name}:
         message = f"The adapter {name} lies over {line_base}; choose another suffix, or {line_base} as model."
+        raise Invalid("adapter_over_another_base", message, param="suffix")
+    others = (Job.kind == "training", Job.status.not_in(TERMINAL), Job.base_model != base.name)
+    mine = select(Job).where(Job.project_id == project_id, Job.adapter_name == name, *others)
+    if line_base is None and (other := session.scalar(mine.limit(1))):
+        message = (
+            f"The job {other.id} is making {name} over {other.base_model}; choose another suffix, or "
+            f"{other.base_model} as model."
+        )
         raise Invalid("adapter_over_another_base", message, param="suffix")
 
 

@@ -114,11 +114,13 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Lease:
     Raises:
         LeaseLost: Someone else has it, or it has ended.
     """
+    worked = func.sum(func.extract("epoch", func.coalesce(JobAttempt.ended_at, NOW) - JobAttempt.started_at))
+    seconds_running = select(worked).where(JobAttempt.job_id == Job.id).scalar_subquery()
     row = session.execute(
         update(Job)
         .where(Job.id == claim.job_id, Job.fence == claim.fence, Job.status == "running")
         .values(lease_expires_at=NOW + timedelta(seconds=lease_seconds))
-        .returning(Job.cancel_requested_at.is_not(None), func.extract("epoch", NOW - Job.started_at), Job.max_seconds)
+        .returning(Job.cancel_requested_at.is_not(None), seconds_running, Job.max_seconds)
     ).one_or_none()
     if row is None:
         raise LeaseLost(claim.job_id)

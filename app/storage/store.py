@@ -8,6 +8,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,11 @@ class StoredBlob:
 
 
 class CorruptBlob(Exception):
-    """A blob's bytes are missing, cut short, or do not hash to its name."""
+    """A blob's bytes are cut short, or do not hash to its name."""
+
+
+class MissingBlob(CorruptBlob):
+    """A blob is not there; so may be the disk that holds them all."""
 
 
 def hash_file(path: Path) -> StoredBlob:
@@ -67,7 +72,7 @@ class Store:
             Unavailable: The disk is full or the store does not answer; nothing visible is left behind.
         """
         blob = hash_file(path)
-        if self.has(blob):
+        if self._size(blob) == blob.num_bytes:
             return blob
         try:
             obstore.put(self._objects, _key(blob.sha256), path, max_concurrency=2)  # each holds a part in memory
@@ -85,21 +90,19 @@ class Store:
         finally:
             staged.unlink(missing_ok=True)
 
-    def has(self, blob: StoredBlob) -> bool:
-        """Whether the blob is there at its full size."""
-        try:
-            return obstore.head(self._objects, _key(blob.sha256))["size"] == blob.num_bytes
-        except FileNotFoundError:
-            return False
-
     def read(self, blob: StoredBlob, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes ``start`` to ``end`` (exclusive), in chunks.
 
         Raises:
-            CorruptBlob: Before the first byte if the blob is missing or has another size; at the end of a whole read
-                if its bytes do not hash to its name.
+            MissingBlob: There is none.
+            CorruptBlob: Before the first byte if it has another size; at the end of a whole read if its bytes do not
+                hash to its name.
+            Unavailable: The store does not answer.
         """
-        if not self.has(blob):
+        size = self._size(blob)
+        if size is None:
+            raise MissingBlob(blob.sha256)
+        if size != blob.num_bytes:
             raise CorruptBlob(blob.sha256)
         return self._chunks(blob, start, blob.num_bytes if end is None else end)
 
@@ -121,11 +124,28 @@ class Store:
         except FileNotFoundError:
             return
 
+    def sweep(self, before: float) -> None:
+        """Remove what was on its way in and never came: last changed before so many seconds since the epoch."""
+        for path in [*self.staging.iterdir(), *self._root.glob("blobs/*/*#*")]:  # obstore writes beside, then renames
+            with suppress(FileNotFoundError):  # it came after all, or went
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
     def check(self) -> None:
         """Raise ``OSError`` if the store cannot be written."""
         probe = self.stage()
         probe.write_bytes(b"ok")
         probe.unlink()
+
+    def _size(self, blob: StoredBlob) -> int | None:
+        """Bytes that are there; None if there is no such blob."""
+        try:
+            size: int = obstore.head(self._objects, _key(blob.sha256))["size"]
+        except FileNotFoundError:
+            return None
+        except obstore.exceptions.BaseError as error:
+            raise Unavailable("storage_unavailable", "The artifact store does not answer now.") from error
+        return size
 
     def _chunks(self, blob: StoredBlob, start: int, end: int) -> Iterator[bytes]:
         whole = start == 0 and end == blob.num_bytes
@@ -144,7 +164,8 @@ class Store:
     def _sync(self, sha256: str) -> None:
         """A committed row must never name bytes that a power cut can still take."""
         path = self._root / _key(sha256)
-        for target, flags in ((path, os.O_RDWR), (path.parent, os.O_RDONLY)):
+        folders = ((path.parent, os.O_RDONLY), (path.parent.parent, os.O_RDONLY))
+        for target, flags in ((path, os.O_RDWR), *folders):
             handle = os.open(target, flags)
             try:
                 os.fsync(handle)

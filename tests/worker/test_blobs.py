@@ -115,7 +115,7 @@ def test_collection_in_a_loop_never_takes_what_is_being_published(
                     status="processed",
                 )
                 session.add(file)
-            assert store.has(blob)
+            assert store.read(blob)
             with committed_sessions.begin() as session:
                 session.delete(session.get_one(models.File, file.id))
             time.sleep(0.01 * (number % 5 == 0) + 0.25 * (number % 50 == 49))
