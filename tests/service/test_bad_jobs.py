@@ -194,6 +194,24 @@ def test_an_adapter_name_over_another_base_is_taken(http, base, session, project
     assert (error["code"], error["param"]) == ("adapter_over_another_base", "suffix")
 
 
+def test_an_adapter_name_that_a_job_under_way_will_take_over_another_base_is_taken(http, base, session, file_id):
+    """Fault caught: the second of two jobs is trained to its end, and then there is no line to publish it in."""
+    factories.make_base_model(session, "other", overheads=OVERHEADS)
+    session.commit()
+    body = {"model": "tiny", "training_file": file_id, "suffix": "mine"}
+    first = http.post(JOBS, json=body).json()
+    assert http.post(JOBS, json=body).status_code == 200
+    error = error_of(http.post(JOBS, json=body | {"model": "other"}), 400)
+    assert (error["code"], error["param"]) == ("adapter_over_another_base", "suffix")
+    assert "is making mine over tiny" in error["message"]
+    assert http.post(f"{JOBS}/{first['id']}/cancel").status_code == 200
+
+
+def test_a_version_named_as_model_is_told_what_to_name_instead(http, base, file_id):
+    error = error_of(http.post(JOBS, json={"model": "ft:tiny:default:mine:1", "training_file": file_id}), 400)
+    assert error["message"].endswith("name its base as model and the version as parent_adapter.")
+
+
 def test_a_deleted_version_is_no_parent(http, base, session, project, file_id):
     version = factories.make_version(session, project=project)
     session.commit()

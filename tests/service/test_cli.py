@@ -193,6 +193,8 @@ def test_evaluate_asks_each_version(sdft, line, tmp_path):
     assert again["suites"] == [file_id]
     task = json.loads(sdft("evaluate", "home:1", "--suite", "lm_eval:arc_easy", "--json").stdout)
     assert task["suites"] == ["lm_eval:arc_easy"]
+    late = sdft("evaluate", "home:1", "home:99", "--suite", "general")
+    assert (late.returncode, late.stdout.startswith("eval-")) == (1, True)  # what was queued before is told of
     refused = sdft("evaluate", "home:1", "--suite", "generel")
     assert refused.returncode == 1
     assert '"general"' in refused.stderr

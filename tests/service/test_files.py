@@ -124,6 +124,22 @@ def test_a_file_of_a_finished_job_can_be_deleted(http, session, project):
     assert http.delete(f"/v1/files/{file.id}").status_code == 200
 
 
+def test_what_an_earlier_version_was_trained_on_stays_while_a_job_goes_on_from_it(http, session, project):
+    """Fault caught: an attempt that is resumed rehearses other prompts than the one before it."""
+    file = factories.make_file(session, project)
+    first = factories.make_version(
+        session, project=project, job=factories.make_job(session, "succeeded", project=project, training_file=file)
+    )
+    line = session.get_one(factories.models.Adapter, first.adapter_id)
+    second = factories.make_version(session, project=project, adapter=line, version=2, parent_version_id=first.id)
+    job = factories.make_job(session, "queued", project=project, parent_version_id=second.id)
+    session.commit()
+    error = error_of(http.delete(f"/v1/files/{file.id}"), 409)
+    assert (error["code"], job.id in error["message"]) == ("file_in_use", True)
+    http.post(f"/v1/fine_tuning/jobs/{job.id}/cancel")
+    assert http.delete(f"/v1/files/{file.id}").status_code == 200
+
+
 def test_the_archive_of_a_version_goes_only_with_its_model(http, session, project):
     version = factories.make_version(session, project=project)
     session.commit()

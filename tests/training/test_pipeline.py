@@ -1,6 +1,7 @@
 """One attempt in its folder, on a tiny model: what it says on the pipe, what it leaves, how it fails and goes on."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import time
 from html import unescape
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -566,6 +568,17 @@ def test_memory_that_a_cpu_does_not_have_is_called_that(
     monkeypatch.setattr(attempt, "load", lambda: torch.empty(1 << 60, dtype=torch.uint8))
     assert trainer_process.run(attempt) == 0
     assert MESSAGES.validate_json(pipe.getvalue().splitlines()[-1]).code == "out_of_memory"
+
+
+@pytest.mark.parametrize("said", [OSError(errno.ENOSPC, "x"), RuntimeError("I/O error: No space left on device")])
+def test_a_full_disk_is_not_the_jobs_fault(
+    base: BaseModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    folder, pipe = lay_out(tmp_path / "full", base), io.BytesIO()
+    attempt = pipeline.open_attempt(folder, PipeReporter(pipe, folder, threading.Event()))
+    monkeypatch.setattr(attempt, "load", Mock(side_effect=said))
+    assert trainer_process.run(attempt) == 0
+    assert MESSAGES.validate_json(pipe.getvalue().splitlines()[-1]).code == "worker_lost"
 
 
 def test_a_bug_is_told_to_the_client_without_its_text_and_to_the_log_with_it(

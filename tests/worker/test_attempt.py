@@ -1,6 +1,8 @@
 """One attempt in this process, with a real trainer process: how each kind of end is written down."""
 
+import fcntl
 import json
+import shutil
 import signal
 import threading
 import time
@@ -16,14 +18,16 @@ from sqlalchemy import func, select
 from app.db import models
 from app.db.clock import NOW
 from app.domain.errors import Unavailable
-from app.domain.trainer_protocol import Stay
+from app.domain.trainer_protocol import Order, Stay
 from app.services import runs
 from app.storage.store import Store, StoredBlob
 from tests import factories
 from tests.worker.conftest import TIMES, Site, wait_until
 from worker.attempt import Slot, run_attempt
+from worker.home import OwnedHome, WorkerHome
 from worker.launcher import Trainer
 from worker.seat import Seat
+from worker.workspace import prepare
 
 STAY = Stay(max_jobs=1, idle_seconds=1, memory_growth=2, trust_seconds=45)
 
@@ -125,6 +129,66 @@ def test_a_damaged_file_is_never_trained_on(site: Site) -> None:
     site.run_one(site.slot())
     job = site.job(job_id)
     assert (job.status, job.error_code, job.progress_step) == ("failed", "internal_error", 0)
+
+
+@pytest.mark.parametrize("kind", ["missing", "unanswering", "full"])
+def test_a_store_or_disk_that_is_away_is_tried_again(site: Site, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault caught: a disk that was not mounted ends every job in the queue for good."""
+    job_id = site.post()
+    if kind == "missing":
+        shutil.rmtree(site.folder / "store" / "blobs")
+    elif kind == "unanswering":
+        blobs = site.folder / "store" / "blobs"
+        shutil.rmtree(blobs)
+        blobs.symlink_to(blobs)  # a loop: an error that is not "there is none"
+    else:
+        monkeypatch.setattr(WorkerHome, "attempt", lambda *_: Path("/dev/full/attempt"))
+    site.run_one(site.slot())
+    job = site.job(job_id)
+    assert (job.status, job.phase, site.attempts(job_id)[0].error_code) == ("queued", "retry_wait", "worker_lost")
+
+
+def test_a_checkpoint_that_is_gone_costs_time_and_not_the_job(site: Site, no_waiting: None) -> None:
+    """As after a restore: a newer checkpoint had replaced it between the copy of the database and that of the store."""
+    site.post(steps=6, crash_at=4, crash_attempts=1)
+    site.run_one(site.slot())
+    with site.sessions.begin() as session:
+        kept = session.scalars(select(models.Checkpoint).where(models.Checkpoint.state_sha256.is_not(None))).one()
+        sha256 = str(kept.state_sha256)
+    (site.folder / "store" / "blobs" / sha256[:2] / sha256).unlink()
+    claim = site.claim(site.slot())
+    assert claim is not None
+    folder = site.folder / "again"
+    folder.mkdir()
+    order = prepare(
+        site.resources(), claim, folder,
+        answers=folder, tasks_folder=None, checkpoint_seconds=60.0, device="cpu", num_threads=1,
+    )  # fmt: skip
+    assert isinstance(order, Order)
+    assert order.resume_step is None
+    assert Order.model_validate_json((folder / "order.json").read_bytes()) == order
+
+
+def test_a_worker_that_starts_is_not_taken_for_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault caught: another one that starts at the same moment finds its lock free, and removes its folder."""
+    flock, others = fcntl.flock, []
+
+    def meanwhile(handle: Any, how: int) -> None:
+        if not others:
+            others.append(1)
+            others.append(OwnedHome(tmp_path, "worker-2"))
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    home = OwnedHome(tmp_path, "worker-1")
+    home.drain()
+    assert home.draining
+    again = OwnedHome(tmp_path, "worker-3")
+    assert home.folder.exists()
+    for one in (again, others[1], home):
+        one.close()
 
 
 def test_a_checkpoint_that_cannot_be_stored_costs_time_and_not_the_job(

@@ -77,6 +77,19 @@ def test_an_abandoned_upload_leaves_the_staging_folder(session: Session, store: 
     assert list(store.staging.iterdir()) == [new]
 
 
+def test_what_a_killed_process_was_writing_is_removed(session: Session, store: Store, tmp_path: Path) -> None:
+    """obstore writes beside the blob and renames."""
+    blob = put(session, store, tmp_path, b"whole")
+    half = store.staging.parent / "blobs" / blob.sha256[:2] / f"{blob.sha256}#1"
+    half.write_bytes(b"who")
+    blobs.collect_garbage(session, store)
+    assert half.exists()
+    os.utime(half, (0, 0))
+    blobs.collect_garbage(session, store)
+    assert not half.exists()
+    assert store.read_bytes(blob) == b"whole"
+
+
 def test_dropping_leaves_what_is_still_referred_to(session: Session, store: Store, tmp_path: Path) -> None:
     file = factories.make_file(session, content=b"wanted", store=store)
     blob = put(session, store, tmp_path, b"unwanted")

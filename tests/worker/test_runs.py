@@ -206,6 +206,22 @@ def test_preemptions_do_not_count_as_failures_but_have_a_limit(session: Session)
     assert (job.status, job.error_code) == ("failed", "worker_lost")
 
 
+def test_only_time_at_work_counts_towards_the_limit(session: Session) -> None:
+    """Fault caught: a service that was stopped over a weekend ends the job that was to go on, as out of time."""
+    job = factories.make_job(session)
+    for hours in (1, 2):
+        taken = claim(session)
+        attempt = session.get_one(JobAttempt, (job.id, taken.fence))
+        attempt.started_at = datetime.now(UTC) - timedelta(hours=hours)
+        session.flush()
+        runs.release_preempted(session, taken)
+        session.refresh(attempt)
+        attempt.started_at, attempt.ended_at = PAST, PAST + timedelta(hours=hours)
+    job.started_at = PAST
+    session.flush()
+    assert 3 * 3600 <= runs.renew(session, claim(session), 60).seconds_running < 3 * 3600 + 60
+
+
 def test_cancelling_a_waiting_job_ends_it_at_once_and_twice_is_once(session: Session) -> None:
     job = factories.make_job(session)
     runs.request_cancel(session, job)
