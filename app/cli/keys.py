@@ -1,5 +1,6 @@
 """``sdft keys``: who may use the API. For the operator: it talks to the database, not to the API."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -17,6 +18,9 @@ def create(
     project: Annotated[str, typer.Option(help="Files, jobs and adapters of a project are seen by its keys only.")] = (
         DEFAULT_PROJECT
     ),
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Refused after so many. [default: only once it is revoked]")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     json: Json = False,
 ) -> None:
@@ -25,9 +29,10 @@ def create(
     from app.services.access import create_key
 
     with operator_resources(Home(home)) as resources, transaction(resources.sessions) as session:
-        key = create_key(session, project=project, name=name)
+        expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
+        key = create_key(session, project=project, name=name, expires_at=expires_at)
     if json:
-        print_json({"id": key.id, "name": name, "project": project, "api_key": key.secret})
+        print_json({"id": key.id, "name": name, "project": project, "expires_at": expires_at, "api_key": key.secret})
     else:
         typer.echo(f"{key.secret}\nKeep it: it cannot be shown again. To take it back: sdft keys revoke {key.id}")
 
@@ -46,6 +51,7 @@ def list_(home: HomeOption = DEFAULT_HOME, json: Json = False) -> None:
                 "project": project.name,
                 "created_at": key.created_at,
                 "last_used_at": key.last_used_at,
+                "expires_at": key.expires_at,
                 "revoked_at": key.revoked_at,
             }
             for key, project in list_keys(session)
@@ -53,7 +59,7 @@ def list_(home: HomeOption = DEFAULT_HOME, json: Json = False) -> None:
     if json:
         print_json(rows)
     else:
-        columns = ("id", "name", "project", "created_at", "last_used_at", "revoked_at")
+        columns = ("id", "name", "project", "created_at", "last_used_at", "expires_at", "revoked_at")
         print_table(columns, ([row[column] for column in columns] for row in rows), empty="There are no keys.")
 
 

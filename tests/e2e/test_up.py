@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,25 @@ def test_a_job_goes_on_after_everything_was_killed(home: Path, models: tuple[Pat
         assert process.wait(90) == 0
     assert not any(is_alive(part) for part in last_parts)
     assert [found["name"] for found in sdft(home, "models", "list")] == [MODEL]  # without a service, too
+
+
+def test_a_saved_key_that_opens_nothing_any_more_is_replaced(home: Path):
+    """Fault caught: a service that tells how to use it with a key that it refuses."""
+    with up(home) as (process, told):
+        first = told["api_key"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 0
+    [key] = sdft(home, "keys", "list")
+    sdft(home, "keys", "revoke", key["id"])
+    sdft(home, "keys", "create", "colleague", "--days=30")
+    expiries = {key["name"]: key["expires_at"] for key in sdft(home, "keys", "list")}
+    assert expiries["sdft up"] is None
+    left = datetime.fromisoformat(expiries["colleague"]) - datetime.now(UTC)
+    assert timedelta(days=29) < left < timedelta(days=30)
+    with up(home) as (process, told):
+        assert told["api_key"] not in {None, first}
+        assert (home / "key").read_text() == told["api_key"]
+        assert _answers(openai.OpenAI(base_url=f"{told['url']}/v1", api_key=told["api_key"], max_retries=0))
 
 
 def test_a_part_that_crashes_is_started_again(home: Path):
