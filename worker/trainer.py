@@ -113,8 +113,8 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
         Aligned(task.prompt, task.teacher_prompt, rollout.ids, task.skip, task.taught_by, task.weight)
         for task, rollout in zip(chosen, rollouts, strict=True)
     ]
-    live = [place for place, sequence in enumerate(sequences) if sequence.num_rows]
-    scored = [sequences[place] for place in live]
+    by_place = {place: sequence for place, sequence in enumerate(sequences) if sequence.num_rows}
+    scored = list(by_place.values())
     target = teacher_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if distils else None
     parent = parent_hidden(policy, scored, max_tokens=TEACHER_TOKENS) if config.anchor_weight else None
     phases.end("teacher")
@@ -128,7 +128,7 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
     phases.end("student")
 
     metrics = {"learning_rate": state.set_rate(config), "grad_norm": grad_norm}
-    metrics |= measure(policy, rollouts, dict(zip(live, means, strict=True)), config)
+    metrics |= measure(policy, rollouts, dict(zip(by_place, means, strict=True)), config)
     state.guards.check(metrics)
     state.optimizer.step()
     state.step += 1

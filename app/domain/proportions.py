@@ -113,8 +113,13 @@ def num_to_show(limit: float, confidence: float = CONFIDENCE) -> int:
 
 def exceeds(successes: int, n: int, limit: float, confidence: float = CONFIDENCE) -> bool:
     """Whether a rate is above a limit: by the exact binomial test, as Wilson's limit for 1 of 1 is 21 %."""
+    return tail(successes, n, limit) <= (1 - confidence) / 2
+
+
+def tail(successes: int, n: int, limit: float) -> float:
+    """The chance of as many successes or more where the rate is the limit: the p-value of a test that it is above."""
     if successes == 0 or limit >= 1:
-        return False
+        return 1.0
     chances = (
         math.lgamma(n + 1)
         - math.lgamma(k + 1)
@@ -123,7 +128,7 @@ def exceeds(successes: int, n: int, limit: float, confidence: float = CONFIDENCE
         + (n - k) * math.log1p(-limit)
         for k in range(successes, n + 1)
     )
-    return math.fsum(map(math.exp, chances)) <= (1 - confidence) / 2
+    return math.fsum(map(math.exp, chances))
 
 
 def _last_possible(is_possible: Callable[[float], bool], inside: float, outside: float) -> float:

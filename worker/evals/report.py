@@ -9,6 +9,7 @@ from functools import partial
 from statistics import mean
 from typing import Any, Final
 
+from app.domain.proportions import tail
 from worker.evals.behaviour import describe
 from worker.evals.differences import SEED, bounds, difference, list_changes
 from worker.evals.kept import count_kept, list_flips
@@ -37,8 +38,7 @@ from worker.evals.schema import (
 from worker.evals.scorers import GIVEN_VERSION, NLL, NLL_VERSION, SCORERS, ScorerChoice
 from worker.evals.statistics import (
     RESAMPLES,
-    Estimate,
-    Verdict,
+    Loss,
     conclude,
     conclude_kept,
     holm,
@@ -236,25 +236,35 @@ def _arm_score(marks: Marks, arm: ArmName) -> ArmScore:
 def _compare(marked: Sequence[Marks]) -> dict[str, list[Comparison]]:
     """The candidate against base, parent and twin on every suite.
 
-    P-values that test for loss are one family, and those against the twin another: a version is judged alike, compared
-    or not.
+    P-values that test for loss are one family, those of the shares lost another, and those against the twin a third: a
+    version is judged alike, compared or not.
     """
     pairs = [
         (marks, arm) for marks in marked if marks.items for arm in marks.scores if arm not in {"candidate", "ceiling"}
     ]
-    raw = [_p_value(marks, arm) for marks, arm in pairs]
-    adjusted: dict[int, float] = {}
-    for of_twin in (False, True):
-        tested = {
-            index: value
-            for index, ((marks, arm), value) in enumerate(zip(pairs, raw, strict=True))
-            if marks.suite.role != "skill" and (arm == "supervised") is of_twin
-        }
-        adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
+    p_values = [_p_value(marks, arm) for marks, arm in pairs]
+    not_taught = [place for place, (marks, _) in enumerate(pairs) if marks.suite.role != "skill"]
+    twins = [place for place in not_taught if pairs[place][1] == "supervised"]
+    kept = [place for place in not_taught if place not in twins]
+    for family in (kept, twins):
+        for place, adjusted in zip(family, holm([p_values[place] for place in family]), strict=True):
+            p_values[place] = adjusted
     found: dict[str, list[Comparison]] = {marks.suite.name: [] for marks in marked}
-    for index, (marks, arm) in enumerate(pairs):
-        found[marks.suite.name].append(_comparison(marks, arm, adjusted.get(index, raw[index])))
+    losses = _losses({place: pairs[place] for place in kept})
+    for place, ((marks, arm), p_value) in enumerate(zip(pairs, p_values, strict=True)):
+        found[marks.suite.name].append(_comparison(marks, arm, p_value, losses.get(place), is_kept=place in kept))
     return found
+
+
+def _losses(pairs: Mapping[int, tuple[Marks, ArmName]]) -> dict[int, Loss]:
+    """Of what an arm had right, by the pair's place; nothing of likelihoods."""
+    counts = {
+        place: (marks.changed("candidate", arm)[0], sum(marks.right(arm)))
+        for place, (marks, arm) in pairs.items()
+        if marks.suite.judged
+    }
+    p_values = holm([tail(lost, had, MARGIN) for lost, had in counts.values()])
+    return {place: Loss(*count, p_value) for (place, count), p_value in zip(counts.items(), p_values, strict=True)}
 
 
 def _p_value(marks: Marks, arm: ArmName) -> float:
@@ -263,25 +273,22 @@ def _p_value(marks: Marks, arm: ArmName) -> float:
     return shift_p_value(marks.scores["candidate"], marks.scores[arm], seed=SEED)
 
 
-def _comparison(marks: Marks, arm: ArmName, p_value: float) -> Comparison:
+def _comparison(marks: Marks, arm: ArmName, p_value: float, loss: Loss | None, *, is_kept: bool) -> Comparison:
+    """Of what was there before the job, only a loss counts."""
     estimate = difference(marks, "candidate", arm)
     lost, gained = marks.changed("candidate", arm) if marks.suite.judged else (None, None)
+    if is_kept:
+        verdict = conclude_kept(estimate, loss, margin=MARGIN, p_value=p_value)
+    else:
+        verdict = conclude(estimate, margin=MARGIN, p_value=p_value, counted=marks.suite.judged)
     return Comparison(
         against=arm,
         difference=bounds(estimate),
         num_lost=lost,
         num_gained=gained,
         p_value=p_value,
-        verdict=_verdict(marks, arm, estimate, p_value),
+        verdict=verdict,
     )
-
-
-def _verdict(marks: Marks, arm: ArmName, estimate: Estimate, p_value: float) -> Verdict:
-    """Of what was there before the job, only a loss counts."""
-    if marks.suite.role == "skill" or arm == "supervised":
-        return conclude(estimate, margin=MARGIN, p_value=p_value, counted=marks.suite.judged)
-    lost = (marks.changed("candidate", arm)[0], sum(marks.right(arm))) if marks.suite.judged else None
-    return conclude_kept(estimate, lost, margin=MARGIN, p_value=p_value)
 
 
 def _reused(measured: Measured) -> dict[str, list[ArmName]]:

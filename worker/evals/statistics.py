@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import proportions
-from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval, exceeds, num_to_show
+from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval, num_to_show
 
 Verdict = Literal["better", "worse", "same", "insufficient_evidence"]
 
@@ -167,7 +167,22 @@ def conclude(difference: Estimate, *, margin: float, p_value: float, counted: bo
     return "worse" if high < 0 else "insufficient_evidence"
 
 
-def conclude_kept(difference: Estimate, lost: tuple[int, int] | None, *, margin: float, p_value: float) -> Verdict:
+@dataclass(frozen=True)
+class Loss:
+    """Of what was right before, what is right no more.
+
+    Args:
+        num_lost: Answers.
+        num_had: Of so many.
+        p_value: One-sided, that no more than the margin is lost; adjusted for what else is tested.
+    """
+
+    num_lost: int
+    num_had: int
+    p_value: float
+
+
+def conclude_kept(difference: Estimate, loss: Loss | None, *, margin: float, p_value: float) -> Verdict:
     """The same of what was there before, where a gain is no harm: ``same`` is that no more than the margin was lost.
 
     Gains elsewhere do not make up for answers lost, and only what was right can be lost. So besides the net difference
@@ -176,20 +191,19 @@ def conclude_kept(difference: Estimate, lost: tuple[int, int] | None, *, margin:
 
     Args:
         difference: Of the scores.
-        lost: How many of how many right answers are right no more; ``None`` of likelihoods.
+        loss: ``None`` of likelihoods.
         margin: Of both.
         p_value: Of the difference.
     """
-    verdict = conclude(difference, margin=margin, p_value=p_value, counted=lost is not None)
+    verdict = conclude(difference, margin=margin, p_value=p_value, counted=loss is not None)
     if verdict == "insufficient_evidence" and difference.n >= MIN_LIKELIHOODS and difference.interval.low >= -margin:
         verdict = "same"
-    if lost is None:
+    if loss is None:
         return verdict
-    num_lost, num_had = lost
-    if exceeds(num_lost, num_had, margin):
+    if loss.p_value <= (1 - CONFIDENCE) / 2:
         return "worse"
-    too_few = num_had < num_to_show(margin) and verdict != "better"
-    if too_few or (num_lost and num_lost / num_had > margin):
+    too_few = loss.num_had < num_to_show(margin) and verdict != "better"
+    if too_few or (loss.num_lost and loss.num_lost / loss.num_had > margin):
         return min(verdict, "insufficient_evidence", key=GRAVEST.index)
     return verdict
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from app.domain.trainer_protocol import checkpoint_path
+from worker.hf.adapted import WEIGHTS_NAME
 from worker.hf.adapter_files import write_tar
-from worker.hf.model import WEIGHTS_NAME
 from worker.sdft.policy import Policy
 
 STATE_NAME = "state.safetensors"

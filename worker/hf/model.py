@@ -1,39 +1,32 @@
-"""A transformers causal LM as a policy: one frozen base and adapters by PEFT.
+"""A transformers causal LM as a policy: what each arm says, and what it makes of what is said.
 
-The student's adapter is trained; a job that continues an adapter keeps that one too, frozen, as the parent's; a teacher
-that moves has a third. Alone knows device and dtype.
+Alone knows device and dtype.
 """
 
-import json
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import Tensor
 
+from worker.hf.adapted import WEIGHTS_NAME, AdaptedModel, copy_factors, lora_of, new_lora
 from worker.hf.base import Base
 from worker.hf.chat import Chat
-from worker.hf.folded import FoldedCopy, adapts_plain_layers
 from worker.hf.generation import decode
 from worker.hf.prompt_memory import Layers, PromptMemory, keeps_state, open_cache, slides
 from worker.hf.token_pass import takes_token_pass
 from worker.hf.tree_check import reads_trees
-from worker.hf.weight_norms import weight_norms
 from worker.sdft.align import Aligned, buckets
-from worker.sdft.loss import CHUNK_ELEMENTS, Head, Positions, cross_entropy, distil
+from worker.sdft.loss import CHUNK_ELEMENTS, Positions, cross_entropy, distil
 from worker.sdft.policy import Arm, Rollout, TokenBatch
 from worker.sdft.side_by_side import cut, side_by_side
 from worker.sdft.teacher import freeze
 from worker.sdft.tree import alike, batches
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 SCORE_TOKENS = 4096
 DECODE_TOKENS_ON_DEVICE = 32768
 """Padded tokens of a batch without gradients, new tokens included: on a CPU, and for decoding on an accelerator, where
@@ -45,51 +38,29 @@ DECODE_PADDING = 0.5
 """Decoding pays for padding only once, in the first pass, and for a batch of its own at every token."""
 
 
-class HfPolicy:
-    """One base and its adapters. Made by ``on``.
+class HfPolicy(AdaptedModel):
+    """One base and its adapters, asked and read. Made by ``on``.
 
     Attributes:
-        lora_rank: The student's; a parent's rank and alpha go on, whatever was asked for.
-        lora_alpha: Likewise.
-        parent_alpha: Of the arm beside it; of a job's starting point the same.
         context_tokens: Longest sequence the base takes.
         stop_ids: Any of these ends an answer.
         thinks: Whether the base's template makes room for thoughts.
-        num_parameters: Of the base.
     """
 
     def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, parent: LoraConfig | None) -> None:
-        self.head = _head(model)
-        self.device = self.head.weight_VH.device
-        self.vocab_size = len(self.head.weight_VH)
+        super().__init__(model, lora, parent)
         self.context_tokens: int = model.config.get_text_config().max_position_embeddings
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.stop_ids, self.thinks = chat.stop_ids, chat.thinks
-        self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
-        self.parent_alpha = (parent or lora).lora_alpha
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
         self.user_turn, self.prompt_text, self.encode_text = chat.user_turn, chat.prompt_text, chat.encode_text
-        folded = FoldedCopy(model) if self.device.type == "cpu" else None
-        with warnings.catch_warnings():
-            # What PEFT 0.21 asks transformers 5 for has been renamed there.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            self._peft: Any = get_peft_model(model, lora, adapter_name="student")
-            if parent is not None:
-                self._peft.add_adapter("parent", parent)
-        self._peft.set_adapter("student")
-        self._peft.eval()  # no dropout anywhere: the student that is trained is the one that was sampled
-        plain = adapts_plain_layers(self._peft)
-        self._folded = folded if plain else None
-        alone = self.device.type != "cpu" or not plain or _moves_rope(model.config.to_dict())
-        self.num_lanes = 1 if alone else torch.get_num_threads()
-        self._backbone: Any = model.get_decoder()
+        still = self._plain and not _moves_rope(model.config.to_dict())
+        self.num_lanes = torch.get_num_threads() if still and self.device.type == "cpu" else 1
         self.remembers_prompts = not slides(self._backbone)
         self._keeps_state = keeps_state(self._backbone)
         self._memory = PromptMemory(self._backbone, self.device)
         self.reads_trees = reads_trees(self._backbone, self.device)
-        with self._peft.disable_adapter():
-            ways = self.reads_trees and plain and not _moves_rope(model.config.to_dict())
-            self._by_token_pass = ways and takes_token_pass(self._backbone, self.head)
+        with self._weights("base", folded=False):
+            self._by_token_pass = self.reads_trees and still and takes_token_pass(self._backbone, self.head)
 
     @classmethod
     def on(cls, base: Base, *, lora_rank: int, lora_alpha: int, parent: Path | None, seed: int) -> Self:
@@ -105,7 +76,7 @@ class HfPolicy:
         Raises:
             ValueError: The base does more to its logits than ``Head`` can.
         """
-        lora = _lora(lora_rank, lora_alpha) if parent is None else _lora_of(parent)
+        lora = new_lora(lora_rank, lora_alpha) if parent is None else lora_of(parent)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy = cls(base.fresh_model(), base.chat, lora, parent=lora if parent else None)
@@ -126,62 +97,17 @@ class HfPolicy:
         Raises:
             ValueError: A folder is not over this base.
         """
-        policy = cls(base.fresh_model(), base.chat, _lora_of(version), parent=_lora_of(parent) if parent else None)
-        _copy(load_file(version / WEIGHTS_NAME), policy.parameters())
+        policy = cls(base.fresh_model(), base.chat, lora_of(version), parent=lora_of(parent) if parent else None)
+        copy_factors(load_file(version / WEIGHTS_NAME), policy.parameters())
         if parent is not None:
-            _copy(load_file(parent / WEIGHTS_NAME), policy.parent_parameters())
+            copy_factors(load_file(parent / WEIGHTS_NAME), policy.parent_parameters())
         return policy
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The student's factors, fp32, by their names in the adapter file."""
-        return self._adapter_parameters("student")
-
-    def parent_parameters(self) -> dict[str, nn.Parameter]:
-        """The factors that the job starts from, frozen; empty where it starts from the base."""
-        return self._adapter_parameters("parent")
-
-    def add_teacher(self) -> None:
-        """An adapter for a teacher that moves, at first the student's."""
-        self._add("teacher", self.parameters())
-
-    def teacher_parameters(self) -> dict[str, nn.Parameter]:
-        """The factors, fp32, of a teacher that moves; empty where it does not."""
-        return self._adapter_parameters("teacher")
-
-    def add_twin(self, factors: Mapping[str, Tensor]) -> None:
-        """An adapter of the student's shape to be asked beside it: the arm ``twin``."""
-        self._add("twin", factors)
-
-    def twin_parameters(self) -> dict[str, nn.Parameter]:
-        """Its factors; empty before."""
-        return self._adapter_parameters("twin")
 
     def rest(self) -> None:
         """Give back what can be made again: remembered prompts and folded weights."""
         self._memory.forget()
         if self._folded:
             self._folded.forget()
-
-    def load_student(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over an adapter's factors.
-
-        Raises:
-            ValueError: They are not of this base and rank.
-        """
-        _copy(tensors, self.parameters())
-
-    def save_adapter(self, folder: Path, *, base_name: str, base_revision: str) -> None:
-        """Write the student as stock PEFT reads it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        config = self._peft.peft_config["student"].to_dict() | {
-            "base_model_name_or_path": base_name,
-            "revision": base_revision,
-            "inference_mode": True,
-            "target_modules": sorted(self._peft.peft_config["student"].target_modules),
-        }
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        tensors = {name: parameter.detach().contiguous() for name, parameter in self.parameters().items()}
-        save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
     def hidden(self, batch: TokenBatch, *, arm: Arm) -> Tensor:
         """Final hidden states at the loss positions, [T, H].
@@ -293,11 +219,6 @@ class HfPolicy:
         means = [along_T3.mean(0).tolist() for along_T3 in self._along(prompts, completions, arm=q, measure=both)]
         return [(there, back, overlap) for there, back, overlap in means]
 
-    def weight_norms(self, *, arm: Arm) -> dict[str, tuple[float, float]]:
-        """Frobenius norms of what an arm adds to the base's weights, and of these, by kind of module."""
-        adapter = self._adapter(arm)
-        return {} if adapter is None else weight_norms(self._peft, adapter)
-
     def _known(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[Positions]:
         """What an arm makes of each completion's tokens."""
 
@@ -376,44 +297,6 @@ class HfPolicy:
             side_by_side(answer, groups, num_lanes)
         return [answers[index] for index in range(len(prompts))]
 
-    def _add(self, adapter: str, factors: Mapping[str, Tensor]) -> None:
-        with torch.random.fork_rng():
-            self._peft.add_adapter(adapter, self._peft.peft_config["student"])
-        self._peft.eval()
-        freeze(factors, self._adapter_parameters(adapter))
-
-    def _adapter(self, arm: Arm) -> str | None:
-        if arm == "base" or (arm == "parent" and "parent" not in self._peft.peft_config):
-            return None
-        return arm
-
-    @contextmanager
-    def _weights(self, arm: Arm, *, folded: bool) -> Iterator[Any]:
-        """The backbone with an arm's weights, for a while; PEFT's layers hold the student's at all other times.
-
-        Folding in takes as long as a token or two, which an arm that is asked about a few tokens a step does not earn.
-        """
-        adapter = self._adapter(arm)
-        if adapter is None:
-            with self._peft.disable_adapter():
-                yield self._backbone
-        elif self._folded and folded:
-            yield self._folded.backbone(self._peft.get_base_model(), adapter)
-        elif adapter == "student":
-            yield self._backbone
-        else:
-            self._peft.set_adapter(adapter, inference_mode=True)
-            try:
-                yield self._backbone
-            finally:
-                self._peft.set_adapter("student")
-
-    def _adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
-        infix = f".{adapter}."
-        return {
-            name.replace(infix, "."): parameter for name, parameter in self._peft.named_parameters() if infix in name
-        }
-
 
 def _moves_rope(config: Any) -> bool:
     """Whether the length of a sequence changes what the modules hold, for whatever passes through them meanwhile."""
@@ -422,45 +305,5 @@ def _moves_rope(config: Any) -> bool:
     return False
 
 
-def _lora(rank: int, alpha: int) -> LoraConfig:
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def _lora_of(folder: Path) -> LoraConfig:
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    return _lora(config["r"], config["lora_alpha"])
-
-
-@torch.no_grad()
-def _copy(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
-    shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
-        raise ValueError("the adapter does not fit this base: its layers or its rank are others")
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
-
-
 def _ones(hidden_TH: Tensor) -> Tensor:
     return torch.ones(len(hidden_TH), device=hidden_TH.device)
-
-
-@torch.no_grad()
-def _head(model: Any) -> Head:
-    """The map from hidden states to logits, checked against the model's own logits.
-
-    Raises:
-        ValueError: The architecture does something to its logits that ``Head`` does not know.
-    """
-    output, config = model.get_output_embeddings(), model.config.get_text_config()
-    head = Head(
-        output.weight,
-        bias_V=output.bias,
-        scale=getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1),
-        softcap=getattr(config, "final_logit_softcapping", None),
-    )
-    ids_1L = torch.arange(4, device=output.weight.device)[None]
-    logits_1LV = model(input_ids=ids_1L, use_cache=False).logits.float()
-    hidden_1LH = model.get_decoder()(input_ids=ids_1L, use_cache=False).last_hidden_state
-    if not torch.allclose(head.logits(hidden_1LH), logits_1LV, rtol=1e-2, atol=1e-2):
-        raise ValueError(f"the architecture {config.model_type} changes its logits in a way that is not supported")
-    return head

@@ -11,6 +11,7 @@ from worker.evals.statistics import (
     RESAMPLES,
     Estimate,
     Interval,
+    Loss,
     conclude,
     conclude_kept,
     holm,
@@ -152,6 +153,10 @@ def _estimate(low: float, high: float, n: int = 200) -> Estimate:
     return Estimate((low + high) / 2, Interval(low, high), n)
 
 
+def _loss(num_lost: int, num_had: int) -> Loss:
+    return Loss(num_lost, num_had, proportions.tail(num_lost, num_had, 0.1))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "n", "p_value", "verdict"),
     [
@@ -184,12 +189,12 @@ def test_a_verdict_needs_its_evidence(low: float, high: float, n: int, p_value: 
 def test_of_what_was_there_before_a_gain_is_no_harm_and_a_loss_is_one_of_what_was_right(
     low: float, high: float, lost: tuple[int, int] | None, verdict: str
 ) -> None:
-    assert conclude_kept(_estimate(low, high), lost, margin=0.1, p_value=0.5) == verdict
+    assert conclude_kept(_estimate(low, high), _loss(*lost) if lost else None, margin=0.1, p_value=0.5) == verdict
 
 
 def test_what_is_better_on_the_whole_need_not_have_been_known() -> None:
-    assert conclude_kept(_estimate(0.3, 0.6), (0, 3), margin=0.1, p_value=0.001) == "better"
-    assert conclude_kept(_estimate(0.3, 0.6), (1, 3), margin=0.1, p_value=0.001) == "insufficient_evidence"
+    assert conclude_kept(_estimate(0.3, 0.6), _loss(0, 3), margin=0.1, p_value=0.001) == "better"
+    assert conclude_kept(_estimate(0.3, 0.6), _loss(1, 3), margin=0.1, p_value=0.001) == "insufficient_evidence"
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(1, "insufficient_evidence"), (34, "insufficient_evidence"), (35, "same")])
