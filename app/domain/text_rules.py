@@ -14,7 +14,8 @@ _NUMBER: Final = re.compile(
     (?: [eE][-+]?\d{1,3} (?!\d) )?""",
     re.VERBOSE,
 )
-_LETTER: Final = re.compile(r"<answer>\s*+\(?([a-z])\b[^<]*+</answer>", re.IGNORECASE)
+_LETTER: Final = re.compile(r"<answer>\s*+\(?([a-z])\s*+(?:[).:,\-][^<]*+)?</answer>", re.IGNORECASE)
+"""Alone, or told by a mark from what is behind it: "A cell divides" is no choice of A."""
 MAX_PATTERN: Final = 1000
 MAX_PATTERN_BYTES: Final = 2**20
 """Of a compiled pattern with its automaton; RE2 refuses what would need more, and searches in linear time."""

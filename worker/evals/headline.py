@@ -99,11 +99,33 @@ def _how_much(skill: SuiteReport) -> str:
 
 
 def _doubt(rest: Sequence[SuiteReport], unjudged: Sequence[Unjudged], margin: float) -> str:
+    """What stands in the way of saying that nothing was lost: what may have been, before what was asked too little."""
     if unjudged:
         return _not_enough(unjudged)
     if not rest:
         return "nothing else was tested"
+    doubted = [
+        (suite, one)
+        for suite in rest
+        for one in suite.comparisons
+        if one.against != "supervised" and one.verdict == "insufficient_evidence"
+    ]
+    if not doubted:
+        return f"an earlier skill may have lost more than {limit(rest, margin)} since its best version"
+    lost = [
+        (one.num_lost / had, f"{one.num_lost} of {had} answers that the {one.against} had right in {suite.name}")
+        for suite, one in doubted
+        if one.num_lost and (had := _num_right(suite, one.against))
+    ]
+    share, counts = max(lost, default=(0.0, ""))
+    if share > margin:
+        return f"{counts} were lost, more than {100 * margin:g}\u00a0%, which may be chance"
     return f"too few questions were asked to say that nothing else lost more than {limit(rest, margin)}"
+
+
+def _num_right(suite: SuiteReport, arm: str) -> int:
+    """Of a suite of answers that are right or wrong."""
+    return next(score.num_right or 0 for score in suite.arms if score.arm == arm)
 
 
 def _not_enough(unjudged: Sequence[Unjudged]) -> str:

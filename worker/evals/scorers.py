@@ -49,7 +49,7 @@ SCORERS: Final[dict[str, Scorer]] = {
         Scorer("contains", 1, text_rules.contains),
         Scorer("regex", 2, text_rules.matches),
         Scorer("numeric", 1, text_rules.numeric),
-        Scorer("choice", 1, text_rules.choice),
+        Scorer("choice", 2, text_rules.choice),
         Scorer("json", 1, json_rules.json_equal, partial=json_rules.json_field_f1),
         Scorer("tool_call", 1, json_rules.tool_call),
     )

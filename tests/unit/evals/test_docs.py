@@ -7,6 +7,7 @@ import pytest
 
 from app.domain.evaluation import SCORER_NAMES, unusable
 from app.domain.questions import parse_question
+from worker.evals.schema import Report
 from worker.evals.scorers import SCORERS
 from worker.evals.suites import general_suite
 
@@ -34,6 +35,10 @@ def test_examples_of_scorers_come_out_as_they_are_shown(scorer: str, expected: s
     assert not [reason for text in wanted if (reason := unusable(scorer, text))]
     score = SCORERS[scorer].score(said.replace(r"\n", "\n"), wanted, tolerance=tolerance)
     assert score == float(verdict == "right")
+
+
+def test_the_page_names_the_present_version_of_the_report() -> None:
+    assert f"`schema_version` {Report.model_fields['schema_version'].default}," in PAGE
 
 
 def test_every_scorer_is_explained_by_examples_right_and_wrong() -> None:

@@ -9,6 +9,7 @@ from app.domain.demonstrations import Demonstration
 from app.domain.gate import GateDecision, GateRule, decide
 from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
+from worker.evals.headline import recommend
 from worker.evals.report import build_report
 from worker.evals.run import Answer, Peculiar, evaluate
 from worker.evals.schema import Bounds, CeilingQuestion, Cost, LineageScore, Report, TwinRun
@@ -308,6 +309,26 @@ def test_what_was_known_is_kept_or_not_whatever_was_gained_elsewhere(
     assert report.summary.recommendation == recommendation
     few = "Fewer than 35 cannot show that no more than 10\u00a0% are lost."
     assert (few in report.summary.retention.sentence) == (had == 20)
+
+
+@pytest.mark.parametrize(
+    ("had", "lost", "doubt"),
+    [
+        (237, 28, "28 of 237 answers that the base had right in general ability were lost, more than 10\u00a0%"),
+        (20, 0, "too few questions were asked to say that nothing else lost more than 10 points"),
+    ],
+)
+def test_a_loss_that_may_be_chance_is_told_from_too_few_questions(*, had: int, lost: int, doubt: str) -> None:
+    """Fault caught: 312 questions were "too few" although 24 of 237 right answers were wrong now."""
+    headline = _build(_knowing(had, lost, lost), SKILL, GENERAL).summary.headline
+    assert headline.startswith(f"Look closer: the skill arrived (40 of 40 right), but {doubt}")
+    assert headline.endswith(", which may be chance.") == (lost > 0)
+
+
+def test_what_a_lineage_may_have_lost_is_not_put_down_to_too_few_questions() -> None:
+    suites = _build(_speaker(), SKILL, GENERAL).suites  # of which nothing is in doubt
+    headline = recommend(suites, [], arrived="better", left="insufficient_evidence", margin=0.1)[1]
+    assert headline.endswith("but an earlier skill may have lost more than 10 points since its best version.")
 
 
 def _past(*scores: tuple[str, int]) -> list[LineageScore]:

@@ -55,6 +55,8 @@ Action Input: {"day": "today"}"""
         ("choice", "<answer>A</answer> or rather <answer> (b) </answer>", "B", True),
         ("choice", "<answer>b) mitosis</answer>", "<answer>B</answer>", True),
         ("choice", "<answer>Because</answer>", "B", False),
+        ("choice", "<answer>A cell divides</answer>", "A", False),
+        ("choice", "<answer>a - a cell divides</answer>", "A", True),
         ("choice", "B", "B", False),
         ("tool_call", ACTIONS.replace('{"day": "today"}', '{ "day":"today" }'), ACTIONS, True),
         ("tool_call", ACTIONS.replace("today", "Today"), ACTIONS, False),
