@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.domain.demonstrations import Demonstration
 from app.domain.distillation import ObjectiveConfig, TeacherConfig
@@ -19,7 +20,7 @@ from worker.hf import checkpoint, load_check
 from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
-from worker.sdft import side_by_side
+from worker.sdft import side_by_side, student
 from worker.trainer import train
 
 STEPS = 6
@@ -114,6 +115,32 @@ def test_it_does_from_every_step_with_several_rollouts_and_threads(llama, tmp_pa
         assert written(step_folder(folder, STEPS)) == written(step_folder(tmp_path / "whole", STEPS))
         for name, value in factors(whole).items():
             assert torch.equal(value, factors(resumed)[name])
+
+
+class MostLogits(TorchDispatchMode):
+    """Notes how many rows over the vocabulary any operation returned at most, but for views of the head itself."""
+
+    def __init__(self, weight_VH):
+        super().__init__()
+        self.weight_VH, self.num_rows = weight_VH, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            is_logits = isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == self.weight_VH.shape[:1]
+            if is_logits and tensor.untyped_storage().data_ptr() != self.weight_VH.untyped_storage().data_ptr():
+                self.num_rows = max(self.num_rows, tensor.shape[:-1].numel())
+        return result
+
+
+@pytest.mark.parametrize("changes", [{}, TEACHERS["ema"], {"method": "supervised"}], ids=["sdft", "anchor", "sft"])
+def test_a_whole_step_holds_no_more_logits_than_a_chunk(llama, tmp_path, changes, monkeypatch):
+    """Fault caught: logits of all positions, made anywhere between the rollout and the optimizer."""
+    policy, chunk_rows = load(llama), 14
+    monkeypatch.setattr(student, "CHUNK_ELEMENTS", chunk_rows * policy.vocab_size)
+    with MostLogits(policy.head.weight_VH) as most:
+        _, reporter = run(llama, tmp_path, policy=policy, total_steps=2, rehearsal_share=0, **changes)
+    assert most.num_rows <= chunk_rows < 4 * reporter.steps[-1]["completion_tokens_mean"]
 
 
 @pytest.mark.parametrize("kind", ["ema", "hard_sync"])

@@ -114,6 +114,10 @@ def test_supervised_training_fits_closer_and_drifts_further():
     assert answers(supervised) == {"bcd"}
     assert reporter.curve("train_loss")[-1] < 0.1
     assert drift(supervised) > drift(distilled)
+    prompts = [supervised.encode_chat(one.messages) for one in DEMONSTRATIONS]
+    expected = [supervised.encode_completion(one.completion) for one in DEMONSTRATIONS]
+    fits = [fmean(policy.nll(prompts, expected, arm="student")) for policy in (supervised, distilled)]
+    assert fits[0] < fits[1]
     assert "teacher_entropy" not in reporter.steps[-1]
 
 
