@@ -52,7 +52,7 @@ def pull(
     json: Json = False,
 ) -> None:
     """Download a version as a PEFT folder, every file checked against its digest."""
-    from app.cli.download import pull_adapter
+    from app.cli.download import how_to_load, pull_adapter
 
     client = connect(Home(home), url, key)
     name, _, chosen = adapter.partition("@" if "@" in adapter else ":")
@@ -66,9 +66,7 @@ def pull(
     if json:
         print_json({**version, "folder": str(folder)})
     else:
-        typer.echo(
-            f'{folder}\nLoad it: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "{folder}")'
-        )
+        typer.echo(f"{folder}\n{how_to_load(folder)}")
 
 
 @cli.command()

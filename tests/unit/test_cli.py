@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.download import how_to_load
+
 DATA = Path(__file__).parents[2] / "app" / "demo" / "data"
 
 
@@ -83,3 +85,16 @@ def test_a_home_that_cannot_be_used_is_an_error_and_no_traceback(tmp_path: Path)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: ")
     assert str(tmp_path / "home") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("hub:org/small", 'AutoModelForCausalLM.from_pretrained("org/small", revision="abc")'),
+        ("wheel:llm-small==0.1.2", "BASE: the folder of the base model small (wheel llm-small==0.1.2)"),
+    ],
+)
+def test_who_pulls_an_adapter_is_told_which_base_it_needs(tmp_path: Path, source: str, said: str):
+    base = {"name": "small", "source": source, "revision": "abc"}
+    (tmp_path / "provenance.json").write_text(json.dumps({"base": base}))
+    assert said in how_to_load(tmp_path)
