@@ -1,6 +1,7 @@
 """``sdft adapters``: what jobs left behind."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,11 +91,25 @@ def promote(
     body = {"version": int(number), "override": override, "reason": reason}
     client = connect(Home(home), url, key)
     expected: Any = {"headers": {"If-Match": if_match}} if if_match else {}
-    moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body, options=expected)
+    with _hint_at_override():
+        moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body, options=expected)
     if json:
         print_json(moved)
     else:
         typer.echo(f"{name}@{alias} points at {name}:{moved['version']} ({moved['model']}).")
+
+
+@contextmanager
+def _hint_at_override() -> Iterator[None]:
+    """Say what the service's advice is called here."""
+    from openai import APIStatusError
+
+    try:
+        yield
+    except APIStatusError as error:
+        if error.code == "gate_not_passed":
+            error.add_note("Here: --override --reason TEXT.")
+        raise
 
 
 @cli.command("remove-alias")

@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from app.cli.download import how_to_load
+from app.cli.estimate_view import show_estimate
 
 DATA = Path(__file__).parents[2] / "app" / "demo" / "data"
 
@@ -51,6 +54,26 @@ def test_a_bad_file_has_its_own_exit_code_and_every_finding(bad_file: Path):
     assert result.returncode == 4
     assert [finding["line"] for finding in json.loads(result.stdout)["errors"]][:2] == [1, 2]
     assert "line 2:" in sdft("validate", bad_file).stdout
+
+
+def test_findings_that_are_not_listed_are_counted(tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text("not json\n" * 1000)
+    shown = sdft("validate", tmp_path / "bad.jsonl").stdout.splitlines()
+    assert len(shown) == 102
+    assert shown[-1] == "  and 900 more: invalid_json"
+    told = json.loads(sdft("validate", tmp_path / "bad.jsonl", "--json").stdout)
+    assert (len(told["errors"]), told["counts"]) == (100, {"invalid_json": 1000})
+
+
+def test_an_estimate_that_nothing_tells_says_what_would_have_to_be_alike(capsys: pytest.CaptureFixture[str]):
+    told = {
+        "examples": {"total": 30, "held_out": 8}, "steps": 48, "tokens": {"trained": 900}, "seconds": None,
+        "truncations": {"count": 0, "counted": 30, "lines": []}, "peak_memory_bytes": None,
+        "peak_memory_is_at_least": False, "queue": {"wait_seconds": None}, "not_counted": [], "calibrated_on": 0,
+    }  # fmt: skip
+    client: Any = SimpleNamespace(post=lambda *_, **__: told)
+    show_estimate(client, {}, as_json=False)
+    assert "base, method, objective and teacher" in capsys.readouterr().out
 
 
 def test_wrong_usage_has_its_own_exit_code():
