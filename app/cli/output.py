@@ -33,7 +33,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # an id that is cut is none
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     if table.row_count:
