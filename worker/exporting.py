@@ -65,9 +65,7 @@ def export(
     gate = _gate(order, report)
     policy.save_adapter(adapter, base_name=order.base.peft_name, base_revision=order.base.revision)
     card = model_card(
-        base=order.base.peft_name,
-        base_revision=order.base.revision,
-        license_name=order.base.license,
+        base=order.base,
         facts={
             "version": order.version_name,
             "made by job": order.job_id,

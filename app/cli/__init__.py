@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from app.cli import adapters, demo, evaluate, files, jobs, keys, models, report, up
+from app.cli import adapters, demo, evaluate, evaluations, files, jobs, keys, models, report, up
 from app.cli.output import explain
 
 USAGE_EXIT_CODE = 64
@@ -27,6 +27,7 @@ cli.command("validate")(files.validate)
 cli.command("evaluate")(evaluate.evaluate)
 cli.command("report")(report.report)
 cli.add_typer(jobs.cli, name="jobs")
+cli.add_typer(evaluations.cli, name="evaluations")
 cli.add_typer(adapters.cli, name="adapters")
 cli.add_typer(models.cli, name="models")
 cli.add_typer(keys.cli, name="keys")

@@ -1,6 +1,7 @@
 """``sdft adapters``: what jobs left behind."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,7 @@ def pull(
     json: Json = False,
 ) -> None:
     """Download a version as a PEFT folder, every file checked against its digest."""
-    from app.cli.download import pull_adapter
+    from app.cli.download import how_to_load, pull_adapter
 
     client = connect(Home(home), url, key)
     name, _, chosen = adapter.partition("@" if "@" in adapter else ":")
@@ -66,9 +67,7 @@ def pull(
     if json:
         print_json({**version, "folder": str(folder)})
     else:
-        typer.echo(
-            f'{folder}\nLoad it: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "{folder}")'
-        )
+        typer.echo(f"{folder}\n{how_to_load(folder)}")
 
 
 @cli.command()
@@ -92,11 +91,25 @@ def promote(
     body = {"version": int(number), "override": override, "reason": reason}
     client = connect(Home(home), url, key)
     expected: Any = {"headers": {"If-Match": if_match}} if if_match else {}
-    moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body, options=expected)
+    with _hint_at_override():
+        moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body, options=expected)
     if json:
         print_json(moved)
     else:
         typer.echo(f"{name}@{alias} points at {name}:{moved['version']} ({moved['model']}).")
+
+
+@contextmanager
+def _hint_at_override() -> Iterator[None]:
+    """Say what the service's advice is called here."""
+    from openai import APIStatusError
+
+    try:
+        yield
+    except APIStatusError as error:
+        if error.code == "gate_not_passed":
+            error.add_note("Here: --override --reason TEXT.")
+        raise
 
 
 @cli.command("remove-alias")

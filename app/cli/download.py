@@ -1,6 +1,7 @@
 """Downloads an adapter and trusts no byte of it unchecked."""
 
 import hashlib
+import json
 import tarfile
 import tempfile
 from pathlib import Path
@@ -36,6 +37,18 @@ def pull_adapter(client: "OpenAI", archive_file_id: str, to: Path) -> None:
             tar.extractall(folder, filter="data")
         check_digests(folder)
         folder.rename(to)
+
+
+def how_to_load(folder: Path) -> str:
+    """What to do with a folder that was pulled, and which base it needs: its provenance tells."""
+    base = json.loads((folder / "provenance.json").read_text())["base"]
+    kind, _, origin = base["source"].partition(":")
+    if kind == "hub":
+        named, about = f'"{origin}", revision="{base["revision"]}"', ""
+    else:
+        named = "BASE"
+        about = f"\nBASE: the folder of the base model {base['name']} ({kind} {origin}); see {folder}/README.md"
+    return f'Load it: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({named}), "{folder}"){about}'
 
 
 def check_digests(folder: Path) -> None:

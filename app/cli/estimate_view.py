@@ -21,7 +21,8 @@ def show_estimate(client: "OpenAI", request: Mapping[str, Any], *, as_json: bool
     if estimate["not_counted"]:
         typer.echo(f"Not counted, for the worker alone knows the questions: {', '.join(estimate['not_counted'])}.")
     if not estimate["calibrated_on"]:
-        typer.echo("No job on this base and method has finished yet: how long one takes is not known.")
+        alike = "the same base, method, objective and teacher, with an anchor or without"
+        typer.echo(f"None like this one ({alike}) has finished in one attempt: how long it takes is not known.")
 
 
 def _rows(estimate: Mapping[str, Any]) -> list[tuple[str, object]]:

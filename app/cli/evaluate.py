@@ -8,7 +8,7 @@ import typer
 from app.cli.connection import Key, Url, connect
 from app.cli.files import send
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import JOB_FAILED_EXIT_CODE, Json, print_json
+from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, print_json
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -36,6 +36,8 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Queue an evaluation of each version. With --watch exit code 3 if one fails or is cancelled."""
+    for named in suite:
+        _refuse_missing(named)
     client = connect(Home(home), url, key)
     asked = {"against": against, "suites": [_suite(client, named) for named in suite] or None}
     body = {name: value for name, value in asked.items() if value is not None}
@@ -58,6 +60,12 @@ def _suite(client: "OpenAI", named: str) -> str:
     """Upload what is a path; the service knows every other name."""
     path = Path(named)
     return send(client, path, "evals").id if named not in _WORDS and path.is_file() else named
+
+
+def _refuse_missing(named: str) -> None:
+    """Refuse what can only be meant as a path, and is none."""
+    if (path := Path(named)).suffix and not path.is_file() and not set(named) & {":", "@"}:
+        raise CliError(f"--suite: {named} is no file on this machine.")
 
 
 def _post(client: "OpenAI", body: dict[str, Any]) -> dict[str, Any]:

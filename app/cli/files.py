@@ -1,5 +1,8 @@
 """``sdft upload`` and ``sdft validate``: demonstrations and suites of questions on their way in."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +21,7 @@ PathArgument = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=
 Purpose = Annotated[
     Literal["fine-tune", "evals"], typer.Option(help="Demonstrations to train on, or questions to measure with.")
 ]
+_QUESTIONS_HINT = "These look like questions to measure with: --purpose evals."
 
 
 def upload(
@@ -29,7 +33,9 @@ def upload(
     json: Json = False,
 ) -> None:
     """Upload a file of demonstrations, or of questions. Exit code 4 if it has errors."""
-    file = send(connect(Home(home), url, key), path, purpose)
+    client = connect(Home(home), url, key)
+    with _hint_at_questions(path, purpose):
+        file = send(client, path, purpose)
     option = {"fine-tune": "Train on it: sdft jobs create --training-file", "evals": "Ask it: sdft jobs create --suite"}
     if json:
         print_json(file.to_dict())
@@ -50,7 +56,8 @@ def validate(path: PathArgument, purpose: Purpose = "fine-tune", json: Json = Fa
     report = (validation.validate if purpose == "fine-tune" else validation.validate_suite)(path)
     if json:
         errors, warnings = ([asdict(finding) for finding in found] for found in (report.errors, report.warnings))
-        print_json({"valid": report.valid, "n_examples": report.n_examples, "errors": errors, "warnings": warnings})
+        facts = {"valid": report.valid, "n_examples": report.n_examples, "errors": errors, "warnings": warnings}
+        print_json(facts | {"counts": report.counts})
     else:
         use = "trained on" if purpose == "fine-tune" else "asked"
         state = f"can be {use}" if report.valid else f"cannot be {use}"
@@ -58,5 +65,37 @@ def validate(path: PathArgument, purpose: Purpose = "fine-tune", json: Json = Fa
         for kind, findings in (("error", report.errors), ("warning", report.warnings)):
             for finding in findings:
                 typer.echo(f"  {kind}: {describe_finding(asdict(finding))}")
+        listed = Counter(finding.code for finding in (*report.errors, *report.warnings))
+        for code, count in (report.counts - listed).items():
+            typer.echo(f"  and {count:,} more: {code}")
+        if not report.valid and purpose == "fine-tune" and _has_questions(path):
+            typer.echo(_QUESTIONS_HINT)
     if not report.valid:
         raise typer.Exit(INVALID_FILE_EXIT_CODE)
+
+
+@contextmanager
+def _hint_at_questions(path: Path, purpose: str) -> Iterator[None]:
+    """Tell who uploads questions as demonstrations, once they are refused."""
+    from openai import UnprocessableEntityError
+
+    try:
+        yield
+    except UnprocessableEntityError as error:
+        if purpose == "fine-tune" and _has_questions(path):
+            error.add_note(_QUESTIONS_HINT)
+        raise
+
+
+def _has_questions(path: Path) -> bool:
+    """Whether its first line is a question to measure with."""
+    from app.domain.demonstrations import raw_lines
+    from app.domain.questions import parse_question
+    from app.domain.strict_json import Malformed
+
+    with path.open("rb") as source:
+        try:
+            parse_question(next(raw_lines(source), b""), 1)
+        except Malformed:
+            return False
+    return True

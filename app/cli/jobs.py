@@ -10,7 +10,16 @@ from app.cli.connection import Key, Url, connect
 from app.cli.estimate_view import show_estimate
 from app.cli.files import send
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, insist_on_pass, print_json, print_table, show_time
+from app.cli.output import (
+    JOB_FAILED_EXIT_CODE,
+    CliError,
+    Json,
+    insist_on_pass,
+    print_fields,
+    print_json,
+    print_table,
+    show_time,
+)
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -29,12 +38,12 @@ def create(
     validation_file: Annotated[str | None, typer.Option(help="The same, for held-out demonstrations.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Name of the adapter; an existing one gets a new version.")] = None,
     parent: Annotated[str | None, typer.Option(help='Version to start from: "name:3" or "name@alias".')] = None,
-    method: Annotated[str, typer.Option(help="sdft or supervised.")] = "sdft",
+    method: Annotated[Literal["sdft", "supervised"], typer.Option(help="How to train.")] = "sdft",
     seed: Annotated[int | None, typer.Option(help="Same seed, same result on the same machine.")] = None,
     set_: Annotated[
         list[str],
         typer.Option(
-            "--set", metavar="NAME=VALUE", help='Hyperparameter, like preset=retain or teacher={"kind":"ema"}; repeat.'
+            "--set", metavar="NAME=VALUE", help="Hyperparameter, like preset=retain or objective.kind=isdft; repeat."
         ),
     ] = [],  # noqa: B006
     gate: Annotated[
@@ -72,8 +81,22 @@ def create(
     json: Json = False,
 ) -> None:
     """Create a job, or say what it would take. With --watch the exit code says how it ended."""
+    from app.domain.evaluation import TASK_PREFIX
+
+    # All that can be refused here is, before anything is uploaded.
+    hyperparameters = _nested(_pairs(set_))
+    labels = _pairs(metadata)
+    ours = {
+        "parent_adapter": parent,
+        "gate": {name: _value(text) for name, text in _pairs(gate).items()},
+        "compare": [_comparison(compare)] if compare else None,
+    }
+    files = [name for name in suite if not name.startswith(TASK_PREFIX)]
+    named = {"--training-file": [training_file], "--validation-file": [validation_file or ""], "--suite": files}
+    local = [_is_local(name, option) for option, names in named.items() for name in names if name]
     client = connect(Home(home), url, key)
-    hyperparameters = {name: _value(text) for name, text in _pairs(set_).items()}
+    if any(local):
+        _insist_on_base(client, model)
     request: dict[str, Any] = {
         "model": model,
         "training_file": _file_id(client, training_file),
@@ -81,20 +104,15 @@ def create(
         "suffix": suffix,
         "seed": seed,
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
-        "metadata": _pairs(metadata) or None,
+        "metadata": labels or None,
     }
     measured = {
         "scorer": scorer,
         "tolerance": tolerance,
-        "suites": [_suite(client, named) for named in suite] or None,
+        "suites": [_file_id(client, name, purpose="evals") if name in files else name for name in suite] or None,
         "seeds": seeds,
     }
-    ours = {
-        "parent_adapter": parent,
-        "gate": {name: _value(text) for name, text in _pairs(gate).items()},
-        "evaluation": {name: value for name, value in measured.items() if value is not None},
-        "compare": [_comparison(compare)] if compare else None,
-    }
+    ours["evaluation"] = {name: value for name, value in measured.items() if value is not None}
     request = {name: value for name, value in request.items() if value is not None}
     ours = {name: value for name, value in ours.items() if value}
     if estimate:
@@ -138,8 +156,7 @@ def show(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key 
     if json:
         print_json(found)
     else:
-        shown = {name: value for name, value in found.items() if value not in (None, [], {})}
-        print_table(("field", "value"), shown.items(), empty="")
+        print_fields(found)
 
 
 @cli.command()
@@ -195,22 +212,29 @@ def _comparison(text: str) -> str | dict[str, Any]:
     return {"method": method, "learning_rate": _value(rate)} if equals else method
 
 
+def _is_local(named: str, option: str) -> bool:
+    """Whether an option names a file on this machine; else it must name an uploaded one."""
+    if not (is_local := Path(named).is_file()) and not named.startswith("file-"):
+        raise CliError(f"{option}: {named} is neither a file on this machine nor the id of an uploaded one (file-...).")
+    return is_local
+
+
+def _insist_on_base(client: "OpenAI", model: str) -> None:
+    """Refuse a model that jobs cannot train on, which the service would do after the uploads."""
+    bases = [one.id for one in client.models.list() if one.to_dict().get("base_model") is None]
+    if model not in bases:
+        known = ", ".join(bases) or "none yet"
+        raise CliError(f"--model: {model} is no base model that can be trained here; there are: {known}.")
+
+
 def _file_id(client: "OpenAI", named: str, *, purpose: Literal["fine-tune", "evals"] = "fine-tune") -> str:
     """Upload what is a path; a file's id is taken as it is."""
     path = Path(named)
-    if path.is_file():
-        file = send(client, path, purpose)
-        typer.echo(f"{path} is uploaded as {file.id}.", err=True)  # to be named the next time
-        return file.id
-    if named.startswith("file-"):
+    if not path.is_file():
         return named
-    raise CliError(f"{named} is neither a file on this machine nor the id of an uploaded one (file-...).")
-
-
-def _suite(client: "OpenAI", named: str) -> str:
-    from app.domain.evaluation import TASK_PREFIX
-
-    return named if named.startswith(TASK_PREFIX) else _file_id(client, named, purpose="evals")
+    file = send(client, path, purpose)
+    typer.echo(f"{path} is uploaded as {file.id}.", err=True)  # to be named the next time
+    return file.id
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
@@ -221,6 +245,22 @@ def _pairs(texts: list[str]) -> dict[str, str]:
             raise CliError(f"{text!r} has no value; write NAME=VALUE.")
         pairs[name] = value
     return pairs
+
+
+def _nested(pairs: dict[str, str]) -> dict[str, Any]:
+    """Hyperparameters by their dotted names, as the objects that the service takes."""
+    found: dict[str, Any] = {}
+    for name, text in pairs.items():
+        *path, last = name.split(".")
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise CliError(f"--set {name}: {part} is set already, to {place}.")
+        if last in place:
+            raise CliError(f"--set {name} is set twice.")
+        place[last] = _value(text)
+    return found
 
 
 def _value(text: str) -> Any:

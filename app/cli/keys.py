@@ -1,13 +1,16 @@
 """``sdft keys``: who may use the API. For the operator: it talks to the database, not to the API."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.home import DEFAULT_HOME, Home, HomeOption, operator_resources
-from app.cli.output import Json, print_json, print_table
+from app.cli.output import CliError, Json, print_json, print_table
 from app.cli.up import DEFAULT_PROJECT
+
+if TYPE_CHECKING:
+    from app.db.models import ApiKey
 
 cli = typer.Typer(help="Make, list and revoke API keys (operator).", no_args_is_help=True)
 
@@ -26,9 +29,14 @@ def create(
 ) -> None:
     """Make a key. It is shown once: only its hash is stored."""
     from app.db.session import transaction
-    from app.services.access import create_key
+    from app.services.access import create_key, list_keys
 
+    if not name.strip():
+        raise typer.BadParameter("A key needs a name: say what it is for, or who holds it.")
     with operator_resources(Home(home)) as resources, transaction(resources.sessions) as session:
+        same = (key for key, of in list_keys(session) if (of.name, key.name) == (project, name))
+        if taken := next((key for key in same if _opens(key)), None):
+            raise CliError(f"{taken.id} is called {name} already: revoke it (sdft keys revoke), or take another name.")
         expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
         key = create_key(session, project=project, name=name, expires_at=expires_at)
     if json:
@@ -79,3 +87,8 @@ def revoke(
         print_json({"id": key, "revoked_at": revoked_at})
     else:
         typer.echo(f"{key} is refused from now on.")
+
+
+def _opens(key: "ApiKey") -> bool:
+    """Whether it is neither revoked nor expired."""
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > datetime.now(UTC))

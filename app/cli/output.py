@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,15 +30,30 @@ def print_json(value: object) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """A table, or a line that says why there is none."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # an id that is cut is none
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     if table.row_count:
         console().print(table)
     else:
         typer.echo(empty)
+
+
+def print_fields(found: Mapping[str, Any]) -> None:
+    """An object of the API as a table: what it has no value for is left out."""
+
+    def show(name: str, value: Any) -> str:
+        if name.endswith("_at") or name == "estimated_finish":
+            return show_time(value)
+        return value if isinstance(value, str) else json.dumps(value)
+
+    shown = {name: value for name, value in found.items() if value not in (None, [], {})}
+    print_table(("field", "value"), ((name, show(name, value)) for name, value in shown.items()), empty="")
 
 
 def console() -> "Console":
@@ -70,16 +85,30 @@ def explain(error: Exception, *, as_json: bool) -> int | None:
     if as_json:
         print_json({"error": found})
     else:
-        typer.secho(f"Error: {found['message']}", fg="red", err=True)
-        for finding in found.get("errors") or []:
-            typer.echo(f"  {describe_finding(finding)}", err=True)
+        told, *more = _lines(found)
+        typer.secho(f"Error: {told}", fg="red", err=True)
+        for line in (*more, *getattr(error, "__notes__", ())):
+            typer.echo(f"  {line}", err=True)
     return EXIT_CODES.get(found.get("code") or "", ERROR_EXIT_CODE)
 
 
+def _lines(found: dict[str, Any]) -> list[str]:
+    """What was found, and after it what that does not say yet."""
+    message, param, errors = found["message"], found.get("param"), found.get("errors") or []
+    if found.get("code") == "invalid_file" and len(errors) == 1:
+        return [describe_finding(errors[0])]
+    by_line = any(one.get("line") for one in errors)
+    head = message if by_line or not param or param in message else f"{message} ({param})"
+    more = [one for one in errors if one["message"] not in message or (by_line and len(errors) > 1)]
+    return [head, *map(describe_finding, more)]
+
+
 def describe_finding(finding: dict[str, Any]) -> str:
-    """One thing that is wrong with a file, on a line."""
-    where = f"line {finding['line']}: " if finding.get("line") else ""
-    return f"{where}{finding['message']} {finding.get('hint') or ''}".rstrip()
+    """One thing that is wrong with a file or a request, and where, on a line."""
+    line, path = finding.get("line"), finding.get("path")
+    where = ", ".join(part for part in (f"line {line}" if line else "", path) if part)
+    place = f"{where}: " if where else ""
+    return f"{place}{finding['message']} {finding.get('hint') or ''}".rstrip()
 
 
 def _describe(error: Exception) -> dict[str, Any] | None:

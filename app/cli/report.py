@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def report(
-    job: Annotated[str, typer.Argument(help="Id of a job (ftjob-...) or of an evaluation (eval-...).")],
+    of: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB|EVALUATION|VERSION",
+            help="Id of a job (ftjob-...) or of an evaluation (eval-...); or NAME:VERSION, NAME@ALIAS.",
+        ),
+    ],
     open_: Annotated[bool, typer.Option("--open", help="Also open the report's page in a browser.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report's page.")] = None,
     home: HomeOption = DEFAULT_HOME,
@@ -26,7 +32,7 @@ def report(
 ) -> None:
     """Show what a job's version learned and what it kept. Exit code 2 if it did not pass its gate."""
     client = connect(Home(home), url, key)
-    evaluation_id = _evaluation_id(client, job)
+    evaluation_id = _evaluation_id(client, of)
     evaluation: Any = client.get(f"/evaluations/{evaluation_id}", cast_to=object)
     if evaluation["report"] is None:
         raise CliError(
@@ -51,11 +57,26 @@ def report(
 def _evaluation_id(client: "OpenAI", named: str) -> str:
     if named.startswith("eval-"):
         return named
+    if not named.startswith("ftjob-"):
+        return _made_with(client, named)
     job = client.fine_tuning.jobs.retrieve(named)
     evaluation_id: str | None = getattr(job, "evaluation_id", None)
     if evaluation_id is None:
         raise CliError(f"{named} is {job.status} and has no report; a job has one once it has succeeded.")
     return evaluation_id
+
+
+def _made_with(client: "OpenAI", version: str) -> str:
+    """The evaluation that a job made with its version."""
+    name, _, chosen = version.partition("@" if "@" in version else ":")
+    if not chosen or name == "ft":
+        raise CliError(
+            f"{version} names no job (ftjob-...), no evaluation (eval-...) and no version (NAME:VERSION, NAME@ALIAS)."
+        )
+    found: Any = client.get(f"/adapters/{name}/versions/{chosen}", cast_to=object)
+    if found["evaluation_id"] is None:
+        raise CliError(f"{version} has no report.")
+    return str(found["evaluation_id"])
 
 
 def _page(client: "OpenAI", evaluation_id: str) -> str:

@@ -81,6 +81,8 @@ def _change(suite: dict[str, Any], change: dict[str, Any]) -> tuple[str, str, st
 
 def _scores(suites: list[dict[str, Any]]) -> Table:
     table = columns("suite", ">n", "arm", ">score", "", ">candidate less arm", "", "")
+    for whole in (table.columns[2], table.columns[-1]):  # where there is little room, suites and intervals are folded
+        whole.no_wrap = True
     for suite in suites:
         compared = {one["against"]: one for one in suite["comparisons"]}
         for index, arm in enumerate(suite["arms"]):
@@ -105,7 +107,8 @@ def _compared(suite: dict[str, Any], compared: dict[str, Any], arm: dict[str, An
     if one is None:
         return ("", "", "")
     style = "red" if (one["verdict"], suite["role"]) == ("same", "skill") else VERDICT_STYLES[one["verdict"]]
-    return (*_difference(suite["measure"], one["difference"]), f"[{style}]{words(one['verdict'])}[/]")
+    verdict = one["verdict"].replace("_", "\n")  # two words on one line would take the room of a name
+    return (*_difference(suite["measure"], one["difference"]), f"[{style}]{verdict}[/]")
 
 
 def _lineage(report: dict[str, Any]) -> Table:

@@ -1,6 +1,7 @@
 """What tables of a report look like at a terminal."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -16,10 +17,11 @@ def titled(title: str, table: Table) -> Iterator[RenderableType]:
 
 
 def columns(*names: str) -> Table:
-    """Names left; what begins with ``>`` is a number."""
+    """Names left; what begins with ``>`` is a number. What finds no room is folded, never cut."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in names:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+        justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        table.add_column(name.lstrip(">"), justify=justify, overflow="fold")
     return table
 
 

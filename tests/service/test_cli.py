@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.db.models import Adapter, Evaluation, Job, Project
+from app.db.models import Adapter, Evaluation, File, Job, Project
 from app.services import publishing, runs
 from app.services.publishing import EvaluationResults
 from app.storage.store import StoredBlob
@@ -88,7 +89,7 @@ def test_promote_moves_an_alias_or_says_that_the_gate_is_in_the_way(sdft, line):
     assert promoted.stdout.startswith("home@production points at home:1 (ft:")
     refused = sdft("adapters", "promote", "home:2", "--alias", "production")
     assert refused.returncode == 2
-    assert "override" in refused.stderr
+    assert "--override --reason TEXT" in refused.stderr
     unfounded = sdft("adapters", "promote", "home:2", "--alias", "production", "--override")
     assert unfounded.returncode == 1
     assert "add reason" in unfounded.stderr
@@ -195,6 +196,9 @@ def test_evaluate_asks_each_version(sdft, line, tmp_path):
     assert task["suites"] == ["lm_eval:arc_easy"]
     late = sdft("evaluate", "home:1", "home:99", "--suite", "general")
     assert (late.returncode, late.stdout.startswith("eval-")) == (1, True)  # what was queued before is told of
+    missing = sdft("evaluate", "home:1", "--suite", "nofile.jsonl")
+    assert missing.returncode == 1
+    assert "nofile.jsonl is no file on this machine" in missing.stderr
     refused = sdft("evaluate", "home:1", "--suite", "generel")
     assert refused.returncode == 1
     assert '"general"' in refused.stderr
@@ -235,6 +239,126 @@ def test_create_takes_a_gate_by_pairs(sdft, tmp_path):
         "min_gain": 0.2, "max_forgetting": 0.1, "confidence": 0.95, "on_pass": "production", "verdict": None,
         "criteria": [],
     }  # fmt: skip
+
+
+def test_create_takes_hyperparameters_by_their_dotted_names(sdft, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
+    create = ("jobs", "create", "--model", "org/tiny", "--training-file", str(tmp_path / "train.jsonl"), "--json")
+    job = sdft(
+        *create, "--set", "objective.kind=isdft", "--set", 'teacher={"kind": "ema"}', "--set", "teacher.rate=0.5"
+    )
+    asked = json.loads(job.stdout)["hyperparameters"]
+    assert (asked["objective"]["kind"], asked["teacher"]["kind"], asked["teacher"]["rate"]) == ("isdft", "ema", 0.5)
+    for twice in (("objective=1", "objective.kind=isdft"), ("teacher.rate=0.5", 'teacher={"kind": "ema"}')):
+        refused = sdft(*create, "--set", twice[0], "--set", twice[1])
+        assert refused.returncode == 1
+        assert "set" in json.loads(refused.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--gate", "0.05"), "NAME=VALUE"),
+        (("--metadata", "team"), "NAME=VALUE"),
+        (("--method", "dpo"), "dpo"),
+        (("--model", "org/tinny"), "there are: org/tiny"),
+        (("--validation-file", "heldout.jsonl"), "--validation-file: heldout.jsonl is neither"),
+        (("--suite", "mine.jsonl"), "--suite: mine.jsonl is neither"),
+    ],
+)
+def test_nothing_is_uploaded_for_a_job_that_cannot_be(*, sdft, tmp_path, committed_sessions, wrong, said):
+    """Fault caught: each failed try leaves a copy of the file behind."""
+    (tmp_path / "train.jsonl").write_bytes(factories.TRAINING_LINES)
+    refused = sdft(
+        "jobs", "create", "--model", "org/tiny", "--training-file", str(tmp_path / "train.jsonl"), *wrong
+    )  # fmt: skip
+    assert refused.returncode in {1, 64}
+    assert said in refused.stderr
+    with committed_sessions() as session:
+        assert session.query(File).count() == 0
+
+
+def test_an_error_is_told_once_and_with_what_it_is_about(sdft, tmp_path):
+    create = ("jobs", "create", "--model", "org/tiny", "--training-file", "file-x")
+    missing = sdft(*create).stderr.splitlines()
+    assert len(missing) == 1
+    assert missing[0].endswith("(training_file)")
+    unknown = sdft(*create, "--set", "epochs=3").stderr.splitlines()
+    assert len(unknown) == 1
+    assert "epochs is not a parameter here" in unknown[0]
+    several = sdft(*create, "--set", "epochs=3", "--seed", "-1").stderr.splitlines()
+    assert [line.removeprefix("Error:").split()[0] for line in several] == [
+        "method.sdft.hyperparameters.epochs",
+        "seed",
+    ]
+
+
+def test_findings_of_an_upload_say_where_they_are(sdft, tmp_path):
+    bad = b'{"messages": [{"role": "wizard", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}\n'
+    (tmp_path / "bad.jsonl").write_bytes(bad)
+    one = sdft("upload", str(tmp_path / "bad.jsonl"))
+    assert one.returncode == 4
+    [told] = one.stderr.splitlines()
+    assert told.startswith("Error: line 1, messages[0].role: The role")
+    (tmp_path / "bad.jsonl").write_bytes(bad * 2)
+    several = sdft("upload", str(tmp_path / "bad.jsonl")).stderr.splitlines()
+    assert [line.partition(": ")[0] for line in several[1:]] == [
+        "  line 1, messages[0].role",
+        "  line 2, messages[0].role",
+    ]
+
+
+def test_questions_that_are_uploaded_as_demonstrations_are_known_for_what_they_are(sdft, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "6 * 7?", "expected": "42", "scorer": "numeric"}\n')
+    for command in ("upload", str(tmp_path / "mine.jsonl")), ("upload", str(tmp_path / "mine.jsonl"), "--json"):
+        refused = sdft(*command)
+        assert refused.returncode == 4
+        assert ("--purpose evals" in refused.stderr) == ("--json" not in command)
+    assert sdft("upload", str(tmp_path / "mine.jsonl"), "--purpose", "evals").returncode == 0
+
+
+def test_a_job_is_shown_in_json_and_in_times_that_people_read(sdft, line):
+    shown = dict(row.split(maxsplit=1) for row in sdft("jobs", "show", line[0]).stdout.splitlines()[1:])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", shown["created_at"].strip())
+    assert shown["gate"].startswith('{"min_gain": 0.05')
+    assert json.loads(shown["progress"])["total_steps"] is None
+
+
+def test_a_report_is_found_by_its_version_too(sdft, line):
+    sdft("adapters", "promote", "home:1", "--alias", "production")
+    by_job = sdft("report", line[0]).stdout
+    assert [sdft("report", version).stdout for version in ("home:1", "home@production")] == [by_job, by_job]
+    unknown = sdft("report", "home")
+    assert unknown.returncode == 1
+    assert "NAME:VERSION" in unknown.stderr
+
+
+def test_evaluations_are_listed_shown_and_cancelled(sdft, line):
+    asked = json.loads(sdft("evaluate", "home:1", "--suite", "general", "--json").stdout)["id"]
+    listed = [row.split() for row in sdft("evaluations", "list").stdout.splitlines()[1:]]
+    assert listed[0][0] == asked
+    assert [row[3:5] for row in listed] == [["queued", "home:1"], ["succeeded", "home:2"], ["succeeded", "home:1"]]
+    assert json.loads(sdft("evaluations", "show", asked, "--json").stdout)["status"] == "queued"
+    assert "queued" in sdft("evaluations", "show", asked).stdout
+    assert sdft("evaluations", "cancel", asked).stdout == f"{asked} is cancelled.\n"
+    assert json.loads(sdft("evaluations", "list", "--limit", "1", "--json").stdout)[0]["status"] == "cancelled"
+
+
+def test_keys_have_names_that_tell_them_apart(committed_sessions, database_url, tmp_path):
+    def keys(*arguments):
+        environment = os.environ | {"SDFT_DATABASE__URL": database_url, "SDFT_HOME": str(tmp_path)}
+        command = [sys.executable, "-m", "app.cli", "keys", *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+    assert keys("create", " ").returncode == 64
+    first = json.loads(keys("create", "alice", "--json").stdout)
+    twice = keys("create", "alice")
+    assert twice.returncode == 1
+    assert first["id"] in twice.stderr
+    assert "revoke" in twice.stderr
+    assert keys("create", "alice", "--project", "other").returncode == 0
+    keys("revoke", first["id"])
+    assert keys("create", "alice").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from app.cli.download import how_to_load
+from app.cli.estimate_view import show_estimate
 
 DATA = Path(__file__).parents[2] / "app" / "demo" / "data"
 
@@ -51,6 +56,26 @@ def test_a_bad_file_has_its_own_exit_code_and_every_finding(bad_file: Path):
     assert "line 2:" in sdft("validate", bad_file).stdout
 
 
+def test_findings_that_are_not_listed_are_counted(tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text("not json\n" * 1000)
+    shown = sdft("validate", tmp_path / "bad.jsonl").stdout.splitlines()
+    assert len(shown) == 102
+    assert shown[-1] == "  and 900 more: invalid_json"
+    told = json.loads(sdft("validate", tmp_path / "bad.jsonl", "--json").stdout)
+    assert (len(told["errors"]), told["counts"]) == (100, {"invalid_json": 1000})
+
+
+def test_an_estimate_that_nothing_tells_says_what_would_have_to_be_alike(capsys: pytest.CaptureFixture[str]):
+    told = {
+        "examples": {"total": 30, "held_out": 8}, "steps": 48, "tokens": {"trained": 900}, "seconds": None,
+        "truncations": {"count": 0, "counted": 30, "lines": []}, "peak_memory_bytes": None,
+        "peak_memory_is_at_least": False, "queue": {"wait_seconds": None}, "not_counted": [], "calibrated_on": 0,
+    }  # fmt: skip
+    client: Any = SimpleNamespace(post=lambda *_, **__: told)
+    show_estimate(client, {}, as_json=False)
+    assert "base, method, objective and teacher" in capsys.readouterr().out
+
+
 def test_wrong_usage_has_its_own_exit_code():
     result = sdft("jobs", "lst")
     assert result.returncode == 64
@@ -83,3 +108,35 @@ def test_a_home_that_cannot_be_used_is_an_error_and_no_traceback(tmp_path: Path)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: ")
     assert str(tmp_path / "home") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("hub:org/small", 'AutoModelForCausalLM.from_pretrained("org/small", revision="abc")'),
+        ("wheel:llm-small==0.1.2", "BASE: the folder of the base model small (wheel llm-small==0.1.2)"),
+    ],
+)
+def test_who_pulls_an_adapter_is_told_which_base_it_needs(tmp_path: Path, source: str, said: str):
+    base = {"name": "small", "source": source, "revision": "abc"}
+    (tmp_path / "provenance.json").write_text(json.dumps({"base": base}))
+    assert said in how_to_load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "--hub ID, --folder DIR and --wheel NAME==VERSION"),
+        (("--hub", "org/small", "--folder", "."), "by one of --hub ID"),
+        (("--wheel", "small==1.0"), "--sha256"),
+        (("--folder", ".", "--revision", "main"), "--revision is of --hub"),
+    ],
+)
+def test_a_model_from_nowhere_is_refused_in_words_of_the_command_itself(
+    tmp_path: Path, options: tuple[str, ...], said: str
+):
+    """Fault caught: the usage of the module that adds it, whose options the command does not have."""
+    result = sdft("models", "add", "small", *options, home=tmp_path / "none")
+    assert result.returncode == 64
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "none").exists()

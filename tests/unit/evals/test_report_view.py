@@ -142,6 +142,21 @@ def test_answers_that_were_lost_are_shown_with_what_each_arm_said() -> None:
     assert "    supervised plain\n" in text
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_at_eighty_columns_nothing_is_cut(shape: str) -> None:
+    made = SHAPES[shape].model_dump(mode="json")
+    for one in made["suites"]:
+        one["name"] += " of general ability, somewhat long"
+        for compared in one["comparisons"]:
+            compared["verdict"] = "insufficient_evidence"
+    console = Console(width=80, no_color=True)
+    with console.capture() as capture:
+        show_report(made, None, console)
+    text = capture.get()
+    assert "…" not in text
+    assert text.count("insufficient") >= sum(len(one["comparisons"]) for one in made["suites"])
+
+
 def test_findings_leave_the_evidence_out_and_keep_the_caveats() -> None:
     text = said("a first version", brief=True)
     assert "What was kept" in text
