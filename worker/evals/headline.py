@@ -34,7 +34,10 @@ def recommend(
     if arrived in {"same", "worse"} and not known:
         return "do_not_ship", f"Do not ship it: {came}."
     if arrived == "better" and left in {"same", "better"}:
-        return "ship", f"Ship it: {came}, and nothing else that was tested lost more than {limit(rest, margin)}."
+        kept = f"nothing else that was tested lost more than {limit(rest, margin)}"
+        if skill and _falls_short(skill):
+            return "look_closer", f"Look closer: {came}, and {kept}. More epochs may bring the rest."
+        return "ship", f"Ship it: {came}, and {kept}."
     doubt = (
         f", but {_doubt(rest, [one for one in unjudged if one.role != 'skill'], margin)}" if arrived == "better" else ""
     )
@@ -93,9 +96,16 @@ def _how_much(skill: SuiteReport) -> str:
     if arms["candidate"].num_right is None:
         return "the skill arrived"
     right = f"{arms['candidate'].num_right} of {skill.n} right"
-    if "ceiling" in arms and arms["candidate"].score.high < arms["ceiling"].score.low:
+    if _falls_short(skill):
         return f"a part of the skill arrived ({right}, its teacher {arms['ceiling'].num_right})"
     return f"the skill arrived ({right})"
+
+
+def _falls_short(skill: SuiteReport) -> bool:
+    """Whether it is surely less than its teacher shows; of free text there is no telling how much is missing."""
+    arms = {score.arm: score.score for score in skill.arms}
+    counted = skill.measure == "share_right"
+    return counted and "ceiling" in arms and arms["candidate"].high < arms["ceiling"].low
 
 
 def _doubt(rest: Sequence[SuiteReport], unjudged: Sequence[Unjudged], margin: float) -> str:
