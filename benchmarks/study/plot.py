@@ -65,7 +65,7 @@ def _axes(title: str) -> str:
     ]
     middle = TOP + HEIGHT / 2
     return (
-        f'<text x="{LEFT}" y="{TOP - 10}" font-weight="600" font-size="12">{escape(title)}</text>{"".join(lines)}'
+        f'<text x="{LEFT}" y="{TOP - 10}" font-weight="600">{escape(title)}</text>{"".join(lines)}'
         f'<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 30}" text-anchor="middle">'
         f"forgotten, % (left is better)</text>"
         f'<text transform="translate(14,{middle}) rotate(-90)" text-anchor="middle">learned, % (up is better)</text>'
