@@ -67,9 +67,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that can be queued: the row that it would become, and what it names."""
+    """A request that can be queued: the row that it would become, and what it names.
+
+    ``hyperparameters`` are as asked, but for what the parent has decided.
+    """
 
     row: Job
+    hyperparameters: Hyperparameters
     base: BaseModel
     counter: TokenCounter
     examples: list[Examples]
@@ -97,9 +101,11 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
     examples = _examples(session, project_id, base, asked)
     suites = _suites(session, project_id, base, asked)
     parent = _parent(session, project_id, base, asked.parent_adapter)
-    row = _row(project_id, base, asked, parent)
+    hyperparameters = _going_on(session, asked, parent)
+    row = _row(project_id, base, asked, hyperparameters, parent)
     _check_line(session, project_id, row.adapter_name, base)
-    return Checked(row, base, base_models.counter(session, store, base), examples, suites, parent)
+    counter = base_models.counter(session, store, base)
+    return Checked(row, hyperparameters, base, counter, examples, suites, parent)
 
 
 def check_lengths(store: Store, checked: Checked) -> None:
@@ -194,7 +200,13 @@ def model_id(session: Session, job: Job) -> str:
     return publishing.model_id(job, session.get_one(Project, job.project_id))
 
 
-def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVersion | None) -> Job:
+def _row(
+    project_id: str,
+    base: BaseModel,
+    asked: JobRequest,
+    hyperparameters: Hyperparameters,
+    parent: AdapterVersion | None,
+) -> Job:
     job_id = new_id("ftjob")
     return Job(
         id=job_id,
@@ -203,7 +215,7 @@ def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVer
         training_file_id=asked.training_file,
         validation_file_id=asked.validation_file,
         method=asked.method,
-        hyperparameters=asked.hyperparameters.model_dump(mode="json"),
+        hyperparameters=hyperparameters.model_dump(mode="json"),
         seed=secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed,
         adapter_name=asked.suffix or (parent.adapter.name if parent else f"adapter-{short(job_id)}"),
         suffix=asked.suffix,
@@ -263,6 +275,26 @@ def _parent(session: Session, project_id: str, base: BaseModel, reference: str |
         message = f"This version was trained over {found.version.adapter.base_model}; set model to that."
         raise Invalid("parent_over_another_base", message, param="parent_adapter")
     return found.version
+
+
+def _going_on(session: Session, asked: JobRequest, parent: AdapterVersion | None) -> Hyperparameters:
+    """What is asked for, with the rank and the alpha of a parent's LoRA matrices: the same ones are trained on.
+
+    Raises:
+        Invalid: Another number is asked for.
+    """
+    resolved = parent and session.get_one(Job, parent.job_id).resolved
+    if not parent or not resolved:
+        return asked.hyperparameters
+    decided = {name: resolved[name] for name in ("lora_rank", "lora_alpha")}
+    for name, value in decided.items():
+        if getattr(asked.hyperparameters, name) not in {"auto", value}:
+            message = (
+                f"{parent.adapter.name}:{parent.version} has {name} {value}, and a job that starts from it trains the "
+                f"same matrices on; remove {name} or set it to {value}."
+            )
+            raise Invalid("invalid_value", message, param=f"{asked.hyperparameters_at}.{name}")
+    return asked.hyperparameters.model_copy(update=decided)
 
 
 def _check_line(session: Session, project_id: str, name: str, base: BaseModel) -> None:

@@ -185,6 +185,25 @@ def test_a_version_over_another_base_is_no_parent(http, base, session, project, 
     assert (error["code"], error["param"]) == ("parent_over_another_base", "parent_adapter")
 
 
+@pytest.mark.parametrize("path", [JOBS, f"{JOBS}/estimate"])
+@pytest.mark.parametrize("make", [sdft, supervised])
+def test_another_lora_rank_or_alpha_than_the_parent_has_is_refused(*, http, base, session, project, file_id, path, make):
+    """Fault caught: the number is echoed, and the parent's is what the job trains with."""
+    job = factories.make_job(
+        session, "succeeded", project=project, adapter_name="mine", resolved={"lora_rank": 16, "lora_alpha": 32}
+    )
+    factories.make_version(session, project=project, job=job)
+    session.commit()
+    body = {"model": "tiny", "training_file": file_id, "parent_adapter": "mine:1"}
+    where = SDFT if make is sdft else SUPERVISED
+    for name, number in (("lora_rank", 8), ("lora_alpha", 16)):
+        error = error_of(http.post(path, json=body | make(**{name: number})), 400)
+        assert (error["code"], error["param"]) == ("invalid_value", f"{where}.{name}")
+        assert f"mine:1 has {name} {2 * number}" in error["message"]
+    error = error_of(http.post(path, json=body | {"hyperparameters": {"lora_rank": 8}}), 400)
+    assert error["param"] == "hyperparameters.lora_rank"
+
+
 def test_an_adapter_name_over_another_base_is_taken(http, base, session, project, file_id):
     factories.make_base_model(session, "other", overheads=OVERHEADS)
     job = factories.make_job(session, "succeeded", project=project, adapter_name="mine")

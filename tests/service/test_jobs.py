@@ -334,3 +334,19 @@ def test_a_job_goes_on_from_a_version(http, session, project, base, file_id):
     assert named["adapter"]["name"] == "other"
     error = error_of(http.delete(f"/v1/models/{version.model_id}"), 409)
     assert error["code"] == "model_in_use"
+
+
+@pytest.mark.parametrize("asked", [{}, {"lora_rank": 24, "lora_alpha": 48}])
+def test_a_job_on_a_version_has_the_lora_matrices_of_its_parent(http, base, session, project, file_id, asked):
+    """In its echo and in its estimate, named or not."""
+    made_by = factories.make_job(
+        session, "succeeded", project=project, adapter_name="mine", resolved={"lora_rank": 24, "lora_alpha": 48}
+    )
+    factories.make_version(session, project=project, job=made_by)
+    session.commit()
+    body = {"parent_adapter": "mine:1", "method": {"type": "sdft", "sdft": {"hyperparameters": asked}}}
+    for numbers in (
+        post(http, file_id, **body).json()["hyperparameters"],
+        http.post(f"{JOBS}/estimate", json={"model": "tiny", "training_file": file_id} | body).json()["hyperparameters"],
+    ):
+        assert (numbers["lora_rank"], numbers["lora_alpha"]) == (24, 48)

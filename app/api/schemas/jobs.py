@@ -62,7 +62,10 @@ class GateObject(GateRule):
 
 
 class JobObject(Identified):
-    """A job. ``hyperparameters`` are as asked until a worker has given every "auto" its value."""
+    """A job. ``hyperparameters`` are as asked until a worker has given every "auto" its value.
+
+    LoRA rank and alpha are a parent's from the start.
+    """
 
     object: Literal["fine_tuning.job"]
     created_at: int
