@@ -244,6 +244,12 @@ def _examples(session: Session, project_id: str, base: BaseModel, asked: JobRequ
     for param, file_id, hyperparameters in named:
         file = files.for_job(session, project_id, file_id, purpose=files.TRAINING_PURPOSE, param=param)
         base_models.check_roles(base, file, param=param)
+        if param == "validation_file" and file.sha256 == found[0].file.sha256:
+            message = (
+                "The validation file is the training file, and what is trained on measures nothing; leave it out, and "
+                "a tenth of the training file is held out, or name a file of other prompts."
+            )
+            raise Invalid("invalid_value", message, param=param)
         found.append(Examples(file, param, hyperparameters))
     return found
 

@@ -204,6 +204,16 @@ def test_another_lora_rank_or_alpha_than_the_parent_has_is_refused(*, http, base
     assert error["param"] == "hyperparameters.lora_rank"
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_the_training_file_is_no_validation_file(http, base, file_id, again):
+    """Neither by its id nor uploaded once more."""
+    validation_file = upload(http).json()["id"] if again else file_id
+    body = {"model": "tiny", "training_file": file_id, "validation_file": validation_file}
+    error = error_of(http.post(JOBS, json=body), 400)
+    assert (error["code"], error["param"]) == ("invalid_value", "validation_file")
+    assert "leave it out" in error["message"]
+
+
 def test_an_adapter_name_over_another_base_is_taken(http, base, session, project, file_id):
     factories.make_base_model(session, "other", overheads=OVERHEADS)
     job = factories.make_job(session, "succeeded", project=project, adapter_name="mine")

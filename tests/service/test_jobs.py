@@ -61,7 +61,7 @@ def test_a_posted_job_waits_and_a_worker_is_rung_for(http, base, file_id, broker
 
 
 def test_what_was_asked_for_is_echoed(http, base, file_id):
-    validation_id = upload(http).json()["id"]
+    validation_id = upload(http, factories.TRAINING_LINES.replace(b"Say", b"Tell me")).json()["id"]
     numbers = {"n_epochs": 3, "learning_rate": 1e-4, "template": "paper", "rehearsal": {"share": 0.5}}
     job = post(
         http,

@@ -57,10 +57,12 @@ def test_a_file_from_a_disk_and_from_a_stream(client, tmp_path):
 
 def test_a_supervised_job_passes_strict_validation(strict, training_file, committed_sessions):
     hyperparameters = {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": 0.5}
+    others = factories.TRAINING_LINES.replace(b"Say", b"Tell me")
+    validation_file = strict.files.create(file=("validation.jsonl", others), purpose="fine-tune").id
     job = strict.fine_tuning.jobs.create(
         model="org/tiny",
         training_file=training_file,
-        validation_file=training_file,
+        validation_file=validation_file,
         suffix="skill",
         seed=3,
         metadata={"team": "a"},
