@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,11 +22,19 @@ from app.db.session import after_commit
 from app.dispatch import Broker
 from app.domain.comparison import SupervisedTwin
 from app.domain.errors import Invalid, NotFound
-from app.domain.evaluation import EvaluationOptions
+from app.domain.evaluation import EvaluationOptions, unmeasured
 from app.domain.gate import GateRule
 from app.domain.ids import is_id, new_id, short
 from app.domain.lifecycle import TERMINAL
-from app.domain.training import MAX_SEED, Hyperparameters, Method, SdftHyperparameters, SupervisedHyperparameters
+from app.domain.training import (
+    MAX_SEED,
+    MIN_TO_SPLIT,
+    Hyperparameters,
+    Method,
+    SdftHyperparameters,
+    SupervisedHyperparameters,
+    count_heldout,
+)
 from app.services import adapters, base_models, files, lengths, publishing, runs
 from app.services.base_models import TokenCounter
 from app.services.pages import Page, PageRequest, page
@@ -134,6 +143,8 @@ def create(session: Session, store: Store, broker: Broker, project_id: str, aske
     session.flush()
     session.refresh(job)
     runs.note(session, job, _created(asked, checked.training, job, checked.parent), payload={"method": asked.method})
+    if doubt := _doubt(asked, checked):
+        runs.note(session, job, doubt, level="warn")
     after_commit(session, lambda: broker.ring(job.id))
     return job
 
@@ -318,6 +329,18 @@ def _check_line(session: Session, project_id: str, name: str, base: BaseModel) -
             f"{other.base_model} as model."
         )
         raise Invalid("adapter_over_another_base", message, param="suffix")
+
+
+def _doubt(asked: JobRequest, checked: Checked) -> str:
+    """What to say if nothing of the training file will be held out; of a validation file the worker knows."""
+    found: dict[str, Any] = checked.training.validation or {}
+    num_prompts = found["stats"].get("prompts", found["n_examples"])
+    if checked.validation or count_heldout(num_prompts, of_validation=False):
+        return ""
+    return (
+        f"Nothing of {num_prompts} different prompts is held out. {unmeasured(has_gate=asked.gate is not None)} It "
+        f"takes {MIN_TO_SPLIT} different prompts, or a validation file."
+    )
 
 
 def _created(asked: JobRequest, training: File, job: Job, parent: AdapterVersion | None) -> str:

@@ -96,6 +96,11 @@ def test_all_errors_are_told_at_once_by_line(http):
     ]
 
 
+def test_warnings_are_no_part_of_the_number_of_errors(http):
+    lines = [*GOOD, GOOD[0], b'{"prompt": "", "completion": "a"}', b"[]", b"{"]
+    assert "There are 2 findings in all" in error_of(upload(http, b"\n".join(lines)), 422)["message"]
+
+
 def test_a_path_says_where_in_the_line(http):
     line = chat(("user", "x"), ("assistant", "y"), ("user", "a\0"), ("assistant", "z"))
     [finding] = error_of(upload(http, b"\n".join([*GOOD, line])), 422)["errors"]

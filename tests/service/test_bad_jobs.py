@@ -187,7 +187,9 @@ def test_a_version_over_another_base_is_no_parent(http, base, session, project, 
 
 @pytest.mark.parametrize("path", [JOBS, f"{JOBS}/estimate"])
 @pytest.mark.parametrize("make", [sdft, supervised])
-def test_another_lora_rank_or_alpha_than_the_parent_has_is_refused(*, http, base, session, project, file_id, path, make):
+def test_another_lora_rank_or_alpha_than_the_parent_has_is_refused(
+    *, http, base, session, project, file_id, path, make
+):
     """Fault caught: the number is echoed, and the parent's is what the job trains with."""
     job = factories.make_job(
         session, "succeeded", project=project, adapter_name="mine", resolved={"lora_rank": 16, "lora_alpha": 32}

@@ -120,7 +120,7 @@ def test_plain_fine_tuning_can_be_asked_for(http, base, file_id):
 @pytest.mark.parametrize(("method", "said"), [(None, "the default"), ({"type": "sdft"}, "method sdft,")])
 def test_the_first_event_says_which_method_was_understood(http, base, file_id, method, said):
     job = post(http, file_id, **({"method": method} if method else {})).json()
-    [event] = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+    event = http.get(f"{JOBS}/{job['id']}/events").json()["data"][-1]
     assert "method sdft" in event["message"]
     assert said in event["message"]
     assert (event["level"], event["type"], event["object"]) == ("info", "message", "fine_tuning.job.event")
@@ -254,7 +254,8 @@ def test_cancelling_twice_is_cancelling_once(http, base, file_id):
         cancelled = http.post(f"{JOBS}/{job['id']}/cancel")
         assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert cancelled.json()["finished_at"]
-    assert len(http.get(f"{JOBS}/{job['id']}/events").json()["data"]) == 2
+    said = [event["message"] for event in http.get(f"{JOBS}/{job['id']}/events").json()["data"]]
+    assert said.count("The job was cancelled.") == 1
 
 
 def test_a_running_job_is_cancelled_by_its_worker(http, session, project):
@@ -328,7 +329,7 @@ def test_a_job_goes_on_from_a_version(http, session, project, base, file_id):
     for reference in (f"{name}:1", version.model_id):
         job = post(http, file_id, parent_adapter=reference).json()
         assert job["adapter"]["name"] == name
-        [event] = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+        event = http.get(f"{JOBS}/{job['id']}/events").json()["data"][-1]
         assert f"from {name}:1" in event["message"]
     named = post(http, file_id, parent_adapter=f"{name}:1", suffix="other").json()
     assert named["adapter"]["name"] == "other"
@@ -337,7 +338,7 @@ def test_a_job_goes_on_from_a_version(http, session, project, base, file_id):
 
 
 @pytest.mark.parametrize("asked", [{}, {"lora_rank": 24, "lora_alpha": 48}])
-def test_a_job_on_a_version_has_the_lora_matrices_of_its_parent(http, base, session, project, file_id, asked):
+def test_a_job_on_a_version_has_the_lora_matrices_of_its_parent(*, http, base, session, project, file_id, asked):
     """In its echo and in its estimate, named or not."""
     made_by = factories.make_job(
         session, "succeeded", project=project, adapter_name="mine", resolved={"lora_rank": 24, "lora_alpha": 48}
@@ -347,6 +348,32 @@ def test_a_job_on_a_version_has_the_lora_matrices_of_its_parent(http, base, sess
     body = {"parent_adapter": "mine:1", "method": {"type": "sdft", "sdft": {"hyperparameters": asked}}}
     for numbers in (
         post(http, file_id, **body).json()["hyperparameters"],
-        http.post(f"{JOBS}/estimate", json={"model": "tiny", "training_file": file_id} | body).json()["hyperparameters"],
+        http.post(f"{JOBS}/estimate", json={"model": "tiny", "training_file": file_id} | body).json()[
+            "hyperparameters"
+        ],
     ):
         assert (numbers["lora_rank"], numbers["lora_alpha"]) == (24, 48)
+
+
+def prompts(num):
+    return b"\n".join(b'{"prompt": "Say %d", "completion": "%d"}' % (number, number) for number in range(num))
+
+
+def warnings(http, job):
+    events = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+    return [event["message"] for event in events if event["level"] == "warn"]
+
+
+@pytest.mark.parametrize("gate", [None, {"min_gain": 0.1}])
+def test_a_job_of_which_nothing_is_held_out_says_so_when_it_is_posted(http, base, gate):
+    """Equal prompts, but for case and spacing, are one; a validation file is measured on instead."""
+    repeated = prompts(23) + b'\n{"prompt": "say  3", "completion": "3"}'
+    file_id = upload(http, repeated).json()["id"]
+    [message] = warnings(http, post(http, file_id, gate=gate).json())
+    assert message.startswith("Nothing of 23 different prompts is held out. The report will have no skill to measure")
+    assert message.endswith("It takes 24 different prompts, or a validation file.")
+    assert ("the gate cannot pass" in message) == (gate is not None)
+    others = upload(http, prompts(12)).json()["id"]
+    assert warnings(http, post(http, file_id, validation_file=others).json()) == []
+    enough = upload(http, prompts(24)).json()["id"]
+    assert warnings(http, post(http, enough, gate=gate).json()) == []

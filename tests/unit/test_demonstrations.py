@@ -98,6 +98,26 @@ def test_the_longest_texts_are_measured_in_bytes(tmp_path):
     assert report.roles == {"user"}
 
 
+def test_another_answer_to_the_same_prompt_is_warned_of(tmp_path):
+    """Case and spacing make no other prompt; the same example again is not another answer."""
+    pairs = [("Which?", "red"), ("which ?", "x"), ("WHICH?", "blue"), ("Which?", "red"), (" which?", "green")]
+    lines = [json.dumps({"prompt": prompt, "completion": answer}).encode() for prompt, answer in pairs]
+    report = validate(write(tmp_path, *lines, *[b'{"prompt": "%d", "completion": "a"}' % n for n in range(9)]))
+    assert report.valid
+    assert [(found.code, found.line) for found in report.warnings] == [
+        ("duplicate_example", 4), ("contradictory_answer", 3), ("contradictory_answer", 5),
+    ]  # fmt: skip
+    assert "as line 1, with another answer" in report.warnings[1].message
+    assert report.num_prompts == 11
+
+
+def test_an_empty_prompt_is_warned_of(tmp_path):
+    chat = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": ""}, CHAT[2]]}
+    lines = [b'{"prompt": " ", "completion": "a"}', json.dumps(chat).encode()]
+    report = validate(write(tmp_path, *lines, *[b'{"prompt": "%d", "completion": "a"}' % n for n in range(9)]))
+    assert [(found.code, found.line) for found in report.warnings] == [("empty_prompt", 1)]
+
+
 @given(st.binary(max_size=200))
 def test_whatever_comes_is_a_demonstration_or_a_finding(raw):
     try:
