@@ -127,7 +127,11 @@ def _options(schema: Schema, openapi: Schema) -> list[Schema]:
 
 
 def _properties(schema: Schema, openapi: Schema) -> set[str]:
-    return {name for option in _options(schema, openapi) for name in option.get("properties", {})}
+    """Names that take a value; one that takes nothing but null is not worth telling."""
+    found = {
+        name: inner for option in _options(schema, openapi) for name, inner in option.get("properties", {}).items()
+    }
+    return {name for name, inner in found.items() if inner.get("type") != "null"}
 
 
 def _describe(schema: Schema, openapi: Schema) -> str:

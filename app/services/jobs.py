@@ -251,7 +251,7 @@ def _examples(session: Session, project_id: str, base: BaseModel, asked: JobRequ
         # Nobody is shown the answers of the client's own prompts, so that each must fit as for plain training.
         param = f"{asked.hyperparameters_at}.rehearsal.file"
         named.append((param, sdft.rehearsal.file, SupervisedHyperparameters()))
-    found = []
+    found: list[Examples] = []
     for param, file_id, hyperparameters in named:
         file = files.for_job(session, project_id, file_id, purpose=files.TRAINING_PURPOSE, param=param)
         base_models.check_roles(base, file, param=param)

@@ -51,6 +51,8 @@ def test_a_posted_job_waits_and_a_worker_is_rung_for(http, base, file_id, broker
         },
         "attempt": 0,
         "adapter": {"name": f"adapter-{job['id'][6:14]}", "version": None},
+        "parent_adapter": None,
+        "limits": None,
         "evaluation_id": None,
         "gate": None,
         "evaluation": None,
@@ -75,6 +77,7 @@ def test_what_was_asked_for_is_echoed(http, base, file_id):
         integrations=[],
     ).json()
     assert job["validation_file"] == validation_id
+    assert job["limits"] == {"max_seconds": 60}
     assert (job["user_provided_suffix"], job["adapter"]["name"]) == ("my.Skill_1", "my.Skill_1")
     assert (job["seed"], job["metadata"]) == (7, {"team": "a", "": "empty key"})
     echoed = job["method"]["sdft"]["hyperparameters"]
@@ -331,6 +334,8 @@ def test_a_job_goes_on_from_a_version(http, session, project, base, file_id):
         assert job["adapter"]["name"] == name
         event = http.get(f"{JOBS}/{job['id']}/events").json()["data"][-1]
         assert f"from {name}:1" in event["message"]
+        assert job["parent_adapter"] == f"{name}:1"
+        assert http.get(f"{JOBS}/{job['id']}").json() == job
     named = post(http, file_id, parent_adapter=f"{name}:1", suffix="other").json()
     assert named["adapter"]["name"] == "other"
     error = error_of(http.delete(f"/v1/models/{version.model_id}"), 409)

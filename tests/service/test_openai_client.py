@@ -108,6 +108,17 @@ def test_an_sdft_job_with_our_own_fields(client, training_file):
     assert (job.phase, job.progress["queue_position"]) == ("waiting", 1)
 
 
+@pytest.mark.parametrize("method", ["sdft", "supervised"])
+def test_the_method_of_a_job_can_be_posted_again(client, training_file, method):
+    """Fault caught: the client's models say dpo and reinforcement too, as null."""
+    asked = {"type": method, method: {"hyperparameters": {"n_epochs": 3}}}
+    first = client.fine_tuning.jobs.create(model="org/tiny", training_file=training_file, method=asked)
+    dumped = first.method.model_dump()
+    assert dumped.keys() >= {"dpo", "reinforcement"}
+    again = client.fine_tuning.jobs.create(model="org/tiny", training_file=training_file, method=dumped)
+    assert again.method == first.method
+
+
 def test_models(strict):
     [base] = strict.models.list()
     assert base.id == "org/tiny"

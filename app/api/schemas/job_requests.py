@@ -31,6 +31,13 @@ def _known_method(value: Any) -> Any:
     return value
 
 
+def _not_offered(value: Any) -> Any:
+    if value is not None:
+        message = "This service trains by sdft or supervised; leave it out, or send null as OpenAI's client does."
+        raise PydanticCustomError("unsupported_method", message)
+    return value
+
+
 def _twin(value: Any) -> Any:
     """A twin by its name alone is one with nothing else asked for."""
     if not isinstance(value, str):
@@ -41,6 +48,8 @@ def _twin(value: Any) -> Any:
     return {"method": value}
 
 
+NotOffered = Annotated[None, BeforeValidator(_not_offered)]
+"""A key of OpenAI's methods: its client sends null when a job's own method is posted again."""
 Comparison = Annotated[
     SupervisedTwin, BeforeValidator(_twin, json_schema_input_type=Literal["supervised"] | SupervisedTwin)
 ]
@@ -64,6 +73,8 @@ class MethodRequest(Strict):
     type: Annotated[Method, BeforeValidator(_known_method)]
     sdft: SdftBlock | None = None
     supervised: SupervisedBlock | None = None
+    dpo: NotOffered = None
+    reinforcement: NotOffered = None
 
 
 class LimitsRequest(Strict):

@@ -3,9 +3,10 @@
 import time
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.api.schemas.common import Identified, unix, unix_or_none
+from app.api.schemas.job_requests import LimitsRequest
 from app.db.models import Checkpoint, Job, JobEvent
 from app.domain.comparison import SupervisedTwin
 from app.domain.evaluation import EvaluationOptions
@@ -90,6 +91,8 @@ class JobObject(Identified):
     progress: ProgressObject
     attempt: int
     adapter: JobAdapterObject
+    parent_adapter: str | None = Field(description='The version that the job starts from, as "name:3".')
+    limits: LimitsRequest | None
     evaluation_id: str | None
     gate: GateObject | None
     evaluation: EvaluationOptions | None
@@ -125,6 +128,8 @@ class JobObject(Identified):
             progress=_progress(standing),
             attempt=job.fence,
             adapter=JobAdapterObject(name=job.adapter_name, version=standing.version),
+            parent_adapter=standing.parent,
+            limits=None if job.max_seconds is None else LimitsRequest(max_seconds=job.max_seconds),
             evaluation_id=standing.evaluation_id,
             gate=_gate(standing),
             evaluation=EvaluationOptions.model_validate(job.evaluation) if job.evaluation else None,
