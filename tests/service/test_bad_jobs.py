@@ -348,6 +348,30 @@ def test_examples_that_do_not_fit_are_told_by_line(http, counted_base, line, fie
 
 
 @pytest.mark.parametrize(
+    ("line", "fields", "hint"),
+    [
+        (example(80, 20), supervised(), "Shorten the example or remove it."),
+        (example(30, 35), {}, "Shorten the example or remove it."),
+        (example(30, 35), sdft(max_completion_tokens=40), "Shorten the example or remove it."),
+        (example(20, 30), sdft(max_completion_tokens=80), "Shorten the example or lower max_completion_tokens."),
+        (example(20, 16), sdft(template="multi_turn_twice"), "Shorten the example or choose a shorter template."),
+        (
+            example(20, 16),
+            sdft(template="multi_turn_twice", max_completion_tokens=60),
+            "Shorten the example or lower max_completion_tokens and choose a shorter template.",
+        ),
+    ],
+)
+def test_examples_that_do_not_fit_come_with_advice_that_works(http, counted_base, line, fields, hint):
+    """Fault caught: who lowers max_completion_tokens as told gets the same refusal."""
+    file_id = upload(http, b"\n".join([factories.TRAINING_LINES, line])).json()["id"]
+    error = error_of(http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields), 400)
+    assert error["message"].startswith("1 example does not fit tiny. Line 13: ")
+    assert error["message"].endswith(hint)
+    assert [finding["hint"] for finding in error["errors"]] == [hint]
+
+
+@pytest.mark.parametrize(
     ("line", "fields"),
     [
         (example(70, 20), supervised()),
