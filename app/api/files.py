@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +25,11 @@ from app.storage.store import StoredBlob
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 FilesPage = Annotated[PageRequest, Depends(pages(default=10_000, maximum=10_000))]
+Purpose = Literal[
+    "fine-tune", "evals", "fine-tune-results",
+    "assistants", "assistants_output", "batch", "batch_output", "user_data", "vision",
+]  # fmt: skip
+"""What a list may be asked for: ours, and OpenAI's, of which there are no files here."""
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -58,7 +63,12 @@ async def create_file(
 
 @router.get("")
 def list_files(
-    session: SessionDep, caller: CallerDep, page: FilesPage, purpose: Annotated[str | None, Query(max_length=64)] = None
+    session: SessionDep,
+    caller: CallerDep,
+    page: FilesPage,
+    purpose: Annotated[
+        Purpose | None, Query(description="fine-tune, evals or fine-tune-results: others have none.")
+    ] = None,
 ) -> ListObject[FileObject]:
     """List files, newest first."""
     return ListObject[FileObject].of(files.list_files(session, caller.project_id, page, purpose=purpose), FileObject.of)

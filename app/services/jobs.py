@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -39,6 +39,9 @@ from app.services import adapters, base_models, files, lengths, publishing, runs
 from app.services.base_models import TokenCounter
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store
+
+ALWAYS_ASKED: Final = ("general", "lineage")
+"""Suites that an evaluation asked for by itself has to name."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,9 @@ def _suites(session: Session, project_id: str, base: BaseModel, asked: JobReques
     found = []
     for index, file_id in asked.evaluation.files.items() if asked.evaluation else ():
         param = f"evaluation.suites[{index}]"
+        if file_id in ALWAYS_ASKED:
+            message = f"Every job is asked {' and '.join(ALWAYS_ASKED)}; leave it out, and name files by id."
+            raise Invalid("invalid_value", message, param=param)
         file = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
         base_models.check_roles(base, file, param=param)
         found.append(file)

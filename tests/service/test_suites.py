@@ -92,6 +92,14 @@ def test_what_cannot_be_measured_so_is_refused(http, base, file_id, evaluation, 
     )
 
 
+@pytest.mark.parametrize("name", ["general", "lineage"])
+def test_a_suite_that_every_job_is_asked_need_not_be_named(http, base, file_id, suite_id, name):
+    body = {"model": "tiny", "training_file": file_id, "evaluation": {"suites": [suite_id, name]}}
+    error = error_of(http.post(JOBS, json=body), 400)
+    assert (error["code"], error["param"]) == ("invalid_value", "evaluation.suites[1]")
+    assert error["message"].startswith("Every job is asked general and lineage; leave it out")
+
+
 @pytest.mark.parametrize("status", ["queued", "running", "succeeded"])
 def test_a_suite_stays_while_a_job_has_yet_to_ask_it(http, session, project, suite_id, status):
     factories.make_job(session, status, project=project, evaluation={"scorer": None, "suites": ["file-1", suite_id]})

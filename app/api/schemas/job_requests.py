@@ -38,6 +38,13 @@ def _not_offered(value: Any) -> Any:
     return value
 
 
+def _no_integrations(value: Any) -> Any:
+    if isinstance(value, list) and value:
+        msg = "This service has no integrations; remove them. A job's events and its metrics file have all numbers."
+        raise ValueError(msg)
+    return value
+
+
 def _twin(value: Any) -> Any:
     """A twin by its name alone is one with nothing else asked for."""
     if not isinstance(value, str):
@@ -98,7 +105,9 @@ class CreateJob(Strict):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
         None, max_length=16
     )
-    integrations: list[Any] | None = Field(None, max_length=0, description="None are offered.")
+    integrations: Annotated[list[Any] | None, BeforeValidator(_no_integrations)] = Field(
+        None, max_length=0, description="None are offered."
+    )
     parent_adapter: str | None = Field(
         None,
         min_length=1,
