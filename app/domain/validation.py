@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from app.domain.demonstrations import Demonstration, parse_line, raw_lines
+from app.domain.file_formats import HEAD_BYTES, other_format
 from app.domain.questions import Question, parse_question
 from app.domain.strict_json import Malformed
 from app.domain.training import MIN_EXAMPLES
@@ -134,6 +135,11 @@ def _read(
     """
     report, read = Report(), _Read()
     with path.open("rb") as source:
+        if found := other_format(source.read(HEAD_BYTES)):
+            message = f"This looks like {found[0]}, not like JSON lines."
+            report.add(Finding("not_json_lines", None, message, found[1]), to=report.errors)
+            return report, read
+        source.seek(0)
         for number, raw in enumerate(raw_lines(source), 1):
             if number > max_lines:
                 message = f"The file has more than {max_lines} lines."

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from app.domain import demonstrations, validation
 from app.domain.demonstrations import Demonstration, parse_line, read_demonstrations
+from app.domain.file_formats import HEAD_BYTES, other_format
 from app.domain.strict_json import Malformed, parse
 from app.domain.validation import validate
 
@@ -116,6 +117,14 @@ def test_an_empty_prompt_is_warned_of(tmp_path):
     lines = [b'{"prompt": " ", "completion": "a"}', json.dumps(chat).encode()]
     report = validate(write(tmp_path, *lines, *[b'{"prompt": "%d", "completion": "a"}' % n for n in range(9)]))
     assert [(found.code, found.line) for found in report.warnings] == [("empty_prompt", 1)]
+
+
+@pytest.mark.parametrize("start", [b"[", b"{", b" ", b",", b"[ ", b"{ ", b"a,"])
+def test_what_a_file_looks_like_takes_no_quadratic_time(start):
+    started = time.process_time()
+    other_format(start * (HEAD_BYTES // len(start)))
+    other_format(start + b" " * HEAD_BYTES)
+    assert time.process_time() - started < 0.5
 
 
 @given(st.binary(max_size=200))
