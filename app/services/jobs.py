@@ -121,13 +121,15 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
 
 
 def check_lengths(store: Store, checked: Checked) -> None:
-    """Whether every example fits the base. May take minutes, so hold no session meanwhile.
+    """Whether every example fits the base and can be scored as asked. May take minutes, so hold no session meanwhile.
 
     Files never change, so what holds now holds when the job is queued, if its files are still there.
 
     Raises:
-        Invalid: Some examples do not fit; ``errors`` has their lines.
+        Invalid: Some do not; ``errors`` has their lines.
     """
+    if scorer := (checked.row.evaluation or {}).get("scorer"):
+        lengths.check_scorer(store, checked.validation or checked.training, scorer)
     base = checked.base
     for one in checked.examples:
         if lengths.may_not_fit(base, one.file, one.hyperparameters):

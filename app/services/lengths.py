@@ -14,7 +14,7 @@ from app.db.models import BaseModel, File
 from app.domain.demonstrations import Demonstration, stream_demonstrations
 from app.domain.errors import Invalid
 from app.domain.estimates import Lengths
-from app.domain.evaluation import ScorerName, scorer_by_look
+from app.domain.evaluation import ScorerName, scorer_by_look, unusable
 from app.domain.questions import Question, stream_questions
 from app.domain.training import Hyperparameters, SdftHyperparameters
 from app.domain.validation import MAX_REPORTED, Finding
@@ -84,6 +84,29 @@ def check_fit(
         do_not_fit = "1 example does not fit" if len(found) == 1 else f"{len(found)} examples do not fit"
         message = f"{do_not_fit} {base.name}. Line {found[0].line}: {found[0].message} {found[0].hint}"
         raise Invalid(found[0].code, message, param=param, errors=[asdict(item) for item in found[:MAX_REPORTED]])
+
+
+def check_scorer(store: Store, file: File, scorer: ScorerName) -> None:
+    """Refuse a scorer that cannot compare with every answer: which of them are held out is known to the worker alone.
+
+    Raises:
+        Invalid: There are some; ``errors`` has their lines.
+    """
+    hint = "Correct the answer, or name another scorer."
+    with _local(store, file) as path:
+        found = [
+            Finding("unusable_expected", one.line, f"With scorer {scorer}: {reason}.", hint)
+            for one in stream_demonstrations(path)
+            if (reason := unusable(scorer, one.completion))
+        ]
+    if found:
+        answers = "1 answer" if len(found) == 1 else f"{len(found)} answers"
+        message = (
+            f"The scorer {scorer} cannot compare with {answers} of {file.filename}, and any may be held out. "
+            f"Line {found[0].line}: {found[0].message} {hint}"
+        )
+        errors = [asdict(one) for one in found[:MAX_REPORTED]]
+        raise Invalid("unusable_expected", message, param="evaluation.scorer", errors=errors)
 
 
 @dataclass(frozen=True)
