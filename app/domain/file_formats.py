@@ -16,7 +16,11 @@ _BINARY: Final = (
 )
 _TEXT: Final = (
     (rb"\[\s*\{", "one JSON array", "Take the objects out of it: " + ONE_A_LINE),
-    (rb"\{[ \t\r]*\n", "pretty-printed JSON, an object over many lines", "Print it without indentation: " + ONE_A_LINE),
+    (
+        rb"\{[ \t\r]*\n[ \t]*\"",
+        "pretty-printed JSON, an object over many lines",
+        "Print it without indentation: " + ONE_A_LINE,
+    ),
 )
 
 
