@@ -115,15 +115,17 @@ def _refuse_long(
             message = f"needs {needed} tokens of context, the base has {policy.context_tokens}"
             errors.append({"code": "example_too_long", "line": demonstration.line, "message": message})
     if errors:
-        do_not_fit = "1 example does not fit" if len(errors) == 1 else f"{len(errors)} examples do not fit"
         shown = "the answer" if config.method != "sdft" else "the demonstration shown to the teacher and an answer"
-        message = f"{do_not_fit} the base's context with room for {shown}. {_way_out(policy, refused, config)}"
+        message = (
+            f"Examples that do not fit the base's context with room for {shown}: {len(errors)} of {len(tasks)}. "
+            f"{_way_out(policy, refused, config)}"
+        )
         raise Unprocessable("example_too_long", message, param="training_file", errors=errors)
 
 
 def _way_out(policy: Policy, refused: Sequence[tuple[Task, Demonstration]], config: TrainingConfig) -> str:
     """What would make all of these fit. An answer is as long as its demonstration at least, as the service has it."""
-    ways = ["Shorten or remove what does not fit"]
+    ways = ["Shorten or remove them"]
     if config.method == "sdft":
         room = min(policy.context_tokens - len(task.teacher_prompt) for task, _ in refused)
         if room >= max(len(task.answer) for task, _ in refused):
