@@ -14,7 +14,7 @@ from app.domain.demonstrations import Demonstration
 from app.domain.errors import Unprocessable
 from app.domain.training import TrainingConfig
 from worker.sdft.policy import Arm, Policy
-from worker.sdft.prompts import teacher_messages
+from worker.sdft.prompts import TEMPLATES, teacher_messages
 
 MAX_REHEARSED = 512
 """Rehearsal sequences of a job; steps that ask for more see them again."""
@@ -66,7 +66,7 @@ def encode_tasks(policy: Policy, demonstrations: Sequence[Demonstration], config
             shown = policy.encode_chat(teacher_messages(config.template, demonstration))
         weight = 1 / config.rollouts_per_prompt
         tasks.append(Task(prompt, shown, taught_by, answer, config.loss_skip_tokens, weight))
-    _refuse_long(policy, tasks, [demonstration.line for demonstration in demonstrations], config)
+    _refuse_long(policy, tasks, demonstrations, config)
     return tasks
 
 
@@ -103,22 +103,41 @@ def encode_rehearsal(policy: Policy, rehearsal: Rehearsal, config: TrainingConfi
     return [tasks[place] for place in range(len(drawn))]
 
 
-def _refuse_long(policy: Policy, tasks: list[Task], lines: list[int], config: TrainingConfig) -> None:
-    errors = []
-    for task, line in zip(tasks, lines, strict=True):
+def _refuse_long(
+    policy: Policy, tasks: Sequence[Task], demonstrations: Sequence[Demonstration], config: TrainingConfig
+) -> None:
+    refused, errors = [], []
+    for task, demonstration in zip(tasks, demonstrations, strict=True):
         answer = config.max_completion_tokens if config.method == "sdft" else len(task.answer)
         needed = len(task.teacher_prompt) + answer
         if needed > policy.context_tokens:
+            refused.append((task, demonstration))
             message = f"needs {needed} tokens of context, the base has {policy.context_tokens}"
-            errors.append({"code": "example_too_long", "line": line, "message": message})
+            errors.append({"code": "example_too_long", "line": demonstration.line, "message": message})
     if errors:
-        shown = "their demonstration shown to the teacher and room for an answer"
-        way_out = "Shorten or remove them, lower max_completion_tokens or choose a shorter template."
-        if config.method != "sdft":
-            shown, way_out = "their answer", "Shorten or remove them."
-        raise Unprocessable(
-            "example_too_long",
-            f"{len(errors)} examples do not fit the base's context with {shown}. {way_out}",
-            param="training_file",
-            errors=errors,
+        shown = "the answer" if config.method != "sdft" else "the demonstration shown to the teacher and an answer"
+        message = (
+            f"Examples that do not fit the base's context with room for {shown}: {len(errors)} of {len(tasks)}. "
+            f"{_way_out(policy, refused, config)}"
         )
+        raise Unprocessable("example_too_long", message, param="training_file", errors=errors)
+
+
+def _way_out(policy: Policy, refused: Sequence[tuple[Task, Demonstration]], config: TrainingConfig) -> str:
+    """What would make all of these fit. An answer is as long as its demonstration at least, as the service has it."""
+    ways = ["Shorten or remove them"]
+    if config.method == "sdft":
+        room = min(policy.context_tokens - len(task.teacher_prompt) for task, _ in refused)
+        if room >= max(len(task.answer) for task, _ in refused):
+            ways.append(f"lower max_completion_tokens to {room}")
+        others = [
+            name
+            for name in TEMPLATES
+            if name != config.template
+            and all(
+                len(policy.encode_chat(teacher_messages(name, one))) <= prompt_room(policy, config)
+                for _, one in refused
+            )
+        ]
+        ways += [f"set template to {' or '.join(others)}"] if others else []
+    return f"{', or '.join(ways)}."

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from app.domain.distillation import Contradiction
-from app.domain.evaluation import TASK_PREFIX
+from app.domain.evaluation import TASK_PREFIX, unmeasured
 from app.domain.proportions import CONFIDENCE, num_to_show
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
@@ -76,6 +76,7 @@ class Training:
             suites = make_suites(self.order, self.folder, data, config, scorer=scorer, longest_answer=longest_answer)
         if self.order.resolved is None:
             with self.phase("checking"):
+                self.warn_of_no_skill(data)
                 self.warn_of_few_questions(suites)
                 config = self.check(policy, data, config)
             self.reporter.resolved(config)
@@ -175,6 +176,11 @@ class Training:
                 raise RunFailed("suite_unavailable", str(error), "evaluation.suites") from error
             self.reporter.event("warn", str(error))
             return [], {f"{TASK_PREFIX}{name}": str(error) for name in self.order.tasks}
+
+    def warn_of_no_skill(self, data: Split) -> None:
+        """Say that nothing is held out where only the texts tell; a file of few prompts is told of at the post."""
+        if not data.heldout and (self.order.validation_sha256 or self.order.parent):
+            self.reporter.event("warn", f"{data.statement} {unmeasured(has_gate=self.order.gate is not None)}")
 
     def warn_of_few_questions(self, suites: Sequence[Suite]) -> None:
         """Say what the report and the gate will not be able to show, while more questions can still be given."""

@@ -7,6 +7,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from app.api.explanations import takes
 from app.domain.errors import Invalid
 from app.domain.strict_json import Malformed, parse
 from app.services.idempotency import Answer
@@ -17,7 +18,10 @@ class _StrictRequest(Request):
         try:
             return parse(await self.body())
         except Malformed as bad:
-            raise Invalid(bad.code, f"{bad.message} {bad.hint}", param=bad.path or None) from None
+            hint = bad.hint
+            if bad.code == "invalid_json" and bad.path:  # a number that is too large
+                hint = takes(self, bad.path) or hint
+            raise Invalid(bad.code, f"{bad.message} {hint}", param=bad.path or None) from None
 
 
 class StrictRoute(APIRoute):

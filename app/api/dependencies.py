@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, TypeAlias
 
-from fastapi import Depends, Query, Request, Security
+from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
@@ -68,14 +68,19 @@ SettingsDep: TypeAlias = Annotated[Settings, Depends(get_settings)]
 CallerDep: TypeAlias = Annotated[Caller, Depends(get_caller)]
 
 
-def get_sending(request: Request, caller: CallerDep) -> Sending:
+def get_sending(
+    request: Request,
+    caller: CallerDep,
+    idempotency_key: Annotated[
+        str | None, Header(description="Sent again with the same one, the request gets its first answer, for 24 hours.")
+    ] = None,
+) -> Sending:
     """How this POST relates to earlier ones of the same client.
 
     Raises:
         Invalid: The ``Idempotency-Key`` is not usable as a name.
     """
-    key = request.headers.get("idempotency-key")
-    if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
+    if idempotency_key is not None and not re.fullmatch(r"[!-~]{1,255}", idempotency_key):
         message = "An Idempotency-Key has 1 to 255 printable ASCII characters without spaces, such as a UUID."
         raise Invalid("invalid_value", message, param="Idempotency-Key")
     retries = request.headers.get("x-stainless-retry-count", "0")
@@ -83,7 +88,7 @@ def get_sending(request: Request, caller: CallerDep) -> Sending:
         project_id=caller.project_id,
         route=f"{request.method} {request.url.path}",
         api_key_id=caller.key_id,
-        idempotency_key=key,
+        idempotency_key=idempotency_key,
         retries=int(retries) if re.fullmatch(r"[0-9]{1,4}", retries) else 0,
     )
 

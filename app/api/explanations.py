@@ -4,12 +4,14 @@ Which field, what it takes, what it may have been meant to be: names and ranges 
 that an error never says another thing.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from starlette.requests import Request
 
+from app.domain.distillation import Contradiction
 from app.domain.errors import Invalid
 
 Schema = Mapping[str, Any]
@@ -52,10 +54,20 @@ def explain(request: Request, findings: Sequence[Mapping[str, Any]]) -> Invalid:
 
 def unknown(name: str, known: Sequence[str]) -> str:
     """What to say about a name that is not understood."""
-    near = get_close_matches(name.rpartition(".")[2], known, n=1)
-    if near:
+    last = name.rpartition(".")[2]
+    begun = [one for one in known if one.startswith(f"{last}_")]
+    if near := begun if len(begun) == 1 else get_close_matches(last, known, n=1):
         return f"{_shown(name)} is not a parameter here; did you mean {near[0]}?"
     return f"{_shown(name)} is not a parameter here; there are: {', '.join(known) or 'none'}."
+
+
+def takes(request: Request, param: str) -> str:
+    """What a field of the body takes; empty where the document does not have it."""
+    location = [int(part) if part.isdecimal() else part for part in re.split(r"[.\[\]]+", param) if part]
+    schema, path = _follow(_root("body", operation_of(request)), location, request.app.openapi())
+    if len(path) < len(location) or not schema:
+        return ""
+    return f"{_shown(param)} must be {_describe(schema, request.app.openapi())}."
 
 
 def _entry(finding: Mapping[str, Any], openapi: Schema, operation: Schema) -> dict[str, Any]:
@@ -72,6 +84,8 @@ def _entry(finding: Mapping[str, Any], openapi: Schema, operation: Schema) -> di
         message = f"Each key of {_shown(param)} must be {_describe_one({'type': 'string', **names})}."
     elif kind in _OWN_WORDS:
         message = finding["msg"].removeprefix("Value error, ")
+        if isinstance(contradiction := finding.get("ctx", {}).get("error"), Contradiction):
+            param = ".".join([*path, contradiction.param])
     elif not location:
         message = "The body must be a JSON object, sent with Content-Type: application/json."
     else:
@@ -127,7 +141,11 @@ def _options(schema: Schema, openapi: Schema) -> list[Schema]:
 
 
 def _properties(schema: Schema, openapi: Schema) -> set[str]:
-    return {name for option in _options(schema, openapi) for name in option.get("properties", {})}
+    """Names that take a value; one that takes nothing but null is not worth telling."""
+    found = {
+        name: inner for option in _options(schema, openapi) for name, inner in option.get("properties", {}).items()
+    }
+    return {name for name, inner in found.items() if inner.get("type") != "null"}
 
 
 def _describe(schema: Schema, openapi: Schema) -> str:
@@ -153,15 +171,20 @@ def _describe_one(schema: Schema) -> str:
         ("exclusiveMinimum", "above {}"),
         ("maximum", "to {}"),
         ("exclusiveMaximum", "below {}"),
-        ("minLength", "of at least {} characters"),
-        ("maxLength", "of at most {} characters"),
-        ("maxProperties", "with at most {} keys"),
-        ("minItems", "with at least {} item(s)"),
-        ("maxItems", "with at most {} items"),
-        ("pattern", "that matches {}"),
     )
     said = [text.format(_plain(schema[name])) for name, text in limits if name in schema]
+    sizes = (("of", "Length", "character"), ("with", "Properties", "key"), ("with", "Items", "item"))
+    said += [_size(schema, *size) for size in sizes if {f"min{size[1]}", f"max{size[1]}"} & schema.keys()]
+    said += [f"that matches {schema['pattern']}"] if "pattern" in schema else []
     return " ".join([words[schema["type"]], *said])
+
+
+def _size(schema: Schema, word: str, of: str, unit: str) -> str:
+    least, most = schema.get(f"min{of}"), schema.get(f"max{of}")
+    if least is not None and most is not None:
+        return f"{word} {least} to {most} {unit}s"
+    bound, num = ("most", most) if least is None else ("least", least)
+    return f"{word} at {bound} {num} {unit}{'' if num == 1 else 's'}"
 
 
 def _plain(limit: Any) -> Any:

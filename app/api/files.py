@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +25,11 @@ from app.storage.store import StoredBlob
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 FilesPage = Annotated[PageRequest, Depends(pages(default=10_000, maximum=10_000))]
+Purpose = Literal[
+    "fine-tune", "evals", "fine-tune-results",
+    "assistants", "assistants_output", "batch", "batch_output", "user_data", "vision",
+]  # fmt: skip
+"""What a list may be asked for: ours, and OpenAI's, of which there are no files here."""
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -50,7 +55,7 @@ async def create_file(
 ) -> Response:
     """Upload demonstrations to train on, or questions to measure with.
 
-    Every line is checked; a file with an error is not kept, and all errors are told.
+    Every line is checked; a file with an error is not kept, and all errors are told. Retries are safe, as for a job.
     """
     async with received(request, resources.store, max_file_bytes=settings.limits.upload_bytes) as upload:
         return answered(await run_in_threadpool(_keep, resources, caller.project_id, upload, sending))
@@ -58,7 +63,12 @@ async def create_file(
 
 @router.get("")
 def list_files(
-    session: SessionDep, caller: CallerDep, page: FilesPage, purpose: Annotated[str | None, Query(max_length=64)] = None
+    session: SessionDep,
+    caller: CallerDep,
+    page: FilesPage,
+    purpose: Annotated[
+        Purpose | None, Query(description="fine-tune, evals or fine-tune-results: others have none.")
+    ] = None,
 ) -> ListObject[FileObject]:
     """List files, newest first."""
     return ListObject[FileObject].of(files.list_files(session, caller.project_id, page, purpose=purpose), FileObject.of)

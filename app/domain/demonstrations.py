@@ -120,8 +120,7 @@ def conversation(record: dict[str, Any]) -> list[dict[str, str]]:
         ]
     else:
         if not isinstance(record.get("messages"), list) or not record["messages"]:
-            message = 'The key "messages" is missing, empty or not a list.'
-            raise Malformed("missing_messages", message, 'Add "messages": [{"role": "user", "content": "..."}, ...].')
+            raise _without_messages(record)
         refuse_unknown(record, ("messages", "document"), "")
         if len(record["messages"]) > MAX_MESSAGES:
             message = f"The example has more than {MAX_MESSAGES} messages."
@@ -133,6 +132,21 @@ def conversation(record: dict[str, Any]) -> list[dict[str, str]]:
         hint = "Remove the weight or the example."
         raise Malformed("empty_demonstration", message, hint, f"messages[{len(messages) - 1}].weight")
     return messages
+
+
+def _without_messages(record: dict[str, Any]) -> Malformed:
+    message = 'The key "messages" is missing, empty or not a list'
+    hint = 'Add "messages": [{"role": "user", "content": "..."}, ...].'
+    if "conversations" in record:
+        message += "; this looks like ShareGPT's format"
+        hint = (
+            'Rename "conversations" to "messages", in each "from" to "role" and "value" to "content", "human" to '
+            '"user" and "gpt" to "assistant".'
+        )
+    elif "instruction" in record:
+        message += "; this looks like Alpaca's format"
+        hint = 'Write {"prompt": the instruction, then the input, "completion": the output}.'
+    return Malformed("missing_messages", f"{message}.", hint)
 
 
 def _document(record: dict[str, Any]) -> str | None:

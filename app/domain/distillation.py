@@ -117,11 +117,12 @@ def check_objective(asked: ObjectiveRequest) -> None:
         asked: Its kind decided.
 
     Raises:
-        ValueError: The message says how to fix it.
+        Contradiction: The message says how to fix it.
     """
     _refuse_idle("objective", asked, {"alpha": ["jsd"], "rho0": ["isdft"], "rho1": ["isdft"], "ramp_steps": ["isdft"]})
     if asked.rho0 != "auto" and asked.rho1 != "auto" and asked.rho0 > asked.rho1:
-        raise ValueError(f"objective.rho0 ({asked.rho0:g}) is above objective.rho1 ({asked.rho1:g}); swap them")
+        msg = f"objective.rho0 ({asked.rho0:g}) is above objective.rho1 ({asked.rho1:g}); swap them"
+        raise Contradiction(msg, "objective.rho0")
 
 
 def check_teacher(asked: TeacherRequest) -> None:
@@ -131,7 +132,7 @@ def check_teacher(asked: TeacherRequest) -> None:
         asked: Its kind decided.
 
     Raises:
-        ValueError: The message says how to fix it.
+        Contradiction: The message says how to fix it.
     """
     _refuse_idle("teacher", asked, {"rate": ["ema"], "every": ["ema", "hard_sync"]})
 
@@ -177,7 +178,8 @@ def value_or(value: T | Auto, default: T) -> T:
 def _refuse_idle(group: str, asked: ObjectiveRequest | TeacherRequest, kinds_of: Mapping[str, Sequence[str]]) -> None:
     for name, kinds in kinds_of.items():
         if getattr(asked, name) != "auto" and asked.kind not in kinds:
-            raise ValueError(
+            raise Contradiction(
                 f"{group}.{name} has no effect where {group}.kind is {asked.kind}; remove it, or set {group}.kind to "
-                f"{' or '.join(kinds)}"
+                f"{' or '.join(kinds)}",
+                f"{group}.{name}",
             )

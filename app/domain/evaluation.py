@@ -95,6 +95,12 @@ def count_decoded(num_items: int, *, judged: bool) -> int:
     return num_items if judged else min(num_items, MAX_UNSCORED_ANSWERS)
 
 
+def unmeasured(*, has_gate: bool) -> str:
+    """What it means for a job that nothing is held out."""
+    gate = ", and the gate cannot pass, as no gain can be shown" if has_gate else ""
+    return f"The report will have no skill to measure{gate}."
+
+
 def scorer_by_look(completions: Sequence[str]) -> ScorerName:
     """The scorer for a suite of demonstrations where nobody names one."""
     if completions and all(map(is_json_container, completions)):

@@ -73,12 +73,28 @@ def stream_questions(path: Path) -> Iterator[Question]:
 
 def _prompt(record: dict[str, Any]) -> list[dict[str, str]]:
     """The messages of a question, by the rules of a demonstration that answers it."""
-    if "prompt" in record:
+    given = "prompt" if "prompt" in record else "messages"
+    messages = _conversation(record, given)
+    if not any(message["content"].strip() for message in messages):
+        raise Malformed("empty_prompt", "The prompt is empty.", "Write the question, or remove the line.", given)
+    return messages
+
+
+def _conversation(record: dict[str, Any], given: str) -> list[dict[str, str]]:
+    if given == "prompt":
         return conversation({"prompt": record["prompt"], "completion": "?"})[:-1]
     messages = record.get("messages")
-    if isinstance(messages, list) and messages:
-        messages = [*messages, {"role": "assistant", "content": "?"}]
-    return conversation({"messages": messages})[:-1]
+    if not isinstance(messages, list) or not messages:
+        message = 'The line has neither "prompt" nor "messages", or no list of messages.'
+        raise Malformed("missing_messages", message, 'Add the question as "prompt".')
+    try:
+        return conversation({"messages": [*messages, {"role": "assistant", "content": "?"}]})[:-1]
+    except Malformed as bad:
+        if bad.path != f"messages[{len(messages)}]":
+            raise
+        message = "The last message is not the user's, so nothing is asked."
+        hint = 'End a question with the user\'s message, and put the answer into "expected".'
+        raise Malformed(bad.code, message, hint, f"messages[{len(messages) - 1}]") from None
 
 
 def _scorer(record: dict[str, Any]) -> ScorerName:

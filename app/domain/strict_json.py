@@ -8,7 +8,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 MAX_DEPTH = 32
@@ -38,6 +39,13 @@ class Malformed(ValueError):
         self.path = path
 
 
+class _BeyondDouble(Malformed):
+    """A number that not every reader would see alike."""
+
+    def __init__(self, digits: str) -> None:
+        super().__init__("invalid_json", f"The number {_shown(digits)} is beyond 2^53.", "Use a smaller number.")
+
+
 def parse(raw: bytes) -> Any:
     """The value that ``raw`` stands for.
 
@@ -50,6 +58,9 @@ def parse(raw: bytes) -> Any:
         value = json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_real
         )
+    except _BeyondDouble as bad:
+        bad.path = _path_of_number(text)
+        raise
     except json.JSONDecodeError as error:
         message = f"Not valid JSON: {error.msg.removesuffix(' at')} at column {error.pos + 1}."
         raise Malformed("invalid_json", message, "Write it with a JSON library instead of by hand.") from None
@@ -96,19 +107,37 @@ def _constant(name: str) -> None:
 
 def _integer(digits: str) -> int:
     if len(digits) > len(str(MAX_NUMBER)) + 1 or abs(int(digits)) > MAX_NUMBER:
-        raise Malformed("invalid_json", f"The number {_shown(digits)} is beyond 2^53.", "Send it as a string.")
+        raise _BeyondDouble(digits)
     return int(digits)
 
 
 def _real(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value) or abs(value) > MAX_NUMBER:
-        raise Malformed("invalid_json", f"The number {_shown(digits)} is beyond 2^53.", "Send it as a string.")
+        raise _BeyondDouble(digits)
     return value
 
 
+def _path_of_number(text: str) -> str:
+    """Where the first number beyond 2^53 is; empty if what follows it cannot be read."""
+
+    def found(read: Callable[[str], Any], digits: str) -> Any:
+        try:
+            return read(digits)
+        except _BeyondDouble as bad:
+            return bad
+
+    try:
+        value = json.loads(text, parse_int=partial(found, _integer), parse_float=partial(found, _real))
+    except json.JSONDecodeError:
+        return ""
+    return next((path for path, leaf in _leaves(value, "") if isinstance(leaf, _BeyondDouble)), "")
+
+
 def _check_strings(value: Any) -> None:
-    for path, text in _strings(value, ""):
+    for path, text in _leaves(value, ""):
+        if not isinstance(text, str):
+            continue
         if "\0" in text:
             raise Malformed("bad_encoding", "It contains a NUL character.", "Remove the \\u0000.", path)
         if any("\ud800" <= character <= "\udfff" for character in text):
@@ -116,16 +145,17 @@ def _check_strings(value: Any) -> None:
             raise Malformed("bad_encoding", "It contains one half of a surrogate pair.", hint, path)
 
 
-def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, list):
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """All that holds nothing else, and every key, with the path to it."""
+    if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _strings(item, f"{path}[{index}]")
+            yield from _leaves(item, f"{path}[{index}]")
     elif isinstance(value, dict):
         for key, item in value.items():
             yield path, key
-            yield from _strings(item, f"{path}.{key}" if path else key)
+            yield from _leaves(item, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
 
 
 def _shown(text: str) -> str:

@@ -88,9 +88,10 @@ class RehearsalRequest(Frozen):
     @model_validator(mode="after")
     def _file_belongs_to_its_kind(self) -> Self:
         if self.prompts == "file" and self.file is None:
-            raise ValueError("rehearsal.prompts is file, so rehearsal.file must be the id of an uploaded file")
+            msg = "rehearsal.prompts is file, so rehearsal.file must be the id of an uploaded file"
+            raise Contradiction(msg, "file")
         if self.prompts != "file" and self.file is not None:
-            raise ValueError('rehearsal.file has no effect; set rehearsal.prompts to "file" or remove it')
+            raise Contradiction('rehearsal.file has no effect; set rehearsal.prompts to "file" or remove it', "file")
         return self
 
 
@@ -156,7 +157,8 @@ class SdftHyperparameters(SharedHyperparameters):
         check_objective(asked.objective)
         check_teacher(asked.teacher)
         if asked.rehearsal.share == 0 and asked.rehearsal.prompts != "builtin":
-            raise ValueError("rehearsal.prompts has no effect where rehearsal.share is 0; set a share or remove it")
+            msg = "rehearsal.prompts has no effect where rehearsal.share is 0; set a share or remove it"
+            raise Contradiction(msg, "rehearsal.prompts")
         return self
 
     def decided(self) -> Self:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from app.domain.demonstrations import Demonstration, parse_line, raw_lines
+from app.domain.file_formats import HEAD_BYTES, other_format
 from app.domain.questions import Question, parse_question
 from app.domain.strict_json import Malformed
 from app.domain.training import MIN_EXAMPLES
@@ -37,7 +38,10 @@ class Finding:
 
 @dataclass
 class Report:
-    """What validation found. ``counts`` has every finding by code, the lists the first hundred of each."""
+    """What validation found. ``counts`` has every finding by code, the lists the first hundred of each.
+
+    ``num_prompts`` are different ones, as ``worker.evals.suites`` tells them apart: blind to case and spacing.
+    """
 
     n_examples: int = 0
     errors: list[Finding] = field(default_factory=list)
@@ -47,6 +51,7 @@ class Report:
     completion_bytes_max: int = 0
     document_bytes_max: int = 0
     messages_max: int = 0
+    num_prompts: int = 0
     roles: set[str] = field(default_factory=set)
 
     @property
@@ -63,9 +68,17 @@ class Report:
 
 def validate(path: Path) -> Report:
     """Read a whole training file and report everything that is wrong with it."""
-    report = _read(
-        path, parse_line, max_lines=MAX_EXAMPLES, key=lambda one: (one.messages, one.completion), said=_same_example
-    )
+    report, read = _read(path, parse_line, max_lines=MAX_EXAMPLES, key=lambda one: (one.messages, one.completion))
+    for line, first in _repeated(read.keys, read.lines):
+        message, hint = f"The same example as line {first}.", "Remove it, unless it should count twice."
+        report.add(Finding("duplicate_example", line, message, hint), to=report.warnings)
+    for line, first in _contradicted(read):
+        message = f"The same prompt as line {first}, with another answer."
+        hint = "Keep the answer that is right, unless several are."
+        report.add(Finding("contradictory_answer", line, message, hint), to=report.warnings)
+    for line in read.without_prompt:
+        hint = "Write what the answer answers, or remove the line."
+        report.add(Finding("empty_prompt", line, "The prompt is empty.", hint), to=report.warnings)
     if report.valid and report.n_examples < MIN_EXAMPLES:
         message = f"The file has {report.n_examples} examples; training needs at least {MIN_EXAMPLES}."
         report.add(Finding("too_few_examples", None, message, "Add demonstrations."), to=report.errors)
@@ -84,10 +97,25 @@ def validate_suite(path: Path) -> Report:
             raise Malformed("mixed_scorers", message, "Put the questions with scorer nll into a file of their own.")
         return question
 
-    report = _read(path, parse, max_lines=MAX_QUESTIONS, key=lambda one: one.messages, said=_same_prompt)
+    report, read = _read(path, parse, max_lines=MAX_QUESTIONS, key=lambda one: one.messages)
+    for line, first in _repeated(read.keys, read.lines):
+        message = f"The same prompt as line {first}: only that line is asked, for copies make no evidence."
+        hint = 'Remove it; what else is right goes into the "expected" of that line.'
+        report.add(Finding("duplicate_example", line, message, hint), to=report.warnings)
     if report.valid and not report.n_examples:
         report.add(Finding("too_few_examples", None, "The file is empty.", "Add questions."), to=report.errors)
     return report
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The lines that could be read, and digests of each to compare them by."""
+
+    lines: "array[int]" = field(default_factory=lambda: array("L"))
+    keys: "array[int]" = field(default_factory=lambda: array("Q"))
+    prompts: "array[int]" = field(default_factory=lambda: array("Q"))
+    answers: "array[int]" = field(default_factory=lambda: array("Q"))
+    without_prompt: list[int] = field(default_factory=list)
 
 
 def _read(
@@ -96,8 +124,7 @@ def _read(
     *,
     max_lines: int,
     key: Callable[[Demonstration], object],
-    said: Callable[[int], tuple[str, str]],
-) -> Report:
+) -> tuple[Report, _Read]:
     """Validate line by line.
 
     Args:
@@ -105,10 +132,14 @@ def _read(
         parse: Reads a line, or says what is wrong with it.
         max_lines: The file may have.
         key: What makes two lines the same.
-        said: Message and hint of a line that is the same as an earlier one.
     """
-    report, digests, lines = Report(), array("Q"), array("L")
+    report, read = Report(), _Read()
     with path.open("rb") as source:
+        if found := other_format(source.read(HEAD_BYTES)):
+            message = f"This looks like {found[0]}, not like JSON lines."
+            report.add(Finding("not_json_lines", None, message, found[1]), to=report.errors)
+            return report, read
+        source.seek(0)
         for number, raw in enumerate(raw_lines(source), 1):
             if number > max_lines:
                 message = f"The file has more than {max_lines} lines."
@@ -120,29 +151,45 @@ def _read(
                 report.add(Finding(bad.code, number, bad.message, bad.hint, bad.path), to=report.errors)
                 continue
             _measure(report, demonstration)
-            digests.append(_digest(key(demonstration)))
-            lines.append(number)
-    for line, first in _repeated(digests, lines):
-        report.add(Finding("duplicate_example", line, *said(first)), to=report.warnings)
-    return report
+            read.lines.append(number)
+            read.keys.append(_digest(key(demonstration)))
+            read.prompts.append(_digest(_prompt(demonstration)))
+            read.answers.append(_digest(demonstration.completion.split()))
+            if not any(message["content"].strip() for message in demonstration.messages):
+                read.without_prompt.append(number)
+    report.num_prompts = len(set(read.prompts))
+    return report, read
 
 
-def _same_example(first: int) -> tuple[str, str]:
-    return f"The same example as line {first}.", "Remove it, unless it should count twice."
-
-
-def _same_prompt(first: int) -> tuple[str, str]:
-    message = f"The same prompt as line {first}: only that line is asked, for copies make no evidence."
-    return message, 'Remove it; what else is right goes into the "expected" of that line.'
+def _prompt(demonstration: Demonstration) -> list[tuple[str, str]]:
+    return [(one["role"], " ".join(one["content"].casefold().split())) for one in demonstration.messages]
 
 
 def _repeated(digests: Sequence[int], lines: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Lines whose digest came before, with the line where it did."""
+    first_places = _first_places(digests)
+    for place, digest in enumerate(digests):
+        if (first := first_places.get(digest, place)) != place:
+            yield lines[place], lines[first]
+
+
+def _contradicted(read: _Read) -> Iterator[tuple[int, int]]:
+    """Lines whose prompt came before with another answer, with the line where it did."""
+    first_places = _first_places(read.prompts)
+    for place, digest in enumerate(read.prompts):
+        first = first_places.get(digest, place)
+        if read.answers[first] != read.answers[place]:
+            yield read.lines[place], read.lines[first]
+
+
+def _first_places(digests: Sequence[int]) -> dict[int, int]:
+    """Where each digest that comes more than once is first."""
     twice = {digest for digest, following in pairwise(sorted(digests)) if digest == following}
-    first_lines: dict[int, int] = {}
-    for digest, line in zip(digests, lines, strict=True):
-        if digest in twice and (first := first_lines.setdefault(digest, line)) != line:
-            yield line, first
+    first_places: dict[int, int] = {}
+    for place, digest in enumerate(digests):
+        if digest in twice:
+            first_places.setdefault(digest, place)
+    return first_places
 
 
 def _digest(key: object) -> int:

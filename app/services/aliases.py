@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Adapter, AdapterVersion, Alias, AuditEntry, Evaluation
 from app.domain.errors import Conflict, NotFound, PreconditionFailed
+from app.domain.ids import is_id
 from app.services import adapters, audit
 
 
@@ -159,6 +160,12 @@ def _existing(session: Session, adapter: Adapter, name: str) -> Alias:
 
 def _check(expected: Expected, adapter: Adapter, name: str, alias: Alias | None) -> None:
     if not expected.holds(alias):
+        if expected.tags is not None and not any(tag == "*" or is_id("audit", tag) for tag in expected.tags):
+            message = (
+                "If-Match has no ETag of an alias; send the one that a GET of the alias answers, as it is, like "
+                '"audit-0123…" with its quotes.'
+            )
+            raise PreconditionFailed("invalid_etag", message, param="If-Match")
         now = "has moved" if alias else "does not exist"
         raise PreconditionFailed(
             "alias_moved",

@@ -27,13 +27,13 @@ def check(store: Store, asked: JobRequest, checked: Checked) -> None:
     Raises:
         Invalid: They cannot; ``param`` is the one to change.
     """
-    if depends_on_data(asked.hyperparameters):
+    if depends_on_data(checked.hyperparameters):
         training = measure(checked.counter, store, checked.training)
         validation = measure(checked.counter, store, checked.validation) if checked.validation else None
         config(asked, checked, training, num_trained=parts(training, validation)[1])
         return
     try:
-        peak_learning_rate(asked.hyperparameters, method=asked.method, num_parameters=checked.base.num_parameters)
+        peak_learning_rate(checked.hyperparameters, method=asked.method, num_parameters=checked.base.num_parameters)
     except Contradiction as error:
         raise _refused(asked, error) from error
 
@@ -54,7 +54,7 @@ def config(asked: JobRequest, checked: Checked, training: FileLengths, *, num_tr
     """
     try:
         return resolve(
-            asked.hyperparameters,
+            checked.hyperparameters,
             method=asked.method,
             seed=checked.row.seed,
             facts=DatasetFacts(

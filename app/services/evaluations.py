@@ -119,7 +119,7 @@ def cancel(session: Session, project_id: str, evaluation_id: str) -> Evaluated:
         Conflict: It has ended otherwise.
     """
     found = get(session, project_id, evaluation_id)
-    runs.request_cancel(session, found.job)
+    runs.request_cancel(session, found.job, what="evaluation")
     return found
 
 

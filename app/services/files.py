@@ -46,7 +46,7 @@ def check(path: Path, purpose: str) -> Report:
     """
     report = _CHECKS[purpose](path)
     if not report.valid:
-        first, total = report.errors[0], sum(report.counts.values()) - report.counts["duplicate_example"]
+        first, total = report.errors[0], sum(report.counts[code] for code in {one.code for one in report.errors})
         where = f"Line {first.line}: " if first.line else ""
         more = f" There are {total} findings in all, listed in errors." if total > 1 else ""
         found = [asdict(finding) for finding in report.errors]
@@ -159,6 +159,7 @@ def _as_json(report: Report) -> dict[str, Any]:
             "completion_bytes_max": report.completion_bytes_max,
             "document_bytes_max": report.document_bytes_max,
             "messages_max": report.messages_max,
+            "prompts": report.num_prompts,
             "roles": sorted(report.roles),
         },
     }

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,15 +22,26 @@ from app.db.session import after_commit
 from app.dispatch import Broker
 from app.domain.comparison import SupervisedTwin
 from app.domain.errors import Invalid, NotFound
-from app.domain.evaluation import EvaluationOptions
+from app.domain.evaluation import EvaluationOptions, unmeasured
 from app.domain.gate import GateRule
 from app.domain.ids import is_id, new_id, short
 from app.domain.lifecycle import TERMINAL
-from app.domain.training import MAX_SEED, Hyperparameters, Method, SdftHyperparameters, SupervisedHyperparameters
+from app.domain.training import (
+    MAX_SEED,
+    MIN_TO_SPLIT,
+    Hyperparameters,
+    Method,
+    SdftHyperparameters,
+    SupervisedHyperparameters,
+    count_heldout,
+)
 from app.services import adapters, base_models, files, lengths, publishing, runs
 from app.services.base_models import TokenCounter
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store
+
+ALWAYS_ASKED: Final = ("general", "lineage")
+"""Suites that an evaluation asked for by itself has to name."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that can be queued: the row that it would become, and what it names."""
+    """A request that can be queued: the row that it would become, and what it names.
+
+    ``hyperparameters`` are as asked, but for what the parent has decided.
+    """
 
     row: Job
+    hyperparameters: Hyperparameters
     base: BaseModel
     counter: TokenCounter
     examples: list[Examples]
@@ -97,19 +113,23 @@ def check(session: Session, store: Store, project_id: str, asked: JobRequest) ->
     examples = _examples(session, project_id, base, asked)
     suites = _suites(session, project_id, base, asked)
     parent = _parent(session, project_id, base, asked.parent_adapter)
-    row = _row(project_id, base, asked, parent)
+    hyperparameters = _going_on(session, asked, parent)
+    row = _row(project_id, base, asked, hyperparameters, parent)
     _check_line(session, project_id, row.adapter_name, base)
-    return Checked(row, base, base_models.counter(session, store, base), examples, suites, parent)
+    counter = base_models.counter(session, store, base)
+    return Checked(row, hyperparameters, base, counter, examples, suites, parent)
 
 
 def check_lengths(store: Store, checked: Checked) -> None:
-    """Whether every example fits the base. May take minutes, so hold no session meanwhile.
+    """Whether every example fits the base and can be scored as asked. May take minutes, so hold no session meanwhile.
 
     Files never change, so what holds now holds when the job is queued, if its files are still there.
 
     Raises:
-        Invalid: Some examples do not fit; ``errors`` has their lines.
+        Invalid: Some do not; ``errors`` has their lines.
     """
+    if scorer := (checked.row.evaluation or {}).get("scorer"):
+        lengths.check_scorer(store, checked.validation or checked.training, scorer)
     base = checked.base
     for one in checked.examples:
         if lengths.may_not_fit(base, one.file, one.hyperparameters):
@@ -128,6 +148,8 @@ def create(session: Session, store: Store, broker: Broker, project_id: str, aske
     session.flush()
     session.refresh(job)
     runs.note(session, job, _created(asked, checked.training, job, checked.parent), payload={"method": asked.method})
+    if doubt := _doubt(asked, checked):
+        runs.note(session, job, doubt, level="warn")
     after_commit(session, lambda: broker.ring(job.id))
     return job
 
@@ -194,7 +216,13 @@ def model_id(session: Session, job: Job) -> str:
     return publishing.model_id(job, session.get_one(Project, job.project_id))
 
 
-def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVersion | None) -> Job:
+def _row(
+    project_id: str,
+    base: BaseModel,
+    asked: JobRequest,
+    hyperparameters: Hyperparameters,
+    parent: AdapterVersion | None,
+) -> Job:
     job_id = new_id("ftjob")
     return Job(
         id=job_id,
@@ -203,7 +231,7 @@ def _row(project_id: str, base: BaseModel, asked: JobRequest, parent: AdapterVer
         training_file_id=asked.training_file,
         validation_file_id=asked.validation_file,
         method=asked.method,
-        hyperparameters=asked.hyperparameters.model_dump(mode="json"),
+        hyperparameters=hyperparameters.model_dump(mode="json"),
         seed=secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed,
         adapter_name=asked.suffix or (parent.adapter.name if parent else f"adapter-{short(job_id)}"),
         suffix=asked.suffix,
@@ -228,10 +256,16 @@ def _examples(session: Session, project_id: str, base: BaseModel, asked: JobRequ
         # Nobody is shown the answers of the client's own prompts, so that each must fit as for plain training.
         param = f"{asked.hyperparameters_at}.rehearsal.file"
         named.append((param, sdft.rehearsal.file, SupervisedHyperparameters()))
-    found = []
+    found: list[Examples] = []
     for param, file_id, hyperparameters in named:
         file = files.for_job(session, project_id, file_id, purpose=files.TRAINING_PURPOSE, param=param)
         base_models.check_roles(base, file, param=param)
+        if param == "validation_file" and file.sha256 == found[0].file.sha256:
+            message = (
+                "The validation file is the training file, and what is trained on measures nothing; leave it out, and "
+                "a tenth of the training file is held out, or name a file of other prompts."
+            )
+            raise Invalid("invalid_value", message, param=param)
         found.append(Examples(file, param, hyperparameters))
     return found
 
@@ -241,6 +275,9 @@ def _suites(session: Session, project_id: str, base: BaseModel, asked: JobReques
     found = []
     for index, file_id in asked.evaluation.files.items() if asked.evaluation else ():
         param = f"evaluation.suites[{index}]"
+        if file_id in ALWAYS_ASKED:
+            message = f"Every job is asked {' and '.join(ALWAYS_ASKED)}; leave it out, and name files by id."
+            raise Invalid("invalid_value", message, param=param)
         file = files.for_job(session, project_id, file_id, purpose=files.SUITE_PURPOSE, param=param)
         base_models.check_roles(base, file, param=param)
         found.append(file)
@@ -265,6 +302,26 @@ def _parent(session: Session, project_id: str, base: BaseModel, reference: str |
     return found.version
 
 
+def _going_on(session: Session, asked: JobRequest, parent: AdapterVersion | None) -> Hyperparameters:
+    """What is asked for, with the rank and the alpha of a parent's LoRA matrices: the same ones are trained on.
+
+    Raises:
+        Invalid: Another number is asked for.
+    """
+    resolved = parent and session.get_one(Job, parent.job_id).resolved
+    if not parent or not resolved:
+        return asked.hyperparameters
+    decided = {name: resolved[name] for name in ("lora_rank", "lora_alpha")}
+    for name, value in decided.items():
+        if getattr(asked.hyperparameters, name) not in {"auto", value}:
+            message = (
+                f"{parent.adapter.name}:{parent.version} has {name} {value}, and a job that starts from it trains the "
+                f"same matrices on; remove {name} or set it to {value}."
+            )
+            raise Invalid("invalid_value", message, param=f"{asked.hyperparameters_at}.{name}")
+    return asked.hyperparameters.model_copy(update=decided)
+
+
 def _check_line(session: Session, project_id: str, name: str, base: BaseModel) -> None:
     """An adapter's versions all lie over one base: those that are there, and the first of those under way."""
     query = select(Adapter.base_model).where(Adapter.project_id == project_id, Adapter.name == name)
@@ -280,6 +337,18 @@ def _check_line(session: Session, project_id: str, name: str, base: BaseModel) -
             f"{other.base_model} as model."
         )
         raise Invalid("adapter_over_another_base", message, param="suffix")
+
+
+def _doubt(asked: JobRequest, checked: Checked) -> str:
+    """What to say if nothing of the training file will be held out; of a validation file the worker knows."""
+    found: dict[str, Any] = checked.training.validation or {}
+    num_prompts = found["stats"].get("prompts", found["n_examples"])
+    if checked.validation or count_heldout(num_prompts, of_validation=False):
+        return ""
+    return (
+        f"Nothing of {num_prompts} different prompts is held out. {unmeasured(has_gate=asked.gate is not None)} It "
+        f"takes {MIN_TO_SPLIT} different prompts, or a validation file."
+    )
 
 
 def _created(asked: JobRequest, training: File, job: Job, parent: AdapterVersion | None) -> str:

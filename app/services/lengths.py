@@ -14,7 +14,7 @@ from app.db.models import BaseModel, File
 from app.domain.demonstrations import Demonstration, stream_demonstrations
 from app.domain.errors import Invalid
 from app.domain.estimates import Lengths
-from app.domain.evaluation import ScorerName, scorer_by_look
+from app.domain.evaluation import ScorerName, scorer_by_look, unusable
 from app.domain.questions import Question, stream_questions
 from app.domain.training import Hyperparameters, SdftHyperparameters
 from app.domain.validation import MAX_REPORTED, Finding
@@ -81,10 +81,32 @@ def check_fit(
             and (finding := _too_long(counter, base.context_tokens, demonstration, hyperparameters))
         ]
     if found:
-        message = (
-            f"{len(found)} examples do not fit {base.name}. Line {found[0].line}: {found[0].message} {found[0].hint}"
-        )
+        do_not_fit = "1 example does not fit" if len(found) == 1 else f"{len(found)} examples do not fit"
+        message = f"{do_not_fit} {base.name}. Line {found[0].line}: {found[0].message} {found[0].hint}"
         raise Invalid(found[0].code, message, param=param, errors=[asdict(item) for item in found[:MAX_REPORTED]])
+
+
+def check_scorer(store: Store, file: File, scorer: ScorerName) -> None:
+    """Refuse a scorer that cannot compare with every answer: which of them are held out is known to the worker alone.
+
+    Raises:
+        Invalid: There are some; ``errors`` has their lines.
+    """
+    hint = "Correct the answer, or name another scorer."
+    with _local(store, file) as path:
+        found = [
+            Finding("unusable_expected", one.line, f"With scorer {scorer}: {reason}.", hint)
+            for one in stream_demonstrations(path)
+            if (reason := unusable(scorer, one.completion))
+        ]
+    if found:
+        answers = "1 answer" if len(found) == 1 else f"{len(found)} answers"
+        message = (
+            f"The scorer {scorer} cannot compare with {answers} of {file.filename}, and any may be held out. "
+            f"Line {found[0].line}: {found[0].message} {hint}"
+        )
+        errors = [asdict(one) for one in found[:MAX_REPORTED]]
+        raise Invalid("unusable_expected", message, param="evaluation.scorer", errors=errors)
 
 
 @dataclass(frozen=True)
@@ -188,24 +210,34 @@ def _too_long(
     completion = counter.text(demonstration.completion)
     prompt = counter.prompt(demonstration.messages)
     answer = _answer(hyperparameters, completion)
+    teacher = shortest = prompt
+    if isinstance(hyperparameters, SdftHyperparameters):
+        teacher = shortest = prompt + completion + _document(counter, demonstration)
+        if replays := _replays(hyperparameters):
+            teacher += replays * _exchange(counter, demonstration) + (replays - 1) * completion
+        elif hyperparameters.decided().template == "paper":
+            teacher += _PAPER_WORDS
+    if teacher + answer <= context_tokens:
+        return None
+    hint = _way_out(context_tokens, teacher=teacher, shortest=shortest, answer=answer, completion=completion)
     if prompt + answer > context_tokens:
         message = f"Prompt and answer have {prompt} + {answer} tokens; the context is {context_tokens}."
-        return Finding("example_over_context", demonstration.line, message, "Shorten the example or remove it.")
-    if not isinstance(hyperparameters, SdftHyperparameters):
-        return None
-    teacher = prompt + completion
-    if replays := _replays(hyperparameters):
-        teacher = prompt + replays * (_exchange(counter, demonstration) + completion)
-    elif hyperparameters.decided().template == "paper":
-        teacher += _PAPER_WORDS
-    teacher += _document(counter, demonstration)
-    if teacher + answer > context_tokens:
-        message = (
-            f"The teacher's prompt and the answer have {teacher} + {answer} tokens; the context is {context_tokens}."
-        )
-        hint = "Shorten the example, lower max_completion_tokens or choose a shorter template."
-        return Finding("teacher_prompt_over_context", demonstration.line, message, hint)
-    return None
+        return Finding("example_over_context", demonstration.line, message, hint)
+    message = f"The teacher's prompt and the answer have {teacher} + {answer} tokens; the context is {context_tokens}."
+    return Finding("teacher_prompt_over_context", demonstration.line, message, hint)
+
+
+def _way_out(context_tokens: int, *, teacher: int, shortest: int, answer: int, completion: int) -> str:
+    """What would make an example fit; ``shortest`` is the teacher's prompt by the shortest template."""
+    ways = []
+    if teacher + completion <= context_tokens:
+        ways.append("lower max_completion_tokens")
+    if shortest + answer <= context_tokens:
+        ways.append("choose a shorter template")
+    if not ways and shortest + completion <= context_tokens:
+        ways.append("lower max_completion_tokens and choose a shorter template")
+    *first, last = ["Shorten the example", *(ways or ["remove it"])]
+    return f"{', '.join(first)} or {last}."
 
 
 def _document(counter: TokenCounter, demonstration: Demonstration) -> int:

@@ -173,7 +173,7 @@ def succeed(session: Session, job: Job, message: str, **columns: Any) -> None:
     transition(session, job, "succeeded", message, **columns)
 
 
-def request_cancel(session: Session, job: Job) -> None:
+def request_cancel(session: Session, job: Job, *, what: Literal["job", "evaluation"] = "job") -> None:
     """Cancel a waiting job at once; tell the worker of a running one to stop. Asking twice is asking once.
 
     Raises:
@@ -181,7 +181,7 @@ def request_cancel(session: Session, job: Job) -> None:
     """
     session.refresh(job, with_for_update={"key_share": True})
     if job.status in {"succeeded", "failed"}:
-        raise Conflict("job_already_ended", f"The job has already {job.status}; there is nothing left to cancel.")
+        raise Conflict("job_already_ended", f"The {what} has already {job.status}; there is nothing left to cancel.")
     if job.status in {"validating_files", "queued"}:
         transition(session, job, "cancelled", "The job was cancelled.", cancel_requested_at=NOW)
     elif job.status == "running" and job.cancel_requested_at is None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.db.models import AdapterVersion, Evaluation, Job, JobMetric
+from app.db.models import Adapter, AdapterVersion, Evaluation, Job, JobMetric
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Standing:
     """Where a job stands: its row, and what other rows say about it."""
 
     job: Job
+    parent: str | None
     fine_tuned_model: str | None
     version: int | None
     evaluation_id: str | None
@@ -36,6 +37,7 @@ def standings(session: Session, jobs: Sequence[Job]) -> list[Standing]:
             .where(AdapterVersion.job_id.in_(ids))
         )
     }
+    parents = _parents(session, jobs)
     positions = _queue_positions(session, jobs)
     remaining = _seconds_remaining(session, jobs)
     found = []
@@ -44,6 +46,7 @@ def standings(session: Session, jobs: Sequence[Job]) -> list[Standing]:
         found.append(
             Standing(
                 job=job,
+                parent=parents.get(job.id),
                 fine_tuned_model=published.model_id if published else None,
                 version=published.version if published else None,
                 evaluation_id=published.id if published else None,
@@ -53,6 +56,17 @@ def standings(session: Session, jobs: Sequence[Job]) -> list[Standing]:
             )
         )
     return found
+
+
+def _parents(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
+    """What people call the version that a job starts from, deleted or not."""
+    query = (
+        select(AdapterVersion.id, Adapter.name, AdapterVersion.version)
+        .join(Adapter, Adapter.id == AdapterVersion.adapter_id)
+        .where(AdapterVersion.id.in_({job.parent_version_id for job in jobs if job.parent_version_id}))
+    )
+    called = {version_id: f"{name}:{number}" for version_id, name, number in session.execute(query)}
+    return {job.id: called[job.parent_version_id] for job in jobs if job.parent_version_id}
 
 
 def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:

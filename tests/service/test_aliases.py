@@ -115,6 +115,19 @@ def test_conditions_without_an_alias(http, line):
     assert "If-Match" in error["message"]
 
 
+@pytest.mark.parametrize("asked", ["3", '"3"', "lamps:1", '"audit-0"', "W/*"])
+def test_what_is_no_etag_of_an_alias_is_told_so_and_not_that_the_alias_has_moved(http, line, asked):
+    http.put(ALIAS, json={"version": 1})
+    for response in (
+        http.put(ALIAS, json={"version": 2}, headers={"If-Match": asked}),
+        http.delete(ALIAS, headers={"If-Match": asked}),
+    ):
+        error = error_of(response, 412)
+        assert (error["code"], error["param"]) == ("invalid_etag", "If-Match")
+        assert "has moved" not in error["message"]
+        assert "with its quotes" in error["message"]
+
+
 def test_a_star_in_quotes_is_a_tag_like_any_other_and_not_the_wildcard(http, line):
     http.put(ALIAS, json={"version": 1})
     for tags in ('"*"', 'W/"*"', '"other", "*"'):
@@ -181,9 +194,10 @@ def test_an_alias_points_at_no_version_that_is_not_there(http, line, session):
 
 def test_a_version_that_an_alias_points_at_is_not_deleted(http, line):
     http.put(ALIAS, json={"version": 1})
-    error = error_of(http.delete(f"/v1/models/{line[0].model_id}"), 409)
-    assert error["code"] == "model_in_use"
-    assert "lamps@production" in error["message"]
+    for called in (line[0].model_id, "lamps:1", "lamps@production"):
+        error = error_of(http.delete(f"/v1/models/{called}"), 409)
+        assert error["code"] == "model_in_use"
+        assert "lamps@production" in error["message"]
     http.put(ALIAS, json={"version": 2})
     assert http.delete(f"/v1/models/{line[0].model_id}").status_code == 200
 

@@ -1,5 +1,6 @@
 """Every way that the content of an upload can be wrong, and what its owner is told."""
 
+import gzip
 import json
 
 import pytest
@@ -94,6 +95,51 @@ def test_all_errors_are_told_at_once_by_line(http):
         (14, "invalid_json"),
         (15, "missing_assistant_message"),
     ]
+
+
+RECORDS = [json.loads(line) for line in GOOD]
+OTHER_FORMATS = {
+    "array": (json.dumps(RECORDS).encode(), "one JSON array", "one JSON object a line"),
+    "pretty_array": (json.dumps(RECORDS, indent=2).encode(), "one JSON array", "one JSON object a line"),
+    "pretty_objects": (
+        b"\n".join(json.dumps(record, indent=2).encode() for record in RECORDS), "pretty-printed", "without indent",
+    ),
+    "csv": (b"prompt,completion\n" + b"".join(b'"Say %d, please",%d\n' % (n, n) for n in range(12)), "CSV", "Export"),
+    "tsv_with_bom": (b"\xef\xbb\xbfprompt\tcompletion\r\n" + b"Say 1\t1\r\n" * 12, "a table", "Export"),
+    "gzip": (gzip.compress(factories.TRAINING_LINES), "a gzip archive", "Unpack it"),
+    "utf_16": (factories.TRAINING_LINES.decode().encode("utf-16"), "UTF-16", "UTF-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("purpose", ["fine-tune", "evals"])
+@pytest.mark.parametrize(("content", "name", "way_out"), OTHER_FORMATS.values(), ids=OTHER_FORMATS)
+def test_a_file_of_another_format_is_told_so_once(http, content, name, way_out, purpose):
+    """Fault caught: it had a finding for each of its lines, none of which says what is wrong."""
+    error = error_of(http.post("/v1/files", files={"file": ("a", content)}, data={"purpose": purpose}), 422)
+    [finding] = error["errors"]
+    assert (finding["code"], finding["line"]) == ("not_json_lines", None)
+    assert error["message"].startswith("This looks like ")
+    assert name in error["message"]
+    assert way_out in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "hint"),
+    [
+        ({"conversations": [{"from": "human", "value": "x"}]}, "ShareGPT", '"gpt" to "assistant"'),
+        ({"instruction": "x", "input": "", "output": "y"}, "Alpaca", '"completion": the output'),
+    ],
+)
+def test_other_tools_records_are_told_what_to_become(http, record, name, hint):
+    [finding] = error_of(upload(http, b"\n".join([*GOOD, json.dumps(record).encode()])), 422)["errors"]
+    assert (finding["code"], finding["line"]) == ("missing_messages", 13)
+    assert name in finding["message"]
+    assert hint in finding["hint"]
+
+
+def test_warnings_are_no_part_of_the_number_of_errors(http):
+    lines = [*GOOD, GOOD[0], b'{"prompt": "", "completion": "a"}', b"[]", b"{"]
+    assert "There are 2 findings in all" in error_of(upload(http, b"\n".join(lines)), 422)["message"]
 
 
 def test_a_path_says_where_in_the_line(http):

@@ -25,11 +25,13 @@ SDFT, SUPERVISED = "method.sdft.hyperparameters", "method.supervised.hyperparame
 FIELDS = [
     ({"n_epochs": 3}, "unknown_parameter", "n_epochs", "there are: "),
     ({"trainning_file": "x"}, "unknown_parameter", "trainning_file", "did you mean training_file?"),
+    ({"parent": "demo:1"}, "unknown_parameter", "parent", "did you mean parent_adapter?"),
+    ({"validation": "file-1"}, "unknown_parameter", "validation", "did you mean validation_file?"),
     ({"compares": ["supervised"]}, "unknown_parameter", "compares", "did you mean compare?"),
     ({"compare": ["supervized"]}, "unsupported_method", "compare.0", 'did you mean "supervised"?'),
     ({"compare": ["dpo"]}, "unsupported_method", "compare.0", 'there is "supervised".'),
-    ({"compare": "supervised"}, "invalid_value", "compare", "a list with at most 1 items"),
-    ({"compare": ["supervised", "supervised"]}, "invalid_value", "compare", "at most 1 items"),
+    ({"compare": "supervised"}, "invalid_value", "compare", "a list with at most 1 item, or"),
+    ({"compare": ["supervised", "supervised"]}, "invalid_value", "compare", "at most 1 item, or"),
     ({"compare": [3]}, "invalid_value", "compare.0", '"supervised", or an object'),
     ({"compare": [{"method": "sdft"}]}, "invalid_value", "compare.0.method", '"supervised"'),
     ({"compare": [{"learning_rate": 1e-4}]}, "missing_required_parameter", "compare.0.method", "is required"),
@@ -59,24 +61,44 @@ FIELDS = [
     (sdft(learning_rate=1), "invalid_value", f"{SDFT}.learning_rate", "from 1e-07 to 0.01"),
     (sdft(learning_rate=0), "invalid_value", f"{SDFT}.learning_rate", "from 1e-07 to 0.01"),
     (supervised(learning_rate_multiplier=0), "invalid_value", f"{SUPERVISED}.learning_rate_multiplier", "above 0"),
-    (sdft(loss_skip_tokens=4, max_completion_tokens=4), "invalid_value", SDFT, "raise max_completion_tokens"),
+    (
+        sdft(loss_skip_tokens=4, max_completion_tokens=4),
+        "invalid_value",
+        f"{SDFT}.loss_skip_tokens",
+        "raise max_completion_tokens",
+    ),
     (sdft(template="poem"), "invalid_value", f"{SDFT}.template", '"paper", "example"'),
     (sdft(rehearsal={"share": 2}), "invalid_value", f"{SDFT}.rehearsal.share", "from 0 to 0.75"),
     (sdft(objective={"kinds": "jsd"}), "unknown_parameter", f"{SDFT}.objective.kinds", "did you mean kind?"),
     (sdft(objective="jsd"), "invalid_value", f"{SDFT}.objective", "an object"),
     (sdft(objective={"kind": "js"}), "invalid_value", f"{SDFT}.objective.kind", '"forward_kl", "reverse_kl", "jsd"'),
     (sdft(objective={"kind": "jsd", "alpha": 1}), "invalid_value", f"{SDFT}.objective.alpha", "above 0 below 1"),
-    (sdft(objective={"alpha": 0.5}), "invalid_value", SDFT, "set objective.kind to jsd"),
-    (sdft(objective={"kind": "isdft", "rho0": 0.9, "rho1": 0.5}), "invalid_value", SDFT, "swap them"),
+    (sdft(objective={"alpha": 0.5}), "invalid_value", f"{SDFT}.objective.alpha", "set objective.kind to jsd"),
+    (
+        sdft(objective={"kind": "isdft", "rho0": 0.9, "rho1": 0.5}),
+        "invalid_value",
+        f"{SDFT}.objective.rho0",
+        "swap them",
+    ),
     (sdft(objective={"entry_clip": 0}), "invalid_value", f"{SDFT}.objective.entry_clip", "above 0 to 100"),
     (sdft(anchor_weight=2), "invalid_value", f"{SDFT}.anchor_weight", "from 0 to 1"),
     (sdft(teacher={"kind": "moving"}), "invalid_value", f"{SDFT}.teacher.kind", '"hard_sync", "live"'),
-    (sdft(teacher={"kind": "hard_sync", "rate": 0.1}), "invalid_value", SDFT, "set teacher.kind to ema"),
-    (sdft(teacher={"every": 5}), "invalid_value", SDFT, "set teacher.kind to ema or hard_sync"),
+    (
+        sdft(teacher={"kind": "hard_sync", "rate": 0.1}),
+        "invalid_value",
+        f"{SDFT}.teacher.rate",
+        "set teacher.kind to ema",
+    ),
+    (sdft(teacher={"every": 5}), "invalid_value", f"{SDFT}.teacher.every", "set teacher.kind to ema or hard_sync"),
     (sdft(preset="fast"), "invalid_value", f"{SDFT}.preset", '"default", "paper", "retain"'),
-    (sdft(rehearsal={"prompts": "file"}), "invalid_value", f"{SDFT}.rehearsal", "rehearsal.file must be the id"),
-    (sdft(rehearsal={"file": UNKNOWN_FILE}), "invalid_value", f"{SDFT}.rehearsal", 'set rehearsal.prompts to "file"'),
-    (sdft(preset="paper", rehearsal={"prompts": "self"}), "invalid_value", SDFT, "set a share"),
+    (sdft(rehearsal={"prompts": "file"}), "invalid_value", f"{SDFT}.rehearsal.file", "rehearsal.file must be the id"),
+    (
+        sdft(rehearsal={"file": UNKNOWN_FILE}),
+        "invalid_value",
+        f"{SDFT}.rehearsal.file",
+        'set rehearsal.prompts to "file"',
+    ),
+    (sdft(preset="paper", rehearsal={"prompts": "self"}), "invalid_value", f"{SDFT}.rehearsal.prompts", "set a share"),
     (
         sdft(rehearsal={"prompts": "file", "file": UNKNOWN_FILE}),
         "file_not_found",
@@ -84,9 +106,13 @@ FIELDS = [
         "upload it first",
     ),
     ({"method": {"type": "dpo"}}, "unsupported_method", "method.type", '"sdft" or "supervised"'),
+    ({"method": {"type": "sdft", "dpo": {}}}, "unsupported_method", "method.dpo", "trains by sdft or supervised"),
+    ({"method": {"type": "sdft", "reinforcement": {}}}, "unsupported_method", "method.reinforcement", "leave it out"),
+    ({"method": {"type": "sdft", "rl": {}}}, "unknown_parameter", "method.rl", "there are: sdft, supervised, type."),
     ({"method": {}}, "missing_required_parameter", "method.type", "is required"),
     ({"method": {"type": "sdft", "supervised": {}}}, "invalid_value", "method.supervised", "has no effect"),
     ({"hyperparameters": {"n_epochs": 3}} | sdft(), "invalid_value", "hyperparameters", "given twice"),
+    ({"training_file": ""}, "invalid_value", "training_file", "a string of 1 to 64 characters."),
     ({"suffix": ""}, "invalid_value", "suffix", "at most 64 characters"),
     ({"suffix": "x" * 65}, "invalid_value", "suffix", "at most 64 characters"),
     ({"suffix": "../x"}, "invalid_value", "suffix", "that matches"),
@@ -98,7 +124,7 @@ FIELDS = [
     ({"metadata": {"k": "v" * 513}}, "invalid_value", "metadata.k", "a string of at most 512 characters"),
     ({"metadata": {"k" * 65: "v"}}, "invalid_value", "metadata", "Each key"),
     ({"metadata": {str(n): "v" for n in range(17)}}, "invalid_value", "metadata", "at most 16 keys"),
-    ({"integrations": [{"type": "wandb"}]}, "invalid_value", "integrations", "at most 0 items"),
+    ({"integrations": [{"type": "wandb"}]}, "invalid_value", "integrations", "has no integrations"),
     ({"limits": {"max_seconds": 0}}, "invalid_value", "limits.max_seconds", "from 1 to"),
     ({"model": 3}, "invalid_value", "model", "a string"),
     ({"model": "gpt-9"}, "model_not_found", "model", "there are: tiny"),
@@ -164,6 +190,25 @@ def test_a_body_that_is_not_one_strict_object_is_refused(http, base, body, code)
     assert error_of(response, 400)["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ('"seed": 9223372036854775808', "seed", "seed must be a whole number from 0 to 2147483647, or null."),
+        ('"limits": {"max_seconds": 1e300}', "limits.max_seconds", "a whole number from 1 to 2592000, or null."),
+        ('"compare": [{"learning_rate": 1e999}]', "compare[0].learning_rate", "a number from 1e-07 to 0.01"),
+        ('"no_such": [1, 9223372036854775808]', "no_such[1]", "Use a smaller number."),
+        ('"seed": 9223372036854775808, "model": ]', None, "Use a smaller number."),
+    ],
+)
+def test_a_number_that_is_too_large_is_told_with_its_field_and_range(http, base, body, param, said):
+    """Fault caught: the advice was to send a string, which no field that takes a number takes."""
+    response = http.post(JOBS, content=f"{{{body}}}".encode(), headers={"Content-Type": "application/json"})
+    error = error_of(response, 400)
+    assert error["param"] == param
+    assert "is beyond 2^53" in error["message"]
+    assert error["message"].endswith(said) or said in error["message"]
+
+
 def test_a_body_of_another_type_is_told_what_to_be(http, base):
     response = http.post(JOBS, content=b"model=tiny", headers={"Content-Type": "application/x-www-form-urlencoded"})
     assert "Content-Type: application/json" in error_of(response, 400)["message"]
@@ -183,6 +228,37 @@ def test_a_version_over_another_base_is_no_parent(http, base, session, project, 
     body = {"model": "other", "training_file": file_id, "parent_adapter": version.model_id}
     error = error_of(http.post(JOBS, json=body), 400)
     assert (error["code"], error["param"]) == ("parent_over_another_base", "parent_adapter")
+
+
+@pytest.mark.parametrize("path", [JOBS, f"{JOBS}/estimate"])
+@pytest.mark.parametrize("make", [sdft, supervised])
+def test_another_lora_rank_or_alpha_than_the_parent_has_is_refused(
+    *, http, base, session, project, file_id, path, make
+):
+    """Fault caught: the number is echoed, and the parent's is what the job trains with."""
+    job = factories.make_job(
+        session, "succeeded", project=project, adapter_name="mine", resolved={"lora_rank": 16, "lora_alpha": 32}
+    )
+    factories.make_version(session, project=project, job=job)
+    session.commit()
+    body = {"model": "tiny", "training_file": file_id, "parent_adapter": "mine:1"}
+    where = SDFT if make is sdft else SUPERVISED
+    for name, number in (("lora_rank", 8), ("lora_alpha", 16)):
+        error = error_of(http.post(path, json=body | make(**{name: number})), 400)
+        assert (error["code"], error["param"]) == ("invalid_value", f"{where}.{name}")
+        assert f"mine:1 has {name} {2 * number}" in error["message"]
+    error = error_of(http.post(path, json=body | {"hyperparameters": {"lora_rank": 8}}), 400)
+    assert error["param"] == "hyperparameters.lora_rank"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_training_file_is_no_validation_file(http, base, file_id, again):
+    """Neither by its id nor uploaded once more."""
+    validation_file = upload(http).json()["id"] if again else file_id
+    body = {"model": "tiny", "training_file": file_id, "validation_file": validation_file}
+    error = error_of(http.post(JOBS, json=body), 400)
+    assert (error["code"], error["param"]) == ("invalid_value", "validation_file")
+    assert "leave it out" in error["message"]
 
 
 def test_an_adapter_name_over_another_base_is_taken(http, base, session, project, file_id):
@@ -311,6 +387,30 @@ def test_examples_that_do_not_fit_are_told_by_line(http, counted_base, line, fie
     error = error_of(http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields), 400)
     assert (error["code"], error["param"]) == (code, "training_file")
     assert [(finding["line"], finding["code"]) for finding in error["errors"]] == [(7, code)]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "hint"),
+    [
+        (example(80, 20), supervised(), "Shorten the example or remove it."),
+        (example(30, 35), {}, "Shorten the example or remove it."),
+        (example(30, 35), sdft(max_completion_tokens=40), "Shorten the example or remove it."),
+        (example(20, 30), sdft(max_completion_tokens=80), "Shorten the example or lower max_completion_tokens."),
+        (example(20, 16), sdft(template="multi_turn_twice"), "Shorten the example or choose a shorter template."),
+        (
+            example(20, 16),
+            sdft(template="multi_turn_twice", max_completion_tokens=60),
+            "Shorten the example or lower max_completion_tokens and choose a shorter template.",
+        ),
+    ],
+)
+def test_examples_that_do_not_fit_come_with_advice_that_works(http, counted_base, line, fields, hint):
+    """Fault caught: who lowers max_completion_tokens as told gets the same refusal."""
+    file_id = upload(http, b"\n".join([factories.TRAINING_LINES, line])).json()["id"]
+    error = error_of(http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields), 400)
+    assert error["message"].startswith("1 example does not fit tiny. Line 13: ")
+    assert error["message"].endswith(hint)
+    assert [finding["hint"] for finding in error["errors"]] == [hint]
 
 
 @pytest.mark.parametrize(

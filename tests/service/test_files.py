@@ -73,6 +73,16 @@ def test_files_are_listed_newest_first_by_page_and_purpose(http, session, projec
     assert [file["id"] for file in oldest["data"]] == [*ids, result.id]
 
 
+def test_a_list_is_asked_for_a_purpose_that_there_is(http, file_id):
+    """OpenAI's other purposes are known, and there are no files of them."""
+    for purpose, found in (("fine-tune", [file_id]), ("evals", []), ("fine-tune-results", []), ("assistants", [])):
+        listed = http.get("/v1/files", params={"purpose": purpose}).json()["data"]
+        assert [file["id"] for file in listed] == found
+    error = error_of(http.get("/v1/files", params={"purpose": "fine_tune"}), 400)
+    assert (error["code"], error["param"]) == ("invalid_value", "purpose")
+    assert '"fine-tune", "evals"' in error["message"]
+
+
 def test_pages_are_stable_while_rows_come_and_go(http, session, project):
     ids = [upload(http).json()["id"] for _ in range(9)]
     seen, after = [], None

@@ -174,3 +174,15 @@ def test_many_at_once_with_one_key_make_one_job(committed_sessions, store, broke
         thread.join()
     assert (len(answers), len(set(answers)), broker.rung) == (12, 1, answers[:1])
     assert count(committed_sessions, Job) == 1
+
+
+def test_the_document_shows_the_key_for_all_that_takes_it(app):
+    """Fault caught: it was told of in the description of jobs alone."""
+    shown = {
+        (verb, path)
+        for path, verbs in app.openapi()["paths"].items()
+        for verb, operation in verbs.items()
+        for parameter in operation.get("parameters", [])
+        if (parameter["in"], parameter["name"]) == ("header", "idempotency-key")
+    }
+    assert shown == {("post", "/v1/files"), ("post", "/v1/fine_tuning/jobs"), ("post", "/v1/evaluations")}

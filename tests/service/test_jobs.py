@@ -51,6 +51,8 @@ def test_a_posted_job_waits_and_a_worker_is_rung_for(http, base, file_id, broker
         },
         "attempt": 0,
         "adapter": {"name": f"adapter-{job['id'][6:14]}", "version": None},
+        "parent_adapter": None,
+        "limits": None,
         "evaluation_id": None,
         "gate": None,
         "evaluation": None,
@@ -61,7 +63,7 @@ def test_a_posted_job_waits_and_a_worker_is_rung_for(http, base, file_id, broker
 
 
 def test_what_was_asked_for_is_echoed(http, base, file_id):
-    validation_id = upload(http).json()["id"]
+    validation_id = upload(http, factories.TRAINING_LINES.replace(b"Say", b"Tell me")).json()["id"]
     numbers = {"n_epochs": 3, "learning_rate": 1e-4, "template": "paper", "rehearsal": {"share": 0.5}}
     job = post(
         http,
@@ -75,6 +77,7 @@ def test_what_was_asked_for_is_echoed(http, base, file_id):
         integrations=[],
     ).json()
     assert job["validation_file"] == validation_id
+    assert job["limits"] == {"max_seconds": 60}
     assert (job["user_provided_suffix"], job["adapter"]["name"]) == ("my.Skill_1", "my.Skill_1")
     assert (job["seed"], job["metadata"]) == (7, {"team": "a", "": "empty key"})
     echoed = job["method"]["sdft"]["hyperparameters"]
@@ -120,7 +123,7 @@ def test_plain_fine_tuning_can_be_asked_for(http, base, file_id):
 @pytest.mark.parametrize(("method", "said"), [(None, "the default"), ({"type": "sdft"}, "method sdft,")])
 def test_the_first_event_says_which_method_was_understood(http, base, file_id, method, said):
     job = post(http, file_id, **({"method": method} if method else {})).json()
-    [event] = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+    event = http.get(f"{JOBS}/{job['id']}/events").json()["data"][-1]
     assert "method sdft" in event["message"]
     assert said in event["message"]
     assert (event["level"], event["type"], event["object"]) == ("info", "message", "fine_tuning.job.event")
@@ -254,7 +257,8 @@ def test_cancelling_twice_is_cancelling_once(http, base, file_id):
         cancelled = http.post(f"{JOBS}/{job['id']}/cancel")
         assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert cancelled.json()["finished_at"]
-    assert len(http.get(f"{JOBS}/{job['id']}/events").json()["data"]) == 2
+    said = [event["message"] for event in http.get(f"{JOBS}/{job['id']}/events").json()["data"]]
+    assert said.count("The job was cancelled.") == 1
 
 
 def test_a_running_job_is_cancelled_by_its_worker(http, session, project):
@@ -328,9 +332,53 @@ def test_a_job_goes_on_from_a_version(http, session, project, base, file_id):
     for reference in (f"{name}:1", version.model_id):
         job = post(http, file_id, parent_adapter=reference).json()
         assert job["adapter"]["name"] == name
-        [event] = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+        event = http.get(f"{JOBS}/{job['id']}/events").json()["data"][-1]
         assert f"from {name}:1" in event["message"]
+        assert job["parent_adapter"] == f"{name}:1"
+        assert http.get(f"{JOBS}/{job['id']}").json() == job
     named = post(http, file_id, parent_adapter=f"{name}:1", suffix="other").json()
     assert named["adapter"]["name"] == "other"
     error = error_of(http.delete(f"/v1/models/{version.model_id}"), 409)
     assert error["code"] == "model_in_use"
+
+
+@pytest.mark.parametrize("asked", [{}, {"lora_rank": 24, "lora_alpha": 48}])
+def test_a_job_on_a_version_has_the_lora_matrices_of_its_parent(*, http, base, session, project, file_id, asked):
+    """In its echo and in its estimate, named or not."""
+    made_by = factories.make_job(
+        session, "succeeded", project=project, adapter_name="mine", resolved={"lora_rank": 24, "lora_alpha": 48}
+    )
+    factories.make_version(session, project=project, job=made_by)
+    session.commit()
+    body = {"parent_adapter": "mine:1", "method": {"type": "sdft", "sdft": {"hyperparameters": asked}}}
+    for numbers in (
+        post(http, file_id, **body).json()["hyperparameters"],
+        http.post(f"{JOBS}/estimate", json={"model": "tiny", "training_file": file_id} | body).json()[
+            "hyperparameters"
+        ],
+    ):
+        assert (numbers["lora_rank"], numbers["lora_alpha"]) == (24, 48)
+
+
+def prompts(num):
+    return b"\n".join(b'{"prompt": "Say %d", "completion": "%d"}' % (number, number) for number in range(num))
+
+
+def warnings(http, job):
+    events = http.get(f"{JOBS}/{job['id']}/events").json()["data"]
+    return [event["message"] for event in events if event["level"] == "warn"]
+
+
+@pytest.mark.parametrize("gate", [None, {"min_gain": 0.1}])
+def test_a_job_of_which_nothing_is_held_out_says_so_when_it_is_posted(http, base, gate):
+    """Equal prompts, but for case and spacing, are one; a validation file is measured on instead."""
+    repeated = prompts(23) + b'\n{"prompt": "say  3", "completion": "3"}'
+    file_id = upload(http, repeated).json()["id"]
+    [message] = warnings(http, post(http, file_id, gate=gate).json())
+    assert message.startswith("Nothing of 23 different prompts is held out. The report will have no skill to measure")
+    assert message.endswith("It takes 24 different prompts, or a validation file.")
+    assert ("the gate cannot pass" in message) == (gate is not None)
+    others = upload(http, prompts(12)).json()["id"]
+    assert warnings(http, post(http, file_id, validation_file=others).json()) == []
+    enough = upload(http, prompts(24)).json()["id"]
+    assert warnings(http, post(http, enough, gate=gate).json()) == []

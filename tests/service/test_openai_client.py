@@ -57,10 +57,12 @@ def test_a_file_from_a_disk_and_from_a_stream(client, tmp_path):
 
 def test_a_supervised_job_passes_strict_validation(strict, training_file, committed_sessions):
     hyperparameters = {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": 0.5}
+    others = factories.TRAINING_LINES.replace(b"Say", b"Tell me")
+    validation_file = strict.files.create(file=("validation.jsonl", others), purpose="fine-tune").id
     job = strict.fine_tuning.jobs.create(
         model="org/tiny",
         training_file=training_file,
-        validation_file=training_file,
+        validation_file=validation_file,
         suffix="skill",
         seed=3,
         metadata={"team": "a"},
@@ -104,6 +106,17 @@ def test_an_sdft_job_with_our_own_fields(client, training_file):
     assert job.method.type == "sdft"
     assert job.method.sdft["hyperparameters"]["template"] == "multi_turn"
     assert (job.phase, job.progress["queue_position"]) == ("waiting", 1)
+
+
+@pytest.mark.parametrize("method", ["sdft", "supervised"])
+def test_the_method_of_a_job_can_be_posted_again(client, training_file, method):
+    """Fault caught: the client's models say dpo and reinforcement too, as null."""
+    asked = {"type": method, method: {"hyperparameters": {"n_epochs": 3}}}
+    first = client.fine_tuning.jobs.create(model="org/tiny", training_file=training_file, method=asked)
+    dumped = first.method.model_dump()
+    assert dumped.keys() >= {"dpo", "reinforcement"}
+    again = client.fine_tuning.jobs.create(model="org/tiny", training_file=training_file, method=dumped)
+    assert again.method == first.method
 
 
 def test_models(strict):

@@ -92,6 +92,35 @@ def test_what_cannot_be_measured_so_is_refused(http, base, file_id, evaluation, 
     )
 
 
+@pytest.mark.parametrize("path", [JOBS, f"{JOBS}/estimate"])
+def test_a_scorer_that_an_answer_does_not_suit_is_refused_with_the_line(http, base, path):
+    """Of the validation file if there is one. Fault caught: the job is queued, and fails when its worker reads it."""
+    calls = [{"prompt": f"{n}?", "completion": json.dumps({"name": "f", "arguments": {"n": n}})} for n in range(12)]
+    good, bad = (
+        http.post("/v1/files", files={"file": ("mine.jsonl", content)}, data={"purpose": "fine-tune"}).json()["id"]
+        for content in (
+            "\n".join(map(json.dumps, calls)),
+            "\n".join(map(json.dumps, [*calls, {"prompt": "x", "completion": "in words"}])),
+        )
+    )
+    body = {"model": "tiny", "evaluation": {"scorer": "tool_call"}}
+    error = error_of(http.post(path, json=body | {"training_file": bad}), 400)
+    assert (error["code"], error["param"]) == ("unusable_expected", "evaluation.scorer")
+    assert "cannot compare with 1 answer of mine.jsonl" in error["message"]
+    assert [found["line"] for found in error["errors"]] == [13]
+    error_of(http.post(path, json=body | {"training_file": good, "validation_file": bad}), 400)
+    for fields in ({"training_file": good}, {"training_file": bad, "validation_file": good}):
+        assert http.post(path, json=body | fields).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["general", "lineage"])
+def test_a_suite_that_every_job_is_asked_need_not_be_named(http, base, file_id, suite_id, name):
+    body = {"model": "tiny", "training_file": file_id, "evaluation": {"suites": [suite_id, name]}}
+    error = error_of(http.post(JOBS, json=body), 400)
+    assert (error["code"], error["param"]) == ("invalid_value", "evaluation.suites[1]")
+    assert error["message"].startswith("Every job is asked general and lineage; leave it out")
+
+
 @pytest.mark.parametrize("status", ["queued", "running", "succeeded"])
 def test_a_suite_stays_while_a_job_has_yet_to_ask_it(http, session, project, suite_id, status):
     factories.make_job(session, status, project=project, evaluation={"scorer": None, "suites": ["file-1", suite_id]})

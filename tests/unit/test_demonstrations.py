@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from app.domain import demonstrations, validation
 from app.domain.demonstrations import Demonstration, parse_line, read_demonstrations
+from app.domain.file_formats import HEAD_BYTES, other_format
 from app.domain.strict_json import Malformed, parse
 from app.domain.validation import validate
 
@@ -96,6 +97,34 @@ def test_the_longest_texts_are_measured_in_bytes(tmp_path):
     report = validate(write(tmp_path, *[line.encode() for line in lines]))
     assert (report.prompt_bytes_max, report.completion_bytes_max, report.messages_max) == (24, 19, 1)
     assert report.roles == {"user"}
+
+
+def test_another_answer_to_the_same_prompt_is_warned_of(tmp_path):
+    """Case and spacing make no other prompt; the same example again is not another answer."""
+    pairs = [("Which?", "red"), ("which ?", "x"), ("WHICH?", "blue"), ("Which?", "red"), (" which?", "green")]
+    lines = [json.dumps({"prompt": prompt, "completion": answer}).encode() for prompt, answer in pairs]
+    report = validate(write(tmp_path, *lines, *[b'{"prompt": "%d", "completion": "a"}' % n for n in range(9)]))
+    assert report.valid
+    assert [(found.code, found.line) for found in report.warnings] == [
+        ("duplicate_example", 4), ("contradictory_answer", 3), ("contradictory_answer", 5),
+    ]  # fmt: skip
+    assert "as line 1, with another answer" in report.warnings[1].message
+    assert report.num_prompts == 11
+
+
+def test_an_empty_prompt_is_warned_of(tmp_path):
+    chat = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": ""}, CHAT[2]]}
+    lines = [b'{"prompt": " ", "completion": "a"}', json.dumps(chat).encode()]
+    report = validate(write(tmp_path, *lines, *[b'{"prompt": "%d", "completion": "a"}' % n for n in range(9)]))
+    assert [(found.code, found.line) for found in report.warnings] == [("empty_prompt", 1)]
+
+
+@pytest.mark.parametrize("start", [b"[", b"{", b" ", b",", b"[ ", b"{ ", b"a,"])
+def test_what_a_file_looks_like_takes_no_quadratic_time(start):
+    started = time.process_time()
+    other_format(start * (HEAD_BYTES // len(start)))
+    other_format(start + b" " * HEAD_BYTES)
+    assert time.process_time() - started < 0.5
 
 
 @given(st.binary(max_size=200))

@@ -78,7 +78,12 @@ def test_a_line_is_a_question_with_its_scorer(tmp_path: Path) -> None:
         ({"messages": []}, "unrecognized_key", ""),
         ({"prompt": ...}, "missing_messages", ""),
         ({"prompt": 5}, "missing_content", "prompt"),
-        ({"prompt": ..., "messages": [{"role": "assistant", "content": "x"}]}, "missing_messages", "messages[1]"),
+        ({"prompt": ..., "messages": [{"role": "assistant", "content": "x"}]}, "missing_messages", "messages[0]"),
+        ({"prompt": ..., "messages": [{"role": "user", "content": " "}]}, "empty_prompt", "messages"),
+        ({"prompt": ..., "messages": [{"role": "developer", "content": "x"}]}, "unrecognized_role", "messages[0].role"),
+        ({"prompt": ..., "messages": []}, "missing_messages", ""),
+        ({"prompt": ""}, "empty_prompt", "prompt"),
+        ({"prompt": " \n"}, "empty_prompt", "prompt"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_told_with_its_place(changes: dict[str, Any], code: str, path: str) -> None:
@@ -86,6 +91,16 @@ def test_what_is_wrong_with_a_line_is_told_with_its_place(changes: dict[str, Any
         parse_question(_line(**changes), 1)
     assert (refused.value.code, refused.value.path) == (code, path)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("roles", [["user", "assistant"], ["system"], ["tool"]])
+def test_a_question_that_asks_nothing_is_told_in_words_for_questions(roles: list[str]) -> None:
+    """Fault caught: it was told about the answer to learn, which a question does not have."""
+    messages = [{"role": role, "content": "x"} for role in roles]
+    with pytest.raises(Malformed, match="nothing is asked") as refused:
+        parse_question(_line(prompt=..., messages=messages), 1)
+    assert 'put the answer into "expected"' in refused.value.hint
+    assert refused.value.path == f"messages[{len(roles) - 1}]"
 
 
 def test_a_file_is_read_to_its_end_and_every_error_is_named(tmp_path: Path) -> None:

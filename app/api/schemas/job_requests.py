@@ -31,6 +31,20 @@ def _known_method(value: Any) -> Any:
     return value
 
 
+def _not_offered(value: Any) -> Any:
+    if value is not None:
+        message = "This service trains by sdft or supervised; leave it out, or send null as OpenAI's client does."
+        raise PydanticCustomError("unsupported_method", message)
+    return value
+
+
+def _no_integrations(value: Any) -> Any:
+    if isinstance(value, list) and value:
+        msg = "This service has no integrations; remove them. A job's events and its metrics file have all numbers."
+        raise ValueError(msg)
+    return value
+
+
 def _twin(value: Any) -> Any:
     """A twin by its name alone is one with nothing else asked for."""
     if not isinstance(value, str):
@@ -41,6 +55,8 @@ def _twin(value: Any) -> Any:
     return {"method": value}
 
 
+NotOffered = Annotated[None, BeforeValidator(_not_offered)]
+"""A key of OpenAI's methods: its client sends null when a job's own method is posted again."""
 Comparison = Annotated[
     SupervisedTwin, BeforeValidator(_twin, json_schema_input_type=Literal["supervised"] | SupervisedTwin)
 ]
@@ -64,6 +80,8 @@ class MethodRequest(Strict):
     type: Annotated[Method, BeforeValidator(_known_method)]
     sdft: SdftBlock | None = None
     supervised: SupervisedBlock | None = None
+    dpo: NotOffered = None
+    reinforcement: NotOffered = None
 
 
 class LimitsRequest(Strict):
@@ -87,7 +105,9 @@ class CreateJob(Strict):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
         None, max_length=16
     )
-    integrations: list[Any] | None = Field(None, max_length=0, description="None are offered.")
+    integrations: Annotated[list[Any] | None, BeforeValidator(_no_integrations)] = Field(
+        None, max_length=0, description="None are offered."
+    )
     parent_adapter: str | None = Field(
         None,
         min_length=1,

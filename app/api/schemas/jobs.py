@@ -3,9 +3,10 @@
 import time
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.api.schemas.common import Identified, unix, unix_or_none
+from app.api.schemas.job_requests import LimitsRequest
 from app.db.models import Checkpoint, Job, JobEvent
 from app.domain.comparison import SupervisedTwin
 from app.domain.evaluation import EvaluationOptions
@@ -62,7 +63,10 @@ class GateObject(GateRule):
 
 
 class JobObject(Identified):
-    """A job. ``hyperparameters`` are as asked until a worker has given every "auto" its value."""
+    """A job. ``hyperparameters`` are as asked until a worker has given every "auto" its value.
+
+    LoRA rank and alpha are a parent's from the start.
+    """
 
     object: Literal["fine_tuning.job"]
     created_at: int
@@ -87,6 +91,8 @@ class JobObject(Identified):
     progress: ProgressObject
     attempt: int
     adapter: JobAdapterObject
+    parent_adapter: str | None = Field(description='The version that the job starts from, as "name:3".')
+    limits: LimitsRequest | None
     evaluation_id: str | None
     gate: GateObject | None
     evaluation: EvaluationOptions | None
@@ -122,6 +128,8 @@ class JobObject(Identified):
             progress=_progress(standing),
             attempt=job.fence,
             adapter=JobAdapterObject(name=job.adapter_name, version=standing.version),
+            parent_adapter=standing.parent,
+            limits=None if job.max_seconds is None else LimitsRequest(max_seconds=job.max_seconds),
             evaluation_id=standing.evaluation_id,
             gate=_gate(standing),
             evaluation=EvaluationOptions.model_validate(job.evaluation) if job.evaluation else None,
