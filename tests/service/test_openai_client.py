@@ -123,6 +123,7 @@ def test_models(strict):
     [base] = strict.models.list()
     assert base.id == "org/tiny"
     assert strict.models.retrieve("org/tiny") == base
+    assert (base.to_dict()["source"], base.to_dict()["revision"]) == ("folder:org/tiny", "0" * 40)
     with pytest.raises(openai.PermissionDeniedError):
         strict.models.delete("org/tiny")
 

