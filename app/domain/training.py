@@ -39,11 +39,14 @@ MAX_SEED = 2**31 - 1
 MIN_EXAMPLES = 10
 MAX_COMPLETION_TOKENS = 1024
 """Cap of the automatic completion length; a client may ask for more."""
+SMALL_BASE_ROOM_TOKENS = 5
+"""By which a small base's longest rollout may at most exceed the longest demonstrations. One that goes on has lost its
+way there: it takes time, and its rambling counts as much as what there is to learn."""
 MIN_STEPS = 48
 """Steps that ``n_epochs: auto`` makes room for: fewer teach little, however few the examples."""
 SHORT_ANSWER_TOKENS = 8
-STEPS_A_TOKEN = 10
-MAX_MIN_STEPS = 160
+STEPS_A_TOKEN = 18
+MAX_MIN_STEPS = 240
 """A small base comes to a longer answer token by token, as its own samples get further: demonstrations whose median is
 above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all."""
 LONG_DEMONSTRATION_TOKENS = 32
@@ -131,7 +134,9 @@ class SdftHyperparameters(SharedHyperparameters):
     )
     teacher: TeacherRequest = TeacherRequest()
     max_completion_tokens: Annotated[int, Field(ge=1, le=32768)] | Auto = Field(
-        "auto", description="Longest rollout. auto: p99 of the demonstrations' length x 1.5, at most 1024."
+        "auto",
+        description="Longest rollout. auto: p99 of the demonstrations' length x 1.5, at most 1024; on a small base at most "
+        "p99 + 5.",
     )
     loss_skip_tokens: Annotated[int, Field(ge=0, le=16)] | Auto = Field(
         "auto", description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short."
@@ -330,7 +335,10 @@ def resolve(
     if isinstance(requested, SupervisedHyperparameters):
         return TrainingConfig(**config, max_completion_tokens=facts.demonstration_tokens_max)
     requested = requested.decided()
-    longest_automatic = min(MAX_COMPLETION_TOKENS, math.ceil(facts.demonstration_tokens_p99 * 1.5))
+    longest, room = facts.demonstration_tokens_p99, math.ceil(facts.demonstration_tokens_p99 / 2)
+    longest_automatic = min(
+        MAX_COMPLETION_TOKENS, longest + (min(room, SMALL_BASE_ROOM_TOKENS) if small_base else room)
+    )
     max_completion_tokens = value_or(requested.max_completion_tokens, longest_automatic)
     # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
     is_long = facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS

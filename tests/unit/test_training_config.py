@@ -32,7 +32,7 @@ def test_a_job_has_enough_steps_however_few_its_examples(num_examples: int) -> N
     assert config.num_epochs >= 2
 
 
-@pytest.mark.parametrize(("p50", "total_steps"), [(5, 48), (8, 48), (17, 144), (29, 160), (300, 160)])
+@pytest.mark.parametrize(("p50", "total_steps"), [(5, 48), (8, 48), (17, 216), (29, 240), (300, 240)])
 def test_a_small_base_has_more_steps_for_longer_answers(p50: int, total_steps: int) -> None:
     assert resolved(facts(p50=p50, p99=p50), num_parameters=SMALL).total_steps == total_steps
     assert resolved(facts(p50=p50, p99=p50)).total_steps == 48
@@ -57,6 +57,11 @@ def test_what_is_asked_for_is_what_runs() -> None:
 def test_completions_may_be_half_longer_than_demonstrations_up_to_a_cap() -> None:
     assert resolved(facts(p99=12)).max_completion_tokens == 18
     assert resolved(facts(p99=5000)).max_completion_tokens == 1024
+
+
+@pytest.mark.parametrize(("p99", "longest"), [(1, 2), (5, 8), (9, 14), (22, 27), (300, 305), (1020, 1024)])
+def test_a_small_base_may_go_on_for_five_tokens_at_most(p99: int, longest: int) -> None:
+    assert resolved(facts(p50=1, p99=p99), num_parameters=SMALL).max_completion_tokens == longest
 
 
 @pytest.mark.parametrize(("p50", "asked", "skipped"), [(8, {}, 0), (32, {}, 3), (32, {"max_completion_tokens": 2}, 1)])
