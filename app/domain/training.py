@@ -135,8 +135,8 @@ class SdftHyperparameters(SharedHyperparameters):
     teacher: TeacherRequest = TeacherRequest()
     max_completion_tokens: Annotated[int, Field(ge=1, le=32768)] | Auto = Field(
         "auto",
-        description="Longest rollout. auto: p99 of the demonstrations' length x 1.5, at most 1024; on a small base at most "
-        "p99 + 5.",
+        description="Longest rollout. auto: p99 of the demonstrations' length x 1.5, at most 1024; on a small base "
+        "no more than p99 + 5.",
     )
     loss_skip_tokens: Annotated[int, Field(ge=0, le=16)] | Auto = Field(
         "auto", description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short."
