@@ -9,7 +9,13 @@ from app.api.bodies import StrictRoute, answered
 from app.api.dependencies import BodyDigestDep, BrokerDep, CallerDep, SendingDep, SessionDep, StoreDep, pages
 from app.api.downloads import revalidated
 from app.api.schemas.common import ListObject
-from app.api.schemas.evaluations import CreateEvaluation, EvaluationObject, EvaluationSummary
+from app.api.schemas.evaluations import (
+    CreateEvaluation,
+    EvaluationObject,
+    EvaluationSummary,
+    ExampleObject,
+    Flip,
+)
 from app.services import evaluations, idempotency
 from app.services.pages import PageRequest
 
@@ -60,6 +66,21 @@ def retrieve_evaluation(
         response = revalidated(request, EvaluationObject.having_report(evaluated))
     response.headers["Vary"] = "Accept"
     return response
+
+
+@router.get("/{evaluation_id}/examples")
+def list_examples(
+    evaluation_id: str, session: SessionDep, caller: CallerDep, flip: Flip | None = None, suite: str | None = None
+) -> ListObject[ExampleObject]:
+    """Questions whose answers changed, with every arm's: those that the report names, of each suite up to 100 a way."""
+    evaluated = evaluations.get(session, caller.project_id, evaluation_id)
+    return ListObject[ExampleObject].having(
+        [
+            ExampleObject.of(name, found)
+            for name, found in evaluations.examples(evaluated)
+            if flip in {None, found["change"]} and suite in {None, name}
+        ]
+    )
 
 
 @router.post("/{evaluation_id}/cancel")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
@@ -134,6 +134,12 @@ def html(session: Session, store: Store, evaluated: Evaluated) -> bytes:
         raise Conflict("report_not_ready", message)
     blob = session.get_one(Blob, evaluated.evaluation.html_sha256)
     return store.read_bytes(StoredBlob(blob.sha256, blob.num_bytes))
+
+
+def examples(evaluated: Evaluated) -> list[tuple[str, dict[str, Any]]]:
+    """Answers that changed, each with its suite, as the report has them; none before there is one."""
+    report = evaluated.evaluation.report or {"suites": []}
+    return [(suite["name"], found) for suite in report["suites"] for found in suite.get("flips", ())]
 
 
 def label(version: AdapterVersion) -> str:

@@ -319,6 +319,34 @@ def test_its_report_is_there_once_it_is_done_and_fills_the_lineage(http, line, s
     assert own == lineage["versions"][0]["evaluation_id"] != evaluation_id
 
 
+def test_answers_that_changed_are_listed_by_what_became_of_them(http, line, session):
+    def flip(item, change):
+        said = {"base": "a", "candidate": "b"}
+        return {
+            "item": item, "kind": "facts", "change": change, "against": ["base"], "prompt": f"{item}?",
+            "expected": ["a"], "answers": said,
+        }  # fmt: skip
+
+    def asked(**query):
+        found = http.get(f"{EVALUATIONS}/{evaluation_id}/examples", params=query)
+        assert found.status_code == 200
+        return [(one["suite"], one["id"], one["flip"]) for one in found.json()["data"]]
+
+    evaluation_id = post(http, version="lamps:1", against="base").json()["id"]
+    assert asked() == []
+    suites = [
+        {"name": "lamps", "flips": [flip("001", "lost"), flip("002", "gained")]},
+        {"name": "general ability", "flips": [flip("facts-07", "lost")]},
+        {"name": "older report"},
+    ]
+    publishing.publish_evaluation(session, claim(session), results(session, suites=suites))
+    session.commit()
+    assert [one[1] for one in asked()] == ["lamps/001", "lamps/002", "general ability/facts-07"]
+    assert asked(flip="lost", suite="lamps") == [("lamps", "lamps/001", "lost")]
+    assert asked(flip="gained") == [("lamps", "lamps/002", "gained")]
+    assert http.get(f"{EVALUATIONS}/{evaluation_id}/examples?flip=kept").status_code == 400
+
+
 def test_a_worker_that_lost_it_cannot_report_and_a_cancelled_one_must_not(http, line, session):
     evaluation_id = post(http, version="lamps:1").json()["id"]
     taken = claim(session)

@@ -1,5 +1,6 @@
 """What versions scored, and requests to ask them more."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -27,6 +28,7 @@ def _few(names: list[str]) -> list[str]:
     return names
 
 
+Flip = Literal["lost", "gained"]
 SuiteName = Annotated[str, Field(min_length=1, max_length=400)]
 
 
@@ -109,3 +111,30 @@ class EvaluationObject(EvaluationSummary):
         row = evaluated.evaluation
         summary = EvaluationSummary.of(evaluated).model_dump()
         return cls.model_validate(summary | {"report": row.report, "gate": row.gate})
+
+
+class ExampleObject(Identified):
+    """A question whose answer was gained or lost.
+
+    Attributes:
+        id: The suite and the item in it.
+        against: Those before the version of which that holds: base, parent or both.
+        answers: What each arm said.
+    """
+
+    object: Literal["evaluation.example"]
+    suite: str
+    kind: str
+    flip: Flip
+    against: list[str]
+    prompt: str
+    expected: list[str]
+    answers: dict[str, str]
+
+    @classmethod
+    def of(cls, suite: str, found: Mapping[str, Any]) -> Self:
+        """As a report has it."""
+        told = {name: found[name] for name in ("kind", "against", "prompt", "expected", "answers")}
+        return cls(
+            id=f"{suite}/{found['item']}", object="evaluation.example", suite=suite, flip=found["change"], **told
+        )
