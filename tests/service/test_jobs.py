@@ -156,7 +156,7 @@ def test_every_auto_has_its_value_once_a_worker_has_fixed_it(http, session, proj
     assert numbers["n_epochs"] == resolved.num_epochs
     assert numbers["batch_size"] == resolved.batch_size
     assert (numbers["learning_rate"], numbers["learning_rate_multiplier"]) == (1e-3, 2)
-    assert numbers["max_completion_tokens"] == 30
+    assert numbers["max_completion_tokens"] == 25
     assert numbers["rehearsal"] == {"share": 0.5, "prompts": "builtin", "file": None}
     isdft = {"rho0": 0.25, "rho1": 1.0, "ramp_steps": resolved.total_steps}
     assert numbers["objective"] == {"kind": "isdft", **isdft}
