@@ -125,7 +125,7 @@ def _findings(report: Report, gate: GateDecision | None) -> list[str]:
     return [
         *passed,
         summary.skill.sentence,
-        summary.retention.sentence,
+        *summary.retention.sentence.splitlines(),
         summary.ceiling.sentence,
         *beside,
         *report.caveats,

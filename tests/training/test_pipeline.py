@@ -223,7 +223,9 @@ def test_a_version_that_goes_on_is_measured_on_the_skill_before_it_and_told_if_t
     verdict = decision.verdict.replace("_", " ")
     page = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", (folder / "out" / "report.html").read_text())))
     assert f"Does it pass its gate? {verdict} {decision.rule.sentence}" in page
-    assert f"- Gate: {verdict}. {decision.rule.sentence}\n" in (folder / "out" / "adapter" / "README.md").read_text()
+    card = (folder / "out" / "adapter" / "README.md").read_text()
+    assert f"- Gate: {verdict}. {decision.rule.sentence}\n" in card
+    assert all(f"\n- {line}\n" in card for line in report["summary"]["retention"]["sentence"].splitlines())
     first = json.loads((before / "out" / "report.json").read_text())
     assert first["method"]["answers_reused"] == {}
     was_candidate, is_parent = (
