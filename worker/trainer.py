@@ -19,6 +19,7 @@ from worker.hf.checkpoint import Checkpoints, CheckpointState
 from worker.objective import divergence
 from worker.reporting import Reporter
 from worker.sdft.align import Aligned
+from worker.sdft.guidance import beginnings
 from worker.sdft.policy import Policy, Rollout
 from worker.sdft.student import backward
 from worker.sdft.teacher import follow, parent_hidden, teacher_hidden
@@ -104,8 +105,7 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
     """Take one step towards the teacher on the student's own samples; what it shows."""
     distils, phases = config.method == "sdft", Phases(policy.device)
     own = chosen[: config.num_rollouts] if distils else []
-    generator = state.generator
-    rollouts = policy.sample([task.prompt for task in own], config.max_completion_tokens, generator=generator)
+    rollouts, num_sampled = _roll_out(policy, own, config, state.generator)
     rollouts += [Rollout(task.prompt, task.answer, stopped=True) for task in chosen[len(own) :]]
     phases.end("rollout")
 
@@ -139,5 +139,22 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
     num_tokens, seconds = sum(len(rollout.ids) for rollout in rollouts), sum(phases.seconds.values())
     state.seconds += seconds
     state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
-    state.generated_tokens += sum(len(rollout.ids) for rollout in rollouts[: len(own)])
+    state.generated_tokens += num_sampled
     return metrics | phases.seconds | {"tokens_per_second": num_tokens / seconds}
+
+
+def _roll_out(
+    policy: Policy, tasks: Sequence[Task], config: TrainingConfig, generator: torch.Generator
+) -> tuple[list[Rollout], int]:
+    """What the student says to each task, what it was given to go on from included; how many tokens it said itself."""
+    longest = config.max_completion_tokens
+    given = beginnings([task.answer for task in tasks], share=config.guided_share, longest=longest, generator=generator)
+    said = policy.sample(
+        [task.prompt + start for task, start in zip(tasks, given, strict=True)],
+        [longest - len(start) for start in given],
+        generator=generator,
+    )
+    rollouts = [
+        Rollout(task.prompt, start + own.ids, own.stopped) for task, start, own in zip(tasks, given, said, strict=True)
+    ]
+    return rollouts, sum(len(own.ids) for own in said)

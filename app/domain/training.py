@@ -47,8 +47,12 @@ MIN_STEPS = 48
 SHORT_ANSWER_TOKENS = 8
 STEPS_A_TOKEN = 18
 MAX_MIN_STEPS = 240
-"""A small base comes to a longer answer token by token, as its own samples get further: demonstrations whose median is
-above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all."""
+"""By itself a small base comes to a longer answer token by token, as its own samples get further: demonstrations whose
+median is above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all."""
+GUIDED_SHARE = 1.0
+GUIDED_STEPS = 96
+"""Of guided rollouts on a small base where demonstrations are longer: every place of an answer is come to from the
+first step on, so steps need not grow with its length."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
 MIN_TO_SPLIT = 24
@@ -125,8 +129,8 @@ class SdftHyperparameters(SharedHyperparameters):
 
     preset: Preset = Field(
         "default",
-        description="Fills in what is left at auto. paper: ema teacher, the paper's wording, no rehearsal. retain: "
-        "isdft and an anchor of 2e-3.",
+        description="Fills in what is left at auto. paper: ema teacher, the paper's wording, neither rehearsal nor "
+        "guided rollouts. retain: isdft and an anchor of 2e-3.",
     )
     objective: ObjectiveRequest = ObjectiveRequest()
     anchor_weight: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
@@ -143,6 +147,11 @@ class SdftHyperparameters(SharedHyperparameters):
     )
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="Samples of the student at each demonstration's prompt; together they weigh as one."
+    )
+    guided_share: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
+        "auto",
+        description="Of rollouts, those that go on from a part of the demonstration instead of from nothing. auto: "
+        "as the preset says, else 1 on a small base whose demonstrations are longer than 8 tokens, or 0.",
     )
     template: TemplateName | Auto = Field("auto", description="How the teacher is shown the demonstration.")
     weak_teacher: Literal["warn", "fail"] = Field(
@@ -207,6 +216,7 @@ class TrainingConfig(Frozen):
     max_completion_tokens: int = Field(ge=1)
     loss_skip_tokens: int = Field(0, ge=0)
     rollouts_per_prompt: int = Field(1, ge=1)
+    guided_share: float = Field(0.0, ge=0, le=1)
     template: TemplateName | Auto = "auto"
     weak_teacher: Literal["warn", "fail"] = "warn"
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -266,10 +276,16 @@ def peak_learning_rate(requested: Hyperparameters, *, method: Method, num_parame
     return rate * multiplier
 
 
-def _min_steps(method: Method, answer_tokens: int, *, small_base: bool) -> int:
-    if method == "supervised" or not small_base:
-        return MIN_STEPS
-    return min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * max(0, answer_tokens - SHORT_ANSWER_TOKENS))
+def _guidance(requested: Hyperparameters, answer_tokens: int, *, small_base: bool) -> tuple[float, int]:
+    """Share of guided rollouts, and steps to make room for."""
+    if isinstance(requested, SupervisedHyperparameters):
+        return 0.0, MIN_STEPS
+    is_hard = small_base and answer_tokens > SHORT_ANSWER_TOKENS
+    share = value_or(requested.decided().guided_share, GUIDED_SHARE if is_hard else 0.0)
+    if not is_hard:
+        return share, MIN_STEPS
+    alone = min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * (answer_tokens - SHORT_ANSWER_TOKENS))
+    return share, GUIDED_STEPS if share else alone
 
 
 def depends_on_data(requested: Hyperparameters) -> bool:
@@ -318,7 +334,7 @@ def resolve(
     small_base = num_parameters < SMALL_BASE_PARAMETERS
     batch_size = value_or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
     batch_size = min(batch_size, facts.num_examples)
-    min_steps = _min_steps(method, facts.demonstration_tokens_p50, small_base=small_base)
+    guided_share, min_steps = _guidance(requested, facts.demonstration_tokens_p50, small_base=small_base)
     num_epochs = value_or(requested.n_epochs, min(50, max(2, math.ceil(min_steps * batch_size / facts.num_examples))))
     total_steps = math.ceil(facts.num_examples * num_epochs / batch_size)
     config: dict[str, Any] = {
@@ -349,6 +365,7 @@ def resolve(
         max_completion_tokens=max_completion_tokens,
         loss_skip_tokens=skip,
         rollouts_per_prompt=requested.rollouts_per_prompt,
+        guided_share=guided_share,
         template=requested.template,
         weak_teacher=requested.weak_teacher,
         objective=resolve_objective(requested.objective, total_steps),

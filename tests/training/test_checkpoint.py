@@ -73,7 +73,7 @@ def parent(llama, tmp_path_factory):
     return step_folder(folder, 3) / "adapter"
 
 
-TEACHERS = {
+KINDS = {
     "frozen": {},
     "ema": {"teacher": TeacherConfig(kind="ema", rate=0.3, every=1), "anchor_weight": 0.01},
     "hard_sync": {
@@ -81,14 +81,15 @@ TEACHERS = {
         "objective": ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=5),
     },
     "live": {"teacher": TeacherConfig(kind="live")},
+    "guided": {"guided_share": 0.7},
 }
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("continued", [False, True], ids=["from the base", "from an adapter"])
-def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(llama, parent, tmp_path, continued, teacher):
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(llama, parent, tmp_path, continued, kind):
     """Factors, moments, randomness, data order, schedule and a teacher that moves all come back."""
-    start, changes = parent if continued else None, TEACHERS[teacher]
+    start, changes = parent if continued else None, KINDS[kind]
     whole, straight = run(llama, tmp_path / "whole", parent=start, **changes)
     resumed, rest = run(
         llama, tmp_path / "resumed", parent=start, resume_from=step_folder(tmp_path / "whole", 3), **changes
@@ -101,12 +102,12 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(llama,
     assert last[0] == last[1]
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
-def test_it_does_from_every_step_with_several_rollouts_and_threads(llama, tmp_path, teacher, four_threads, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_does_from_every_step_with_several_rollouts_and_threads(llama, tmp_path, kind, four_threads, monkeypatch):
     """Fault caught: a sum over threads in the order in which they came, or bits of a prompt that depend on what was
     read with it."""
     monkeypatch.setattr(side_by_side, "MIN_PART_TOKENS", 16)
-    changes = TEACHERS[teacher] | {"rollouts_per_prompt": 2}
+    changes = KINDS[kind] | {"rollouts_per_prompt": 2}
     whole, straight = run(llama, tmp_path / "whole", **changes)
     for step in range(1, STEPS):
         folder = tmp_path / f"from-{step}"
@@ -133,7 +134,7 @@ class MostLogits(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("changes", [{}, TEACHERS["ema"], {"method": "supervised"}], ids=["sdft", "anchor", "sft"])
+@pytest.mark.parametrize("changes", [{}, KINDS["ema"], {"method": "supervised"}], ids=["sdft", "anchor", "sft"])
 def test_a_whole_step_holds_no_more_logits_than_a_chunk(llama, tmp_path, changes, monkeypatch):
     """Fault caught: logits of all positions, made anywhere between the rollout and the optimizer."""
     policy, chunk_rows = load(llama), 14
@@ -145,7 +146,7 @@ def test_a_whole_step_holds_no_more_logits_than_a_chunk(llama, tmp_path, changes
 
 @pytest.mark.parametrize("kind", ["ema", "hard_sync"])
 def test_only_a_teacher_that_moves_is_written_down_and_never_into_the_adapter(llama, parent, tmp_path, kind):
-    policy, _ = run(llama, tmp_path / "a", parent=parent, **TEACHERS[kind])
+    policy, _ = run(llama, tmp_path / "a", parent=parent, **KINDS[kind])
     saved = read_checkpoint(step_folder(tmp_path / "a", STEPS))
     for name, value in policy.teacher_parameters().items():
         assert torch.equal(saved.tensors[f"teacher.{name}"], value)
@@ -173,7 +174,7 @@ def test_training_and_export_change_neither_base_nor_parent(any_base, tmp_path):
     policy = load(any_base, tmp_path / "parent")
     frozen = {name: value.clone() for name, value in policy._peft.state_dict().items() if ".student." not in name}
     before = factors(policy)
-    run(any_base, tmp_path, policy=policy, total_steps=2, **TEACHERS["ema"])
+    run(any_base, tmp_path, policy=policy, total_steps=2, **KINDS["ema"])
     policy.save_adapter(tmp_path / "out", base_name="tiny/base", base_revision="abc")
     for name, value in frozen.items():
         assert torch.equal(policy._peft.state_dict()[name], value), name

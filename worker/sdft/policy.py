@@ -142,7 +142,12 @@ class Policy(Protocol):
         """Text without special tokens."""
 
     def sample(
-        self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int | list[int],
+        *,
+        generator: torch.Generator,
+        arm: Arm = "student",
     ) -> list[Rollout]:
         """One rollout a prompt, from an arm's undistorted distribution."""
 

@@ -195,6 +195,35 @@ def test_rollouts_that_are_all_alike_make_the_step_of_one():
     torch.testing.assert_close(one.student, four.student)
 
 
+def test_a_guided_rollout_begins_as_its_demonstration_and_all_of_it_is_scored():
+    """Fault caught: a beginning that is not in the loss, not counted in the limit, or shown as if it were asked."""
+    policy, limit = Bigrams(), 3  # a demonstration has four tokens
+    reporter, result = run(policy, guided_share=1.0, total_steps=40, max_completion_tokens=limit, rehearsal_share=0.0)
+    demonstration = policy.encode_completion("bcd")
+    prompts = [policy.encode_chat(one.messages) for one in DEMONSTRATIONS]
+    given = []
+    for asked in policy.asked:
+        [start] = [asked[len(prompt) :] for prompt in prompts if asked[: len(prompt)] == prompt]
+        assert start == demonstration[: len(start)]
+        given.append(len(start))
+    assert set(given) == {0, 1, 2}
+    said = 4 * sum(reporter.curve("completion_tokens_mean"))
+    assert result.generated_tokens == said - sum(given)
+    assert result.trained_tokens == said
+
+
+def test_what_the_student_would_not_come_to_by_itself_is_learned_from_guided_rollouts():
+    """Fault caught: guidance that is drawn and not used. A student that stops early never sees what comes after."""
+
+    def learned(share):
+        policy = Bigrams()
+        policy.base[3:6, END] += 12.0  # after a, b or c
+        run(policy, guided_share=share, total_steps=40)
+        return distance(policy)
+
+    assert learned(1.0) < 0.5 * learned(0.0)
+
+
 def test_a_continued_adapter_is_taught_by_the_version_it_starts_from():
     """A teacher without the parent's weights would pull earlier skills back out."""
     parent = torch.zeros(12, 12)
@@ -282,6 +311,7 @@ KINDS = {
         "teacher": TeacherConfig(kind="hard_sync", rate=1.0, every=5),
         "objective": ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=15),
     },
+    "guided": {"guided_share": 0.5},
     "live": {"teacher": TeacherConfig(kind="live"), "objective": ObjectiveConfig(kind="jsd", alpha=0.5)},
 }
 LONG = 24
