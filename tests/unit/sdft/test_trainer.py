@@ -198,6 +198,7 @@ def test_rollouts_that_are_all_alike_make_the_step_of_one():
 def test_a_guided_rollout_begins_as_its_demonstration_and_all_of_it_is_scored():
     """Fault caught: a beginning that is not in the loss, not counted in the limit, or shown as if it were asked."""
     policy, limit = Bigrams(), 3  # a demonstration has four tokens
+    policy.base[:, END] -= 50.0  # goes on to the limit
     reporter, result = run(policy, guided_share=1.0, total_steps=40, max_completion_tokens=limit, rehearsal_share=0.0)
     demonstration = policy.encode_completion("bcd")
     prompts = [policy.encode_chat(one.messages) for one in DEMONSTRATIONS]
@@ -207,6 +208,7 @@ def test_a_guided_rollout_begins_as_its_demonstration_and_all_of_it_is_scored():
         assert start == demonstration[: len(start)]
         given.append(len(start))
     assert set(given) == {0, 1, 2}
+    assert set(reporter.curve("completion_tokens_mean")) == {limit}
     said = 4 * sum(reporter.curve("completion_tokens_mean"))
     assert result.generated_tokens == said - sum(given)
     assert result.trained_tokens == said
