@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tiny_models import save_tiny
-from tests.training.test_checkpoint import STEPS, TEACHERS, run, step_folder
+from tests.training.test_checkpoint import KINDS, STEPS, run, step_folder
 from tests.training.test_policy import aligned, answers_of, load, prompts_of
 from tests.training.test_prompt_memory import score
 from worker.hf.base import Base
@@ -77,14 +77,14 @@ def test_equal_seeds_sample_equal_tokens(policy):
     assert [rollout.ids for rollout in first] == [rollout.ids for rollout in second]
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
-def test_a_job_trains_and_goes_on_from_a_checkpoint(folder, tmp_path, teacher):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_trains_and_goes_on_from_a_checkpoint(folder, tmp_path, kind):
     """Fault caught: moments, a teacher that moves or randomness on another device than what they belong to."""
     bases = [Base.load(folder, device=DEVICE) for _ in range(2)]
-    _, whole = run(folder, tmp_path / "whole", policy=on_device(bases[0]), **TEACHERS[teacher])
+    _, whole = run(folder, tmp_path / "whole", policy=on_device(bases[0]), **KINDS[kind])
     _, rest = run(
         folder, tmp_path / "rest", policy=on_device(bases[1]), resume_from=step_folder(tmp_path / "whole", 3),
-        **TEACHERS[teacher],
+        **KINDS[kind],
     )  # fmt: skip
     assert all(map(math.isfinite, whole.curve("train_loss") + whole.curve("grad_norm")))
     assert len(rest.steps) == STEPS - 3
