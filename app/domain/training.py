@@ -280,9 +280,9 @@ def _guidance(requested: Hyperparameters, answer_tokens: int, *, small_base: boo
     """Share of guided rollouts, and steps to make room for."""
     if isinstance(requested, SupervisedHyperparameters):
         return 0.0, MIN_STEPS
-    is_hard = small_base and answer_tokens > SHORT_ANSWER_TOKENS
-    share = value_or(requested.decided().guided_share, GUIDED_SHARE if is_hard else 0.0)
-    if not is_hard:
+    is_long = small_base and answer_tokens > SHORT_ANSWER_TOKENS
+    share = value_or(requested.decided().guided_share, GUIDED_SHARE if is_long else 0.0)
+    if not is_long:
         return share, MIN_STEPS
     alone = min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * (answer_tokens - SHORT_ANSWER_TOKENS))
     return share, GUIDED_STEPS if share else alone
