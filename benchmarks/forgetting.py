@@ -73,9 +73,13 @@ def publish(results: Results, asked: Sequence[Cell]) -> None:
 
 
 def done(results: Results, asked: Sequence[Cell]) -> dict[Cell, Known]:
-    """What is known of all cells, asked for now or not."""
+    """What is known of all cells, asked for now or not.
+
+    On some skills two ways ask for the same training; it is told once, as the usual way.
+    """
     seeds = sorted({*SEEDS, *(cell.seed for cell in asked)})
-    return {cell: known for cell in plan(list(ARMS), list(SKILLS), seeds) if (known := results.known(cell))}
+    cells = {results.digest(cell): cell for cell in reversed(plan(list(ARMS), list(SKILLS), seeds))}
+    return {cell: known for cell in reversed(cells.values()) if (known := results.known(cell))}
 
 
 def write(results: Results, asked: Sequence[Cell]) -> None:

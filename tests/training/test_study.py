@@ -16,7 +16,7 @@ from app.domain import training as domain_training
 from app.domain.demonstrations import read_demonstrations
 from benchmarks import forgetting
 from benchmarks.study import store
-from benchmarks.study.cells import Cell, plan
+from benchmarks.study.cells import ARMS, Arm, Cell, plan
 from benchmarks.study.figures import Count, Known, Outcome
 from benchmarks.study.store import Results
 from benchmarks.study.training import lay_out
@@ -83,6 +83,7 @@ def test_what_was_published_is_not_run_again_nor_what_it_went_on_from(base, tmp_
     """Fault caught: a new checkout that trains home anew, whose version nothing that is missing goes on from."""
     monkeypatch.setattr(store, "PUBLISHED", tmp_path / "results.json")
     monkeypatch.setattr(forgetting, "PUBLISHED", tmp_path / "results.json")
+    monkeypatch.setitem(ARMS, "again", Arm("told twice", ARMS["rehearsal"].hyperparameters))
     cells = plan(["rehearsal", "sft"], ["home", "tool"], [0])
     outcome = Outcome(Count(30, 40), None, {"other": Count(1, 9)}, 0.1, 60.0)
     Results(tmp_path / "first", base).publish({cell: Known(None, outcome, 40, 60.0, "c0de") for cell in cells[:3]})
@@ -93,7 +94,9 @@ def test_what_was_published_is_not_run_again_nor_what_it_went_on_from(base, tmp_
 
     asked = ["--base", str(base), "--out", str(tmp_path / "again"), "--publish"]
     forgetting.main(asked)
-    assert "3 of 96 trainings are done" in (tmp_path / "study.md").read_text()
+    page = (tmp_path / "study.md").read_text()
+    assert "3 of 96 trainings are done" in page
+    assert "told twice" not in page
     assert "rehearsed" not in (tmp_path / "study.svg").read_text()
     assert Results(tmp_path / "again", base).missing(cells[:3]) == []
 
