@@ -52,7 +52,7 @@ median is above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, u
 GUIDED_SHARE = 1.0
 GUIDED_STEPS = 96
 """Of guided rollouts on a small base where demonstrations are longer: every place of an answer is come to from the
-first step on, so steps need not grow with its length."""
+first step on. Measured at 17 tokens; whether longer ones need more steps is not known (decision 10)."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
 MIN_TO_SPLIT = 24
