@@ -51,6 +51,7 @@ WRITE_SECONDS = 1.0
 """Steps of a small model take milliseconds: they are written down together, this often."""
 STALL_STEPS = 20
 """A trainer is stuck after so many times its usual time between two messages, but not before ``stall_seconds``."""
+OUT_OF_TIME = "The job reached its time limit. Raise limits.max_seconds (or the server's own limit), or ask for less."
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -252,7 +253,7 @@ class Attempt:
                 log.warning("trainer_failed", code=code, log_tail=trainer.log_tail())
                 self.write(runs.fail_or_retry, code, message, param=param)
             case _ if self._stop == "time_limit":
-                self.write(runs.fail_or_retry, "time_limit", "The job reached its time limit.")
+                self.write(runs.fail_or_retry, "time_limit", OUT_OF_TIME)
             case _ if self._stop == "stalled":
                 self.write(runs.fail_or_retry, "worker_lost", "The trainer made no progress for too long.")
             case _ if self._stop == "drain" or trainer.drained:
