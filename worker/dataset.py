@@ -19,6 +19,7 @@ from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingCon
 from worker.evals.schema import Bounds, LineageScore
 from worker.evals.scorers import ScorerChoice, infer_scorer
 from worker.evals.suites import (
+    Messages,
     Split,
     Suite,
     demonstration_suite,
@@ -43,8 +44,7 @@ def part(order: Order, folder: Path) -> Split:
     Raises:
         Unprocessable: Nothing is left to train on.
     """
-    asked = asked_before(order, folder)
-    taught = {prompt_sha256(one) for path in order.rehearsal for one in read_demonstrations(folder / path)} - asked
+    asked, taught = asked_before(order, folder), taught_before(order, folder)
     demonstrations = read_demonstrations(folder / "train.jsonl")
     if order.validation_sha256 is None:
         parts = split(demonstrations, order.seed, asked=asked, taught=taught)
@@ -62,7 +62,24 @@ def part(order: Order, folder: Path) -> Split:
 
 def asked_before(order: Order, folder: Path) -> set[str]:
     """Digests of the prompts that earlier versions of the lineage are measured on."""
-    return {prompt_sha256(one) for skill in order.earlier for one in read_demonstrations(folder / skill.path)}
+    return _prompts(folder, [skill.path for skill in order.earlier])
+
+
+def taught_before(order: Order, folder: Path) -> set[str]:
+    """Digests of the prompts that earlier versions of the lineage were trained on."""
+    return _prompts(folder, order.rehearsal) - asked_before(order, folder)
+
+
+def measured_on(order: Order, folder: Path, data: Split) -> set[str]:
+    """Digests of all prompts that the job's report asks, but for those of lm-evaluation-harness."""
+    asked: list[Messages] = [one.messages for one in data.heldout]
+    asked += [one.messages for suite in order.suites for one in stream_questions(folder / suite.path)]
+    asked += [item.messages for item in general_suite().items]
+    return asked_before(order, folder) | set(map(prompt_sha256, asked))
+
+
+def _prompts(folder: Path, paths: Sequence[str]) -> set[str]:
+    return {prompt_sha256(one.messages) for path in paths for one in read_demonstrations(folder / path)}
 
 
 @dataclass(frozen=True)
@@ -136,9 +153,8 @@ def make_suites(
         )
         for one in order.earlier
     ]
-    clients = [
-        question_suite(suite.name, list(stream_questions(folder / suite.path)), data.training) for suite in order.suites
-    ]
+    trained = taught_before(order, folder) | {prompt_sha256(one.messages) for one in data.training}
+    clients = [question_suite(one.name, list(stream_questions(folder / one.path)), trained) for one in order.suites]
     general = general_suite(rehearsed=config.rehearses_shipped)
     return [*([skill] if data.heldout else []), *earlier, general, *clients]
 

@@ -15,7 +15,15 @@ from worker.evals.report import build_report
 from worker.evals.run import ArmName, Measured, Peculiar, evaluate
 from worker.evals.schema import Cost, Report
 from worker.evals.scorers import NLL, ScorerChoice
-from worker.evals.suites import Split, Suite, Unaskable, demonstration_suite, general_suite, question_suite
+from worker.evals.suites import (
+    Split,
+    Suite,
+    Unaskable,
+    demonstration_suite,
+    general_suite,
+    prompt_sha256,
+    question_suite,
+)
 from worker.harness import open_tasks
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
@@ -84,10 +92,12 @@ class Evaluation:
     def suites(self) -> tuple[list[Suite], list[Demonstration]]:
         """What is asked, and of that what was held out of the version's own skill."""
         suites, own = [], []
+        heldout: set[str] = set()
         for skill in self.order.skills:
             questions = read_demonstrations(self.folder / skill.path)
             is_own = skill == self.own_skill
             own += questions if is_own else []
+            heldout |= {prompt_sha256(one.messages) for one in questions if is_own or skill.inherited}
             suites.append(
                 demonstration_suite(
                     skill.adapter if is_own else f"{skill.adapter}:{skill.version}",
@@ -98,7 +108,8 @@ class Evaluation:
                     tolerance=skill.tolerance,
                 )
             )
-        trained = [one for path in self.order.trained for one in read_demonstrations(self.folder / path)]
+        files = (one for path in self.order.trained for one in read_demonstrations(self.folder / path))
+        trained = {prompt_sha256(one.messages) for one in files} - heldout
         clients = [
             question_suite(suite.name, list(stream_questions(self.folder / suite.path)), trained)
             for suite in self.order.suites

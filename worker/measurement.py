@@ -86,7 +86,7 @@ class Measurement:
             data=self.data,
             start=self.start,
             rehearsal=lambda policy, again: rehearsal(
-                self.order, self.folder, prompts_of_its_own(policy, again, None, self.reporter)
+                self.order, self.folder, self.data, prompts_of_its_own(policy, again, None, self.reporter)
             ),
             ask=lambda policy, **given: self.ask(
                 policy, suites, tasks=self.tasks_again(policy, measured), known=measured, **given

@@ -27,7 +27,7 @@ from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
 from worker.measurement import NOT_COMPARED, Measurement
-from worker.rehearsal import check_room, prompts_of_its_own, rehearsal
+from worker.rehearsal import check_prompts, prompts_of_its_own, rehearsal
 from worker.reporting import Drained, PhaseClock, PipeReporter, RunFailed
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
@@ -216,7 +216,8 @@ class Training:
         self.warn(policy, config)
         if config.method == "supervised":
             return config
-        check_room(self.order, self.folder, policy, config, self.reporter)
+        for warning in check_prompts(self.order, self.folder, data, policy, config):
+            self.reporter.event("warn", warning)
         teacher = check_teacher(policy, data.training, config)
         self.reporter.event("info", teacher.sentence, **teacher.numbers)
         if not teacher.teacher_is_better:
@@ -274,7 +275,7 @@ class Training:
             base_revision=order.base.revision,
             constants={"own_prompts": own},
         )
-        prompts = rehearsal(order, self.folder, own)
+        prompts = rehearsal(order, self.folder, data, own)
         result = train(policy, data.training, prompts, config, self.reporter, checkpoints, resume)
         if not result.finished:
             raise Drained

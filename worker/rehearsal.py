@@ -8,12 +8,12 @@ from app.domain.demonstrations import read_demonstrations
 from app.domain.errors import Unprocessable
 from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
-from worker.dataset import asked_before
-from worker.evals.suites import Messages, neutral_prompts, prompt_sha256
+from worker.dataset import measured_on
+from worker.evals.suites import Messages, Split, neutral_prompts, prompt_sha256
 from worker.examples import Rehearsal, prompt_room
 from worker.hf.checkpoint import CheckpointState
 from worker.hf.model import HfPolicy
-from worker.reporting import PipeReporter, Reporter
+from worker.reporting import PipeReporter
 from worker.sdft.own_prompts import own_prompts
 from worker.sdft.policy import Arm, Policy
 
@@ -36,20 +36,21 @@ def prompts_of_its_own(
     return prompts
 
 
-def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> Rehearsal:
+def rehearsal(order: Order, folder: Path, data: Split, own: Sequence[str] | None = None) -> Rehearsal:
     """Neutral prompts and, half as many, prompts that the lineage was trained on, in turn until there are enough.
 
     Those that ship with the project are about no skill: the base answers them, or what each version of a lineage lost
     would be added up. All others may be about an earlier one: the starting point does.
 
-    What an earlier version was measured on is never rehearsed, or its score would say nothing. A file is gone
-    through in the order of its prompts' digests: as it lies there it may be sorted by kind.
+    What the report asks is never rehearsed, or it would say nothing of what was not. A file is gone through in the
+    order of its prompts' digests: as it lies there it may be sorted by kind.
     """
-    taught_by, unskilled = _unskilled(order, folder, own)
-    asked = asked_before(order, folder)
+    asked = measured_on(order, folder, data)
+    taught_by, prompts_of_any = _unskilled(order, folder, own)
+    unskilled = [messages for messages in prompts_of_any if prompt_sha256(messages) not in asked]
     skills = []
     for path in order.rehearsal:
-        prompts = {prompt_sha256(one): one.messages for one in read_demonstrations(folder / path)}
+        prompts = {prompt_sha256(one.messages): one.messages for one in read_demonstrations(folder / path)}
         skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
     if not any(skills):
         return {taught_by: unskilled}
@@ -60,34 +61,48 @@ def rehearsal(order: Order, folder: Path, own: Sequence[str] | None = None) -> R
     return rehearsed
 
 
-def check_room(order: Order, folder: Path, policy: Policy, config: TrainingConfig, reporter: Reporter) -> None:
-    """Say how many prompts are left out, as no answer fits behind them.
+def check_prompts(order: Order, folder: Path, data: Split, policy: Policy, config: TrainingConfig) -> list[str]:
+    """Warnings of how many prompts are left out, as the report asks them or no answer fits behind them.
 
     Those that the starting point makes up come later, and are short.
 
     Raises:
         Unprocessable: All of the client's own are left out.
     """
+    warnings: list[str] = []
     if config.num_rehearsal == 0:
-        return
+        return warnings
     room, limit = prompt_room(policy, config), f"max_completion_tokens ({config.max_completion_tokens})"
     if order.rehearsal_file is not None:
+        asked = measured_on(order, folder, data)
         own = read_demonstrations(folder / order.rehearsal_file)
-        if all(len(policy.encode_chat(one.messages)) > room for one in own):
+        free = [one.messages for one in own if prompt_sha256(one.messages) not in asked]
+        if not free:
+            raise Unprocessable(
+                "nothing_to_rehearse",
+                "Every prompt of the file to rehearse is asked in this job's evaluation, which could then not tell "
+                "what was kept from what was rehearsed. Add others.",
+                param=f"method.{order.method}.hyperparameters.rehearsal.file",
+            )
+        if len(free) < len(own):
+            warnings.append(
+                f"{len(own) - len(free)} of {len(own)} prompts to rehearse are asked in this job's evaluation and are "
+                "left out."
+            )
+        if all(len(policy.encode_chat(messages)) > room for messages in free):
             raise Unprocessable(
                 "nothing_to_rehearse",
                 f"No prompt of the file to rehearse leaves room for an answer of {limit}. Shorten the prompts, or "
                 "lower max_completion_tokens.",
                 param=f"method.{order.method}.hyperparameters.rehearsal.file",
             )
-    planned = rehearsal(order, folder, [] if config.rehearsal_prompts == "self" else None)
+    planned = rehearsal(order, folder, data, [] if config.rehearsal_prompts == "self" else None)
     prompts = {tuple(policy.encode_chat(messages)) for of_arm in planned.values() for messages in of_arm}
     if num_long := sum(len(prompt) > room for prompt in prompts):
-        reporter.event(
-            "warn",
-            f"{num_long} of {len(prompts)} prompts to rehearse leave no room for an answer of {limit} and are left "
-            "out.",
+        warnings.append(
+            f"{num_long} of {len(prompts)} prompts to rehearse leave no room for an answer of {limit} and are left out."
         )
+    return warnings
 
 
 def _unskilled(order: Order, folder: Path, own: Sequence[str] | None) -> tuple[Arm, list[Messages]]:

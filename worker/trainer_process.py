@@ -78,9 +78,12 @@ def run(attempt: Training | Evaluation) -> int | None:
         reporter.failed("base_model_unavailable", str(error))
     except Exception as error:
         if memory.ran_out(error):
-            reporter.failed(
-                "out_of_memory", "The worker ran out of memory; a smaller batch_size or shorter completions need less."
+            less = (
+                "fewer suites or a smaller max_tokens of their questions need less"
+                if isinstance(attempt, Evaluation)
+                else "a smaller batch_size or shorter completions need less"
             )
+            reporter.failed("out_of_memory", f"The worker ran out of memory; {less}.")
         elif _is_full(error):
             reporter.failed("worker_lost", "The worker's disk is full.")
         else:

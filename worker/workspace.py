@@ -153,7 +153,7 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
         general=any(suite["name"] == GENERAL for suite in suites),
         rehearsed=_rehearses_shipped(session, version),
         suites=_suites(session, file_ids, plan),
-        trained=_rehearsal(session, [version] if file_ids else [], plan),
+        trained=_rehearsal(session, lineage if file_ids else [], plan),
         tasks=[suite["task"] for suite in suites if "task" in suite],
     )
 

@@ -55,7 +55,8 @@ async def create_file(
 ) -> Response:
     """Upload demonstrations to train on, or questions to measure with.
 
-    Every line is checked; a file with an error is not kept, and its errors are told by line. Retries are safe, as for a job.
+    Every line is checked; a file with an error is not kept, and its errors are told by line. Retries are
+    safe, as for a job.
     """
     async with received(request, resources.store, max_file_bytes=settings.limits.upload_bytes) as upload:
         return answered(await run_in_threadpool(_keep, resources, caller.project_id, upload, sending))

@@ -4,15 +4,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from app.domain.text_rules import CannotScore
 
-_ACTION: Final = re.compile(r"^[ \t]*+Action:[ \t]*+(\S.*?)[ \t]*$", re.MULTILINE)
+_ACTION: Final = re.compile(r"^[ \t]*+Action:[ \t]*+(\S.*+)", re.MULTILINE)
 _INPUT: Final = re.compile(r"^[ \t]*+Action Input:\s*+", re.MULTILINE)
 
 Calls = tuple[Counter[str], Counter[tuple[str, str]]]
 """Names of the tools called, and every argument with its value, over all calls."""
+_Path: TypeAlias = tuple["_Path", str | int] | None
+"""Of the container, and the key in it: leaves share what their paths begin with, for a key may be as long as a line."""
 
 
 def json_equal(answer: str, expected: str) -> bool:
@@ -84,7 +86,7 @@ def _calls(text: str) -> Calls | None:
 def _actions(text: str) -> tuple[list[str], list[Any]]:
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
     inputs = [decoder.raw_decode(text, found.end())[0] for found in _INPUT.finditer(text)]
-    return _ACTION.findall(text), inputs
+    return [name.rstrip(" \t") for name in _ACTION.findall(text)], inputs
 
 
 def _json_calls(value: Any) -> tuple[list[str], list[Any]]:
@@ -127,13 +129,10 @@ def _integers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _leaves(value: Any, path: _Path = None) -> Iterator[tuple[_Path, str]]:
     """Each leaf with its path; an empty container is a leaf, and so is the root if it holds nothing."""
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{json.dumps(key)}")
-    elif isinstance(value, list) and value:
-        for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{index}]")
+    if isinstance(value, dict | list) and value:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, (path, key))
     else:
         yield path, _canonical(value)

@@ -9,11 +9,12 @@ import re2
 
 _QUOTES: Final = " \"'`\u2018\u2019\u201c\u201d"
 _NUMBER: Final = re.compile(
-    r"""(?<![\w.]) [-+]?
-    (?: (?: \d{1,3} (?: ,\d{3} )++ (?!\d) | \d++ ) (?: \.\d++ )? | \.\d++ )
-    (?: [eE][-+]?\d{1,3} (?!\d) )?""",
+    r"""(?<![\w.]) ([-+]?)
+    (?: (\d++ (?: ,\d++ )*+) (\.\d++)? | (\.\d++) )
+    ([eE][-+]?\d{1,3} (?!\d))?""",
     re.VERBOSE,
 )
+_THOUSANDS: Final = re.compile(r"\d{1,3}(?:,\d{3})++")
 _LETTER: Final = re.compile(r"<answer>\s*+\(?([a-z])\s*+(?:[).:,\-][^<]*+)?</answer>", re.IGNORECASE)
 """Alone, or told by a mark from what is behind it: "A cell divides" is no choice of A."""
 MAX_PATTERN: Final = 1000
@@ -34,7 +35,7 @@ def exact(answer: str, expected: str) -> bool:
 
 
 def normalized(answer: str, expected: str) -> bool:
-    """Equal but for case, space, and quotes or sentence punctuation around the whole."""
+    """Equal but for case, space, and quotes or sentence punctuation around the whole; punctuation alone is itself."""
     return _normalize(answer) == _normalize(expected)
 
 
@@ -94,15 +95,15 @@ def choice(answer: str, expected: str) -> bool:
         CannotScore: The expectation is neither a letter nor a text with one in ``<answer>``.
     """
     wanted = expected.strip() if len(expected.strip()) == 1 else _chosen(expected)
-    if wanted is None or not wanted.isalpha():
-        raise CannotScore("the expected answer is neither a letter nor holds one in <answer></answer>")
+    if wanted is None or not (wanted.isascii() and wanted.isalpha()):
+        raise CannotScore("the expected answer is neither a letter from A to Z nor holds one in <answer></answer>")
     return _chosen(answer) == wanted.upper()
 
 
 def _normalize(text: str) -> str:
-    """Lower case, one space, no quotes around the whole and no sentence punctuation at its end."""
+    """Lower case, one space, no quotes around the whole and no sentence punctuation at its end, if that leaves any."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.strip(_QUOTES).rstrip(".!?,;: ").rstrip(_QUOTES)
+    return folded.strip(_QUOTES).rstrip(".!?,;: ").rstrip(_QUOTES) or folded
 
 
 def _words(text: str) -> str:
@@ -110,9 +111,19 @@ def _words(text: str) -> str:
 
 
 def _numbers(text: str) -> list[Decimal]:
-    """Numbers as people write them in English: a sign, commas between thousands, a point, an exponent."""
-    found = _NUMBER.findall(unicodedata.normalize("NFKC", text).replace("\u2212", "-"))
-    return [Decimal(number.replace(",", "")) for number in found]
+    """Numbers as people write them in English: a sign, commas between thousands, a point, an exponent.
+
+    Commas that do not part thousands part numbers.
+    """
+    numbers: list[str] = []
+    for sign, whole, fraction, bare, exponent in _NUMBER.findall(
+        unicodedata.normalize("NFKC", text).replace("\u2212", "-")
+    ):
+        parts = [whole.replace(",", "")] if _THOUSANDS.fullmatch(whole) else whole.split(",")
+        parts[0] = sign + parts[0]
+        parts[-1] += fraction + bare + exponent
+        numbers += parts
+    return [Decimal(number) for number in numbers]
 
 
 def _chosen(text: str) -> str | None:

@@ -192,7 +192,9 @@ class EvaluationOrder(_Frozen):
     rehearsed: bool = Field(description="Whether the version's training had the shipped rehearsal prompts.")
     suites: list[SuiteFile] = []
     trained: list[str] = Field(
-        [], description="The version's training file, to tell which of the suites' questions it has; none if deleted."
+        [],
+        description="Training files of the version and its ancestors, to tell which of the suites' questions they "
+        "have; a deleted one is missing.",
     )
     tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
     tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")

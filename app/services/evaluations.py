@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from app.db.models import AdapterVersion, BaseModel, Blob, Evaluation, Job
+from app.db.models import AdapterVersion, BaseModel, Blob, Evaluation, File, Job
 from app.db.session import after_commit
 from app.dispatch import Broker
 from app.domain.errors import Conflict, Invalid, NotFound
@@ -197,6 +197,10 @@ def _suites(
             chosen[name] = {"version_id": None, "file_id": file.id}
         else:
             member = _suite_of(session, project_id, name, param=param)
+            if member.adapter.base_model != version.adapter.base_model:
+                made_by = session.get_one(Job, member.job_id)
+                file = session.get_one(File, made_by.validation_file_id or made_by.training_file_id)
+                base_models.check_roles(session.get_one(BaseModel, version.adapter.base_model), file, param=param)
             chosen[label(member)] = {"version_id": member.id}
     if not chosen:
         message = "Nothing was held out of what this version and its ancestors were taught; ask the suite general too."

@@ -16,6 +16,7 @@ from app.domain.demonstrations import read_demonstrations
 from app.domain.trainer_protocol import Order
 from app.domain.training import SupervisedHyperparameters, TrainingConfig
 from benchmarks.study.store import MAX_REPLAYED_TOKENS, file_sha256
+from worker.dataset import part
 from worker.examples import REHEARSAL_WEIGHT, Rehearsal, encode_rehearsal
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
@@ -61,7 +62,7 @@ def own_answers(order: Order, folder: Path, rehearsing: TrainingConfig, remember
     the same ones.
     """
     to_the_end = rehearsing.model_copy(update={"max_completion_tokens": MAX_REPLAYED_TOKENS})
-    prompts = rehearsal(order, folder)
+    prompts = rehearsal(order, folder, part(order, folder))
     parent = folder / "parent" if order.parent else None
     weights = [order.base.weights_sha256, file_sha256(parent / "adapter_model.safetensors") if parent else None]
     decided_by = json.dumps([weights, prompts, to_the_end.model_dump()], sort_keys=True)

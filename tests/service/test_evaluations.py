@@ -250,6 +250,23 @@ def test_only_the_projects_own_questions_that_the_base_can_be_asked_are_suites(h
         assert (error["code"], error["param"]) == (code, "suites[1]")
 
 
+def test_a_skill_over_another_base_is_a_suite_where_this_one_can_be_asked_it(http, session, project, line):
+    """Fault caught: an internal error of the worker, once the chat template meets a message that it takes none of."""
+    factories.make_base_model(session, "other-base")
+    for name, roles in (("open", ["user", "assistant"]), ("shut", ["user", "assistant", "tool"])):
+        file = factories.make_file(session, project, validation={"stats": {"roles": roles}})
+        job = factories.make_job(
+            session, "succeeded", project=project, adapter_name=name, base_model="other-base", training_file=file
+        )
+        factories.make_version(session, project=project, job=job, heldout=HELDOUT)
+    session.get_one(factories.models.BaseModel, "tiny").overheads = {"message": {"tool": None}}
+    session.commit()
+    assert post(http, version="lamps:1", suites=["open:1"]).status_code == 200
+    error = error_of(post(http, version="lamps:1", suites=["general", "shut:1"]), 400)
+    assert (error["code"], error["param"]) == ("unrecognized_role", "suites[1]")
+    assert post(http, version="shut:1", suites=["shut:1"]).status_code == 200
+
+
 def test_another_projects_version_is_not_there(http, session, base):
     version = factories.make_version(session, heldout=HELDOUT)
     session.commit()

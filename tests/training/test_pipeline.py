@@ -36,6 +36,7 @@ from app.domain.trainer_protocol import (
     ParentRef,
     PastScore,
     Stay,
+    SuiteFile,
     checkpoint_path,
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
@@ -44,6 +45,7 @@ from worker import memory, pipeline, trainer_process
 from worker.dataset import Lengths, make_suites, part
 from worker.evals.run import Measured
 from worker.evals.scorers import ScorerChoice
+from worker.evals.suites import general_suite
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf.base import Base
 from worker.hf.chat import Chat
@@ -256,7 +258,7 @@ def test_a_job_asks_its_own_questions_with_its_own_scorer(base: BaseModelRef, tm
     suites = {suite["name"]: suite for suite in report["suites"]}
     assert suites["lamp"]["scorers"] == {"contains": 1}
     mine = suites["file mine.jsonl"]
-    assert (mine["role"], mine["n"], mine["scorers"]) == ("client", 2, {"regex": 2, "numeric": 1})
+    assert (mine["role"], mine["n"], mine["scorers"]) == ("client", 2, {"regex": 2, "numeric": 2})
     assert {arm["arm"]: arm["num_right"] >= 1 for arm in mine["arms"]} == {"base": True, "candidate": True}
     assert "questions of your choice" in (folder / "out" / "report.html").read_text()
 
@@ -283,7 +285,7 @@ def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier.jsonl")
     shutil.copy(before / "train.jsonl", folder / "lamp.jsonl")
     order = Order.model_validate_json((folder / "order.json").read_bytes())
-    rehearsed = rehearsal(order, folder)
+    rehearsed = rehearsal(order, folder, part(order, folder))
     neutral, lamps = ([messages[-1]["content"] for messages in rehearsed[arm]] for arm in ("base", "parent"))
     lines = (folder / "earlier.jsonl").read_text().splitlines()
     heldout = {json.loads(line)["messages"][0]["content"] for line in lines}
@@ -329,7 +331,7 @@ def test_the_clients_own_prompts_are_rehearsed(base: BaseModelRef, tmp_path: Pat
     line = {"prompt": "Mine.", "completion": "unused"}
     (folder / "rehearsal.jsonl").write_text(json.dumps(line) + "\n")
     order = Order.model_validate_json((folder / "order.json").read_bytes())
-    assert rehearsal(order, folder) == {"parent": [({"role": "user", "content": "Mine."},)]}
+    assert rehearsal(order, folder, part(order, folder)) == {"parent": [({"role": "user", "content": "Mine."},)]}
 
 
 def rehearse_file(folder: Path, base: BaseModelRef, prompts: list[str]) -> Path:
@@ -359,6 +361,66 @@ def test_a_job_that_could_rehearse_none_of_its_clients_prompts_fails_before_it_t
         run(folder)
     assert refused.value.code == "nothing_to_rehearse"
     assert refused.value.param == "method.sdft.hyperparameters.rehearsal.file"
+
+
+def test_what_the_report_asks_is_not_rehearsed_wherever_the_prompts_come_from(
+    base: BaseModelRef, tmp_path: Path
+) -> None:
+    """Else a version that rehearsed an earlier skill's questions, or its client's, would seem to have kept them."""
+    mine = {"prompt": "What do my users ask?", "expected": "a", "scorer": "exact"}
+    general = next(item for item in general_suite().items).messages[0]["content"]
+    earlier = EarlierSkill(
+        adapter="lamp", version=1, path="earlier.jsonl", sha256="1" * 64, scorer="exact", max_completion_tokens=12
+    )
+    suite = SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="2" * 64)
+    folder = lay_out(
+        tmp_path / "asked", base, earlier=[earlier], suites=[suite], rehearsal_file="rehearsal.jsonl",
+        hyperparameters=SdftHyperparameters.model_validate(
+            QUICK | {"rehearsal": {"share": 0.5, "prompts": "file", "file": "file-1"}}
+        ),
+    )  # fmt: skip
+    (folder / "mine.jsonl").write_text(json.dumps(mine) + "\n")
+    (folder / "earlier.jsonl").write_text(json.dumps({"prompt": "Earlier?", "completion": "a"}) + "\n")
+    order = Order.model_validate_json((folder / "order.json").read_bytes())
+    data = part(order, folder)
+    asked = [mine["prompt"], general, "Earlier?", data.heldout[0].messages[-1]["content"]]
+    assert {"role": "user", "content": asked[-1]} == data.heldout[0].messages[-1]
+
+    def offer(prompts: list[str]) -> None:
+        lines = (json.dumps({"prompt": prompt, "completion": "unused"}) + "\n" for prompt in prompts)
+        (folder / "rehearsal.jsonl").write_text("".join(lines))
+
+    offer([*asked, "Free."])
+    [rehearsed] = rehearsal(order, folder, data).values()
+    assert [messages[-1]["content"] for messages in rehearsed] == ["Free."]
+    [of_its_own] = rehearsal(order, folder, data, [*asked, "Made up."]).values()
+    assert [messages[-1]["content"] for messages in of_its_own] == ["Made up."]
+    told = [message.message for message in run(folder, Stopping, after_step=1) if message.kind == "event"]
+    assert "4 of 5 prompts to rehearse are asked in this job's evaluation and are left out." in told
+    offer(asked)
+    with pytest.raises(Unprocessable, match="Every prompt of the file to rehearse is asked"):
+        run(folder)
+
+
+def test_questions_that_an_earlier_version_was_trained_on_are_counted_too(
+    base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    before, _ = finished
+    suite = SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="2" * 64)
+    earlier = EarlierSkill(
+        adapter="lamp", version=1, path="earlier.jsonl", sha256="1" * 64, scorer="exact", max_completion_tokens=12
+    )
+    folder = lay_out(tmp_path / "next", base, word="fan", earlier=[earlier], rehearsal=["lamp.jsonl"], suites=[suite])
+    shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier.jsonl")
+    shutil.copy(before / "train.jsonl", folder / "lamp.jsonl")
+    lines = [json.loads(line) for line in (before / "train.jsonl").read_text().splitlines()]
+    questions = [{"messages": line["messages"][:-1], "expected": "a", "scorer": "exact"} for line in lines]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
+    attempt = Training(folder, PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
+    data, lengths = attempt_data(attempt)
+    config = attempt.resolve(lengths)
+    suites = make_suites(attempt.order, folder, data, config, scorer=EXACT, longest_answer=12)
+    assert suites[-1].num_trained == len(lines) - len((folder / "earlier.jsonl").read_text().splitlines())
 
 
 def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:

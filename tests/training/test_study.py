@@ -21,6 +21,7 @@ from benchmarks.study.figures import Count, Known, Outcome
 from benchmarks.study.store import Results
 from benchmarks.study.training import lay_out
 from tests.tiny_models import save_tiny
+from worker.dataset import part
 from worker.hf.base import Base
 from worker.hf.import_model import FACTS_NAME, measure
 from worker.hf.model import HfPolicy
@@ -131,7 +132,8 @@ def test_a_replay_has_the_prompts_the_share_and_the_weight_of_rehearsal(base, tm
     taught = {one.messages[0]["content"] for one in read_demonstrations(data_path("tool", "training"))}
     counts = Counter(one.messages[0]["content"] for one in lines)
     assert {counts.pop(prompt) for prompt in taught} == {steps * 8 // 64}
-    rehearsed = [messages[0]["content"] for some in rehearsal(order, folder).values() for messages in some]
+    prompts = rehearsal(order, folder, part(order, folder))
+    rehearsed = [messages[0]["content"] for some in prompts.values() for messages in some]
     assert counts.keys() <= set(rehearsed)
     home = {one.messages[0]["content"] for one in read_demonstrations(data_path("home", "training"))}
     assert counts.total() == steps * 16

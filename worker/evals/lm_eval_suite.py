@@ -4,6 +4,7 @@ Needs the extra ``lm-eval``. A task is asked as the harness asks a chat model: t
 examples as turns. Of a task's metrics the first one counts that is right or wrong on every item.
 """
 
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,10 @@ DEFAULT_NEW_TOKENS: Final = 256
 """Likewise."""
 LOT: Final = 64
 """Requests between two words to the supervisor."""
-VERDICTS: Final = ("acc", "exact", "em", "pass")
-"""Parts of the names of metrics that are right or wrong, and not partly."""
+VERDICTS: Final = frozenset({"acc", "exact", "em", "pass"})
+"""Words in the names of metrics that are right or wrong, and not partly: of several, one of these counts."""
+PROBED: Final = 16
+"""Items whose half-right answers show which metrics give parts of a point."""
 
 Sample = Mapping[str, Any]
 """What the harness logs of one item under one filter."""
@@ -151,7 +154,7 @@ class LmEvalSuite:
             tasks = {label: _prepared(task) for label, task in manager.load(name)["tasks"].items()}
             chosen = _choose({label: len(task.eval_docs) for label, task in tasks.items()})
             samples = _run(prompts, tasks, chosen)
-            metrics = {label: _metric(label, rows) for label, rows in samples.items()}
+            metrics = {label: _metric(tasks[label], label, rows) for label, rows in samples.items()}
             rows = list(_rows(samples, metrics))
             items = tuple(
                 _item(task, row, metrics[task]) for task, row in rows if all(map(prompts.fits, row["arguments"]))
@@ -219,14 +222,27 @@ def _choose(sizes: Mapping[str, int]) -> dict[str, list[int]]:
     return {label: list(range(0, size, step)) for label, size in sizes.items()}
 
 
-def _metric(label: str, rows: Sequence[Sample]) -> tuple[str, str]:
-    """The metric and the filter by which a task's items are right or wrong."""
+def _metric(task: Any, label: str, rows: Sequence[Sample]) -> tuple[str, str]:
+    """The metric and the filter by which a task's items are right or wrong.
+
+    Args:
+        task: Which marks.
+        label: Its name.
+        rows: Its marks of empty answers, which tell only some metrics that give parts of a point.
+    """
     first = [row for row in rows if row["filter"] == rows[0]["filter"]]
-    judged = [name for name in first[0]["metrics"] if all(row[name] in (0, 1) for row in first)]
+    marks = [*first, *(_half_right(task, row) for row in first[:PROBED] if isinstance(row["filtered_resps"][0], str))]
+    judged = [name for name in first[0]["metrics"] if all(row[name] in (0, 1) for row in marks)]
     if not judged:
         raise ValueError(f"no metric of {label} calls an item right or wrong")
-    verdicts = [name for name in judged if any(part in name for part in VERDICTS)]
+    verdicts = [name for name in judged if VERDICTS & set(re.split(r"[\W_]+", name))]
     return (verdicts or judged)[0], rows[0]["filter"]
+
+
+def _half_right(task: Any, row: Sample) -> Mapping[str, Any]:
+    """Marks of what is expected with other words behind it."""
+    marks: Mapping[str, Any] = task.process_results(row["doc"], [f"{_expected(row)[0]} and nothing else"])
+    return marks
 
 
 def _rows(samples: Mapping[str, list[Sample]], metrics: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, Sample]]:

@@ -45,11 +45,11 @@ SCORERS: Final[dict[str, Scorer]] = {
     scorer.name: scorer
     for scorer in (
         Scorer("exact", 1, text_rules.exact),
-        Scorer("normalized", 1, text_rules.normalized),
+        Scorer("normalized", 2, text_rules.normalized),
         Scorer("contains", 1, text_rules.contains),
         Scorer("regex", 2, text_rules.matches),
-        Scorer("numeric", 1, text_rules.numeric),
-        Scorer("choice", 2, text_rules.choice),
+        Scorer("numeric", 2, text_rules.numeric),
+        Scorer("choice", 3, text_rules.choice),
         Scorer("json", 1, json_rules.json_equal, partial=json_rules.json_field_f1),
         Scorer("tool_call", 1, json_rules.tool_call),
     )

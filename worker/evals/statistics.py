@@ -202,7 +202,8 @@ def conclude_kept(difference: Estimate, loss: Loss | None, *, margin: float, p_v
         return verdict
     if loss.p_value <= (1 - CONFIDENCE) / 2:
         return "worse"
-    too_few = loss.num_had < num_to_show(margin) and verdict != "better"
+    improved = difference.interval.low > 0 and p_value <= 1 - CONFIDENCE
+    too_few = loss.num_had < num_to_show(margin) and not improved
     if too_few or (loss.num_lost and loss.num_lost / loss.num_had > margin):
         return min(verdict, "insufficient_evidence", key=GRAVEST.index)
     return verdict

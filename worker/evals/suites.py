@@ -121,7 +121,7 @@ def split(
         asked: Prompts, by digest, that earlier versions of the lineage are measured on: never trained on.
         taught: Prompts that earlier versions were trained on: never held out.
     """
-    prompts = {prompt_sha256(one): one for one in reversed(demonstrations)}
+    prompts = {prompt_sha256(one.messages): one for one in reversed(demonstrations)}
     size = count_heldout(len(prompts), of_validation=False)
     free = sorted(_shuffled(prompts.keys() - taught, seed), key=lambda key: key not in asked)
     chosen = sorted(free[:size])
@@ -132,7 +132,7 @@ def split(
         else f"Nothing was held out: {len(prompts)} different prompts are fewer than {MIN_TO_SPLIT}."
     )
     return Split(
-        [one for one in demonstrations if prompt_sha256(one) not in kept_back],
+        [one for one in demonstrations if prompt_sha256(one.messages) not in kept_back],
         [prompts[key] for key in chosen],
         statement + _of_lineage(prompts.keys() & taught, prompts.keys() & asked),
     )
@@ -146,9 +146,9 @@ def hold_out(
 
     ``asked`` and ``taught`` are as ``split`` has them.
     """
-    kept = [one for one in training if prompt_sha256(one) not in asked]
-    trained = {prompt_sha256(one) for one in kept}
-    prompts = {prompt_sha256(one): one for one in reversed(validation)}
+    kept = [one for one in training if prompt_sha256(one.messages) not in asked]
+    trained = {prompt_sha256(one.messages) for one in kept}
+    prompts = {prompt_sha256(one.messages): one for one in reversed(validation)}
     unseen = prompts.keys() - trained - taught
     chosen = sorted(_shuffled(unseen, seed)[: count_heldout(len(unseen), of_validation=True)])
     statement = (
@@ -156,7 +156,7 @@ def hold_out(
         f"{len(validation) - len(prompts)} repeated a prompt, "
         f"{len(prompts.keys() & trained)} were in the training file."
     )
-    withheld = {prompt_sha256(one) for one in training} & asked
+    withheld = {prompt_sha256(one.messages) for one in training} & asked
     return Split(kept, [prompts[key] for key in chosen], statement + _of_lineage(prompts.keys() & taught, withheld))
 
 
@@ -186,15 +186,19 @@ def demonstration_suite(
     return Suite(name, role, items)
 
 
-def question_suite(name: str, questions: Sequence[Question], training: Sequence[Demonstration]) -> Suite:
+def question_suite(name: str, questions: Sequence[Question], trained: AbstractSet[str]) -> Suite:
     """A client's questions, equal prompts once. An answer may be as long as what is expected, in bytes, within bounds.
 
     Answers to equal prompts are equal: counted twice, they would narrow intervals without telling anything.
+
+    Args:
+        name: Of the suite.
+        questions: Of its file.
+        trained: Digests of the prompts that the version or one before it was trained on.
     """
     different: dict[str, Question] = {}
     for one in questions:
         different.setdefault(repr(one.messages), one)
-    trained = {prompt_sha256(one) for one in training}
     items = tuple(
         Item(
             id=f"line {one.line}",
@@ -212,7 +216,7 @@ def question_suite(name: str, questions: Sequence[Question], training: Sequence[
         name,
         "client",
         items,
-        num_trained=sum(prompt_sha256(one) in trained for one in different.values()),
+        num_trained=sum(prompt_sha256(one.messages) in trained for one in different.values()),
         num_repeated=len(questions) - len(different),
     )
 
@@ -255,9 +259,9 @@ def _record(demonstration: Demonstration) -> dict[str, Any]:
     return {"messages": [*demonstration.messages, answer], **document}
 
 
-def prompt_sha256(demonstration: Demonstration) -> str:
+def prompt_sha256(messages: Messages) -> str:
     """Digest of a prompt, blind to case and spacing."""
-    turns = [[message["role"], " ".join(message["content"].casefold().split())] for message in demonstration.messages]
+    turns = [[message["role"], " ".join(message["content"].casefold().split())] for message in messages]
     return hashlib.sha256(json.dumps(turns).encode()).hexdigest()
 
 

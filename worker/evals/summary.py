@@ -83,7 +83,8 @@ def caveats(
         f"The general suite is easy and short. {_reach(suites, kept)}" for one in suites if one.role == "general"
     )
     notes.extend(
-        f"{name}: the prompts of {count} questions are in the training file too, so it flatters this version."
+        f"{name}: the prompts of {count} questions are in the training file of this version, or of one that it "
+        "goes on from, so it flatters this version."
         for name, count in num_trained.items()
         if count
     )

@@ -266,7 +266,8 @@ def test_without_a_skill_or_anything_else_there_is_no_trade_off(shape: str) -> N
 def test_bars_are_drawn_on_their_suites_scale(shape: str, low: float, high: float) -> None:
     made = SHAPES[shape]
     drawn = pictures(render_html(made), "interval")
-    for svg, arm in zip(drawn, made.suites[0].arms, strict=False):
+    arms = made.suites[0].arms
+    for svg, arm in zip(drawn[: len(arms)], arms, strict=True):
         spread = next(rect for rect in svg.iter("rect") if rect.get("class") == "spread")
         left, right = (100 * (edge - low) / (high - low) for edge in (arm.score.low, arm.score.high))
         assert float(spread.get("x", "")) == pytest.approx(left, abs=0.01)

@@ -1,7 +1,9 @@
 """Scorers credit what is right, in the forms an answer may take, and say so when they cannot judge."""
 
+import json
 import re
 import time
+import tracemalloc
 
 import pytest
 
@@ -27,6 +29,8 @@ Action Input: {"day": "today"}"""
         ("normalized", '"team=shipping".', "team=shipping", True),
         ("normalized", "lamp on kitchen", "lamp.on(kitchen)", False),
         ("normalized", "lamp.on(kitchen), please", "lamp.on(kitchen)", False),
+        ("normalized", "", "?", False),
+        ("normalized", "?", "?", True),
         ("contains", "The capital of France is Paris.", "Paris", True),
         ("contains", "The parish is old.", "Paris", False),
         ("contains", "2 + 3 = 15", "5", False),
@@ -46,6 +50,9 @@ Action Input: {"day": "today"}"""
         ("numeric", "7 is what 3 and 4 make", "7", False),
         ("numeric", "It costs $1,234.50", "1234.5", True),
         ("numeric", "1,23", "123", False),
+        ("numeric", "-1,234,567.5", "-1234567.5", True),
+        ("numeric", "4,17,200", "200", True),
+        ("numeric", "2,1111", "1111", True),
         ("numeric", "10 - 12 = \u22122", "-2", True),
         ("numeric", "from 5-10", "10", True),
         ("numeric", "2.50e3", "2,500", True),
@@ -96,6 +103,7 @@ def test_a_number_may_be_off_by_the_tolerance(answer: str, tolerance: float | No
         ("numeric", "three", "not one number"),
         ("choice", "AB", "neither a letter"),
         ("choice", "4", "neither a letter"),
+        ("choice", "\u0411", "neither a letter"),
         ("tool_call", "say hello", "no tool calls"),
         ("tool_call", "Action: a\nAction Input: [1]", "no tool calls"),
     ],
@@ -141,14 +149,33 @@ def test_a_pattern_that_has_no_bound_is_refused_at_upload_as_in_scoring(pattern:
 @pytest.mark.parametrize("scorer", sorted(SCORERS))
 @pytest.mark.parametrize(
     "text",
-    ["1" * 20_000, "<answer>" * 3_000, "Action: a\n" * 3_000, "a," * 20_000, "\u0660.5 \u00bd"],
-    ids=["digits", "tags", "actions", "commas", "foreign"],
+    [
+        "1" * 20_000,
+        "<answer>" * 3_000,
+        "Action: a\n" * 3_000,
+        "a," * 20_000,
+        "\u0660.5 \u00bd",
+        "1" + ",111" * 250_000 + "2",
+        "Action: x" + " " * 1_000_000 + "y",
+    ],
+    ids=["digits", "tags", "actions", "commas", "foreign", "thousands", "a wide action"],
 )
 def test_no_answer_takes_long_or_breaks_a_rule(scorer: str, text: str) -> None:
     expected = {"json": "{}", "numeric": "1", "choice": "A", "tool_call": ACTIONS}.get(scorer, "b")
     began = time.monotonic()
     assert SCORERS[scorer].score(text, [expected]) == 0.0
     assert time.monotonic() - began < 5
+
+
+def test_fields_under_a_long_name_take_no_memory_for_it() -> None:
+    """Paths were texts: a key of 40 kB over 10,000 leaves took 400 MB."""
+    text = json.dumps({"k" * 40_000: list(range(10_000))})
+    tracemalloc.start()
+    try:
+        assert json_field_f1(text, text) == 1.0
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

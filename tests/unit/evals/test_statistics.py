@@ -195,6 +195,9 @@ def test_of_what_was_there_before_a_gain_is_no_harm_and_a_loss_is_one_of_what_wa
 def test_what_is_better_on_the_whole_need_not_have_been_known() -> None:
     assert conclude_kept(_estimate(0.3, 0.6), _loss(0, 3), margin=0.1, p_value=0.001) == "better"
     assert conclude_kept(_estimate(0.3, 0.6), _loss(1, 3), margin=0.1, p_value=0.001) == "insufficient_evidence"
+    # A little better, and the gate passes it too.
+    assert conclude_kept(_estimate(0.02, 0.08), _loss(0, 6), margin=0.1, p_value=0.008) == "same"
+    assert conclude_kept(_estimate(0.02, 0.08), _loss(0, 6), margin=0.1, p_value=0.2) == "insufficient_evidence"
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(1, "insufficient_evidence"), (34, "insufficient_evidence"), (35, "same")])

@@ -45,9 +45,9 @@ def test_a_tenth_is_held_out_within_bounds(count: int, heldout: int) -> None:
 def test_the_parts_share_no_prompt_even_when_a_prompt_is_repeated_in_another_spelling() -> None:
     demonstrations = [*_many(60), *(_demonstration(f"  QUESTION  {index}", "no") for index in range(60))]
     parts = split(demonstrations, seed=1)
-    trained = {prompt_sha256(one) for one in parts.training}
+    trained = {prompt_sha256(one.messages) for one in parts.training}
     assert parts.heldout
-    assert trained.isdisjoint(prompt_sha256(one) for one in parts.heldout)
+    assert trained.isdisjoint(prompt_sha256(one.messages) for one in parts.heldout)
 
 
 def test_the_split_depends_on_the_seed_and_not_on_the_order() -> None:
@@ -68,21 +68,21 @@ def test_a_lineage_never_trains_on_what_it_is_measured_on() -> None:
     """The same file with another seed; fault caught: 7 of 10 held-out prompts of version 1 trained on by version 2."""
     file = _many(100)
     first = split(file, seed=1)
-    asked, taught = ({prompt_sha256(one) for one in part} for part in (first.heldout, first.training))
+    asked, taught = ({prompt_sha256(one.messages) for one in part} for part in (first.heldout, first.training))
     second = split(file, seed=2, asked=asked, taught=taught)
-    assert {prompt_sha256(one) for one in second.heldout} == asked
+    assert {prompt_sha256(one.messages) for one in second.heldout} == asked
     assert len(second.training) == 90
     grown = split(
         [*file, *(_demonstration(f"more {index}") for index in range(100))], seed=2, asked=asked, taught=taught
     )
-    assert asked < {prompt_sha256(one) for one in grown.heldout}
-    assert taught.isdisjoint(prompt_sha256(one) for one in grown.heldout)
-    assert asked.isdisjoint(prompt_sha256(one) for one in grown.training)
+    assert asked < {prompt_sha256(one.messages) for one in grown.heldout}
+    assert taught.isdisjoint(prompt_sha256(one.messages) for one in grown.heldout)
+    assert asked.isdisjoint(prompt_sha256(one.messages) for one in grown.training)
     assert "90 prompts taught to an earlier version were not held out" in grown.statement
 
 
 def test_a_validation_file_is_cleared_of_what_the_lineage_was_taught() -> None:
-    asked, taught = ({prompt_sha256(_demonstration(prompt))} for prompt in ("question 5", "new"))
+    asked, taught = ({prompt_sha256(_demonstration(prompt).messages)} for prompt in ("question 5", "new"))
     validation = [_demonstration(prompt) for prompt in ("question 3", "question 5", "new", "newer")]
     parts = hold_out(_many(30), validation, seed=0, asked=asked, taught=taught)
     assert {one.messages[0]["content"] for one in parts.heldout} == {"question 5", "newer"}
@@ -95,7 +95,7 @@ def test_a_clients_questions_become_items_and_trained_ones_are_counted() -> None
         {"prompt": "new", "expected": "7", "scorer": "numeric", "tolerance": 1, "max_tokens": 5},
     ]
     questions = [parse_question(json.dumps(line).encode(), number) for number, line in enumerate(lines, 1)]
-    suite = question_suite("file mine.jsonl", questions, _many(10))
+    suite = question_suite("file mine.jsonl", questions, {prompt_sha256(one.messages) for one in _many(10)})
     assert (suite.role, suite.num_trained) == ("client", 1)
     first, second = suite.items
     assert (first.id, first.expected, first.max_new_tokens) == ("line 1", ("a", "b" * 100), 100)
