@@ -93,6 +93,13 @@ def test_a_group_is_a_suite_whose_kinds_are_its_tasks(policy: HfPolicy, manager:
     assert first.messages[0]["content"].endswith("<|end|>\n<|user|>lamp 0<|end|>\n<|assistant|>")
 
 
+def test_of_several_metrics_one_counts_whose_name_says_that_it_is_a_verdict() -> None:
+    """Fault caught: the "em" of semantic."""
+    marks = {"rouge": 0, "semantic_sim": 0, "quasi_exact": 0}
+    row = {"filter": "none", "metrics": list(marks), "filtered_resps": [(0.0, False)]} | marks
+    assert lm_eval_suite._metric(None, "task", [row]) == ("quasi_exact", "none")
+
+
 def test_arms_are_asked_the_same_and_answer_for_themselves(policy: HfPolicy, manager: TaskManager) -> None:
     suite = LmEvalSuite.load(manager, "sdft_local", policy)
     marks = {arm: ask(suite, arm) for arm in ("base", "student")}
@@ -200,6 +207,7 @@ def _loaded_manager(manager: TaskManager, monkeypatch: pytest.MonkeyPatch) -> No
         ("sdft_chose", r"There is no task sdft_chose .* Did you mean sdft_choose"),
         ("sdft_no_data", "The data of lm_eval:sdft_no_data are not on the worker"),
         ("sdft_perplexity", "neither right nor wrong"),
+        ("sdft_partly", "no metric of sdft_partly calls an item right or wrong"),
     ],
 )
 def test_what_cannot_be_asked_is_told_before_training(base: Any, tmp_path: Path, task: str, says: str) -> None:
