@@ -66,7 +66,7 @@ class Setting:
             asked = SdftHyperparameters(
                 batch_size=BATCH_SIZE // rollouts,
                 rollouts_per_prompt=rollouts,
-                guided_share=0.0,  # TRL has none
+                offline_share=0.0,  # TRL has none
                 lora_rank=LORA_RANK,
                 lora_alpha=LORA_ALPHA,
                 template=TEMPLATE,

@@ -36,12 +36,14 @@ def measure(
 ) -> dict[str, float]:
     """What a step shows, from its rollouts and from what is known of those that carried loss, by place in the step.
 
-    The first ``num_rollouts`` are the tasks, the rest is rehearsal.
+    The first ``num_rollouts`` are the tasks, the rest is rehearsal. How rollouts look tells of the student only
+    where it said them.
     """
     tasks = [means for place, means in known.items() if place < config.num_rollouts]
     neutral = [means["loss"] for place, means in known.items() if place >= config.num_rollouts]
-    said = rollouts[: config.num_rollouts]
-    metrics = {"completion_tokens_mean": fmean(len(rollout.ids) for rollout in said)}
+    learned = rollouts[: config.num_rollouts]
+    said = [rollout for rollout in learned if rollout.sampled]
+    metrics = {"completion_tokens_mean": fmean(len(rollout.ids) for rollout in learned)}
     if tasks:
         mean = {name: fmean(means[name] for means in tasks) for name in tasks[0]}
         metrics |= {"train_loss": mean["loss"], "train_accuracy": mean["agreement"]}
@@ -52,7 +54,7 @@ def measure(
             metrics["anchor_kl"] = mean["anchor"]
     if neutral:
         metrics["rehearsal_loss"] = fmean(neutral)
-    if config.method == "sdft":
+    if said:
         metrics |= {
             "truncated_share": fmean(not rollout.stopped for rollout in said),
             "distinct_4": distinct_4([rollout.ids for rollout in said]),

@@ -19,7 +19,6 @@ from worker.hf.checkpoint import Checkpoints, CheckpointState
 from worker.objective import divergence
 from worker.reporting import Reporter
 from worker.sdft.align import Aligned
-from worker.sdft.guidance import beginnings
 from worker.sdft.policy import Policy, Rollout
 from worker.sdft.student import backward
 from worker.sdft.teacher import follow, parent_hidden, teacher_hidden
@@ -102,11 +101,11 @@ def train(  # noqa: PLR0917 - what is trained, on what, how; who is told; from w
 
 
 def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: TrainingConfig) -> dict[str, float]:
-    """Take one step towards the teacher on the student's own samples; what it shows."""
+    """Take one step towards the teacher along the rollouts; what it shows."""
     distils, phases = config.method == "sdft", Phases(policy.device)
     own = chosen[: config.num_rollouts] if distils else []
-    rollouts, num_sampled = _roll_out(policy, own, config, state.generator)
-    rollouts += [Rollout(task.prompt, task.answer, stopped=True) for task in chosen[len(own) :]]
+    rollouts = _roll_out(policy, own, config, state.generator)
+    rollouts += [Rollout(task.prompt, task.answer, stopped=True, sampled=False) for task in chosen[len(own) :]]
     phases.end("rollout")
 
     sequences = [
@@ -139,22 +138,24 @@ def _step(policy: Policy, chosen: Sequence[Task], state: TrainState, config: Tra
     num_tokens, seconds = sum(len(rollout.ids) for rollout in rollouts), sum(phases.seconds.values())
     state.seconds += seconds
     state.trained_tokens += sum(sequence.num_rows for sequence in sequences)
-    state.generated_tokens += num_sampled
+    state.generated_tokens += sum(len(rollout.ids) for rollout in rollouts if rollout.sampled)
     return metrics | phases.seconds | {"tokens_per_second": num_tokens / seconds}
 
 
 def _roll_out(
     policy: Policy, tasks: Sequence[Task], config: TrainingConfig, generator: torch.Generator
-) -> tuple[list[Rollout], int]:
-    """What the student says to each task, what it was given to go on from included; how many tokens it said itself."""
-    longest = config.max_completion_tokens
-    given = beginnings([task.answer for task in tasks], share=config.guided_share, longest=longest, generator=generator)
-    said = policy.sample(
-        [task.prompt + start for task, start in zip(tasks, given, strict=True)],
-        [longest - len(start) for start in given],
-        generator=generator,
-    )
-    rollouts = [
-        Rollout(task.prompt, start + own.ids, own.stopped) for task, start, own in zip(tasks, given, said, strict=True)
+) -> list[Rollout]:
+    """What the student says to each task or, of ``config.offline_share``, the demonstration in its place.
+
+    The share is what one less GKD's ``lmbda`` is (arXiv 2306.13649). Nothing is drawn for it where it is 0.
+    """
+    share, longest = config.offline_share, config.max_completion_tokens
+    are_offline = (torch.rand(len(tasks), generator=generator) < share).tolist() if share else [False] * len(tasks)
+    prompts = [task.prompt for task, is_offline in zip(tasks, are_offline, strict=True) if not is_offline]
+    said = iter(policy.sample(prompts, longest, generator=generator) if prompts else [])
+    return [
+        Rollout(task.prompt, task.answer[:longest], stopped=len(task.answer) <= longest, sampled=False)
+        if is_offline
+        else next(said)
+        for task, is_offline in zip(tasks, are_offline, strict=True)
     ]
-    return rollouts, sum(len(own.ids) for own in said)

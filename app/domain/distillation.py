@@ -23,7 +23,7 @@ EMA_RATE: Final = 0.01
 SYNC_STEPS: Final = 10
 PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
     "default": {"objective": {"kind": "forward_kl"}, "teacher": {"kind": "frozen"}, "anchor_weight": 0.0},
-    "paper": {"teacher": {"kind": "ema"}, "template": "paper", "rehearsal": {"share": 0.0}, "guided_share": 0.0},
+    "paper": {"teacher": {"kind": "ema"}, "template": "paper", "rehearsal": {"share": 0.0}, "offline_share": 0.0},
     "retain": {"objective": {"kind": "isdft"}, "anchor_weight": 2e-3},
 }
 """What an ``"auto"`` becomes before anything else decides; what a preset leaves open is as in ``default``."""

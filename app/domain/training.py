@@ -48,11 +48,8 @@ SHORT_ANSWER_TOKENS = 8
 STEPS_A_TOKEN = 18
 MAX_MIN_STEPS = 240
 """By itself a small base comes to a longer answer token by token, as its own samples get further: demonstrations whose
-median is above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all."""
-GUIDED_SHARE = 1.0
-GUIDED_STEPS = 96
-"""Of guided rollouts on a small base where demonstrations are longer: every place of an answer is come to from the
-first step on. Measured at 17 tokens; whether longer ones need more steps is not known (decision 10)."""
+median is above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all, unless
+rollouts are offline: along the demonstration every place of an answer is come to from the first step on."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
 MIN_TO_SPLIT = 24
@@ -130,7 +127,7 @@ class SdftHyperparameters(SharedHyperparameters):
     preset: Preset = Field(
         "default",
         description="Fills in what is left at auto. paper: ema teacher, the paper's wording, neither rehearsal nor "
-        "guided rollouts. retain: isdft and an anchor of 2e-3.",
+        "offline rollouts. retain: isdft and an anchor of 2e-3.",
     )
     objective: ObjectiveRequest = ObjectiveRequest()
     anchor_weight: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
@@ -148,9 +145,9 @@ class SdftHyperparameters(SharedHyperparameters):
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="Samples of the student at each demonstration's prompt; together they weigh as one."
     )
-    guided_share: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
+    offline_share: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
         "auto",
-        description="Of rollouts, those that go on from a part of the demonstration instead of from nothing. auto: "
+        description="Of rollouts, those that are the demonstration itself instead of a sample of the student. auto: "
         "as the preset says, else 1 on a small base whose demonstrations are longer than 8 tokens, or 0.",
     )
     template: TemplateName | Auto = Field("auto", description="How the teacher is shown the demonstration.")
@@ -173,6 +170,9 @@ class SdftHyperparameters(SharedHyperparameters):
         if asked.rehearsal.share == 0 and asked.rehearsal.prompts != "builtin":
             msg = "rehearsal.prompts has no effect where rehearsal.share is 0; set a share or remove it"
             raise Contradiction(msg, "rehearsal.prompts")
+        if asked.offline_share == 1 and asked.rollouts_per_prompt > 1:
+            msg = "several rollouts of a prompt are all the demonstration where offline_share is 1; lower either"
+            raise Contradiction(msg, "rollouts_per_prompt")
         return self
 
     def decided(self) -> Self:
@@ -216,7 +216,7 @@ class TrainingConfig(Frozen):
     max_completion_tokens: int = Field(ge=1)
     loss_skip_tokens: int = Field(0, ge=0)
     rollouts_per_prompt: int = Field(1, ge=1)
-    guided_share: float = Field(0.0, ge=0, le=1)
+    offline_share: float = Field(0.0, ge=0, le=1)
     template: TemplateName | Auto = "auto"
     weak_teacher: Literal["warn", "fail"] = "warn"
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -276,16 +276,14 @@ def peak_learning_rate(requested: Hyperparameters, *, method: Method, num_parame
     return rate * multiplier
 
 
-def _guidance(requested: Hyperparameters, answer_tokens: int, *, small_base: bool) -> tuple[float, int]:
-    """Share of guided rollouts, and steps to make room for."""
+def _rollouts(requested: Hyperparameters, answer_tokens: int, *, small_base: bool) -> tuple[float, int]:
+    """Share of offline rollouts, and steps to make room for."""
     if isinstance(requested, SupervisedHyperparameters):
         return 0.0, MIN_STEPS
-    is_long = small_base and answer_tokens > SHORT_ANSWER_TOKENS
-    share = value_or(requested.decided().guided_share, GUIDED_SHARE if is_long else 0.0)
-    if not is_long:
-        return share, MIN_STEPS
-    alone = min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * (answer_tokens - SHORT_ANSWER_TOKENS))
-    return share, GUIDED_STEPS if share else alone
+    excess = max(0, answer_tokens - SHORT_ANSWER_TOKENS) if small_base else 0
+    samples_one = requested.rollouts_per_prompt == 1
+    share = value_or(requested.decided().offline_share, float(excess > 0 and samples_one))
+    return share, MIN_STEPS if share else min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * excess)
 
 
 def depends_on_data(requested: Hyperparameters) -> bool:
@@ -334,7 +332,7 @@ def resolve(
     small_base = num_parameters < SMALL_BASE_PARAMETERS
     batch_size = value_or(requested.batch_size, max(8, min(32, facts.num_examples * 2 // 50)))
     batch_size = min(batch_size, facts.num_examples)
-    guided_share, min_steps = _guidance(requested, facts.demonstration_tokens_p50, small_base=small_base)
+    offline_share, min_steps = _rollouts(requested, facts.demonstration_tokens_p50, small_base=small_base)
     num_epochs = value_or(requested.n_epochs, min(50, max(2, math.ceil(min_steps * batch_size / facts.num_examples))))
     total_steps = math.ceil(facts.num_examples * num_epochs / batch_size)
     config: dict[str, Any] = {
@@ -365,7 +363,7 @@ def resolve(
         max_completion_tokens=max_completion_tokens,
         loss_skip_tokens=skip,
         rollouts_per_prompt=requested.rollouts_per_prompt,
-        guided_share=guided_share,
+        offline_share=offline_share,
         template=requested.template,
         weak_teacher=requested.weak_teacher,
         objective=resolve_objective(requested.objective, total_steps),

@@ -50,7 +50,7 @@ ARMS = {
     "shorter": Arm("the default, 40 steps", SdftHyperparameters(n_epochs=5)),
     "longer": Arm("the default, 56 steps", SdftHyperparameters(n_epochs=7)),
     "less-rehearsal": Arm("the default, share 1/4", SdftHyperparameters(rehearsal=RehearsalRequest(share=0.25))),
-    "alone": Arm("the default, no rollout guided", SdftHyperparameters(guided_share=0.0)),
+    "sampled": Arm("the default, every rollout sampled", SdftHyperparameters(offline_share=0.0)),
     "own-prompts": Arm("the default, its own prompts", SdftHyperparameters(rehearsal=RehearsalRequest(prompts="self"))),
     "low-rate": Arm("the default, rate 5e-4", SdftHyperparameters(learning_rate=5e-4)),
     "rank-32": Arm("the default, rank 32", SdftHyperparameters(lora_rank=32, lora_alpha=64)),

@@ -248,10 +248,10 @@ def test_without_a_finished_job_times_are_null_and_what_can_be_counted_is_told(h
 def test_automatic_steps_count_the_token_that_ends_a_demonstration_as_the_worker_does(http, base):
     """Fault caught: the demo's third skill was estimated at a token less, and took two epochs more."""
     training, validation = (upload(http, lines(num, prompt=30, answer=16)).json()["id"] for num in (64, 20))
-    # 48 steps without guidance, and 18 for each of 17 tokens above 8, in whole epochs of 8.
-    alone = {"method": {"type": "sdft", "sdft": {"hyperparameters": {"guided_share": 0}}}}
-    assert told(http, training, validation_file=validation, **alone)["steps"] == 216
-    assert told(http, training, validation_file=validation)["steps"] == 96
+    # Of samples 48 steps, and 18 for each of 17 tokens above 8, in whole epochs of 8.
+    sampled = {"method": {"type": "sdft", "sdft": {"hyperparameters": {"offline_share": 0}}}}
+    assert told(http, training, validation_file=validation, **sampled)["steps"] == 216
+    assert told(http, training, validation_file=validation)["steps"] == 48
 
 
 def test_documents_are_counted_for_the_teacher_that_reads_them(http, base, finish):

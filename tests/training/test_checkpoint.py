@@ -81,7 +81,7 @@ KINDS = {
         "objective": ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=5),
     },
     "live": {"teacher": TeacherConfig(kind="live")},
-    "guided": {"guided_share": 0.7},
+    "partly offline": {"offline_share": 0.7},
 }
 
 

@@ -33,21 +33,21 @@ def test_a_job_has_enough_steps_however_few_its_examples(num_examples: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("p50", "guided_share", "total_steps", "alone"),
-    [(5, 0, 48, 48), (8, 0, 48, 48), (9, 1, 96, 72), (17, 1, 96, 216), (29, 1, 96, 240), (300, 1, 96, 240)],
+    ("p50", "offline_share", "sampled_steps"),
+    [(5, 0, 48), (8, 0, 48), (9, 1, 72), (17, 1, 216), (29, 1, 240), (300, 1, 240)],
 )
-def test_a_small_base_is_guided_through_longer_answers_or_has_more_steps(
-    p50: int, guided_share: float, total_steps: int, alone: int
+def test_a_small_base_learns_longer_answers_along_the_demonstration_or_has_more_steps(
+    p50: int, offline_share: float, sampled_steps: int
 ) -> None:
     of = facts(p50=p50, p99=p50)
     config = resolved(of, num_parameters=SMALL)
-    assert (config.guided_share, config.total_steps) == (guided_share, total_steps)
-    for asked in ({"guided_share": 0.0}, {"preset": "paper"}):
-        unguided = resolved(of, num_parameters=SMALL, **asked)
-        assert (unguided.guided_share, unguided.total_steps) == (0, alone)
+    assert (config.offline_share, config.total_steps) == (offline_share, 48)
+    for asked in ({"offline_share": 0.0}, {"preset": "paper"}, {"rollouts_per_prompt": 2}):
+        sampled = resolved(of, num_parameters=SMALL, **asked)
+        assert (sampled.offline_share, sampled.total_steps) == (0, sampled_steps)
     larger = resolved(of)
-    assert (larger.guided_share, larger.total_steps) == (0, 48)
-    assert resolved(of, guided_share=0.25).guided_share == 0.25
+    assert (larger.offline_share, larger.total_steps) == (0, 48)
+    assert resolved(of, offline_share=0.25).offline_share == 0.25
     supervised = resolve(
         SupervisedHyperparameters(), method="supervised", seed=1, facts=facts(p50=p50, p99=p50), num_parameters=SMALL,
         has_earlier=False,

@@ -160,22 +160,14 @@ class HfPolicy(AdaptedModel):
         return hidden_TH
 
     def sample(
-        self, prompts: list[list[int]], max_new_tokens: int | list[int], *,
-        generator: torch.Generator, arm: Arm = "student",
-    ) -> list[Rollout]:  # fmt: skip
+        self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
+    ) -> list[Rollout]:
         """One rollout of an arm a prompt, temperature 1, nothing cut off.
 
         What is drawn belongs to a prompt and a place in its answer, whatever is decoded with it.
-
-        Args:
-            prompts: In any order; rollouts come back in the same.
-            max_new_tokens: One limit, or one a prompt.
-            generator: Of all that is drawn.
-            arm: Whose.
         """
-        limits = _limits(max_new_tokens, prompts)
-        quantiles_BT = torch.rand(len(prompts), max(limits, default=0), generator=generator)
-        return self._decode(prompts, limits, arm, quantiles_BT, None)
+        quantiles_BT = torch.rand(len(prompts), max_new_tokens, generator=generator)
+        return self._decode(prompts, [max_new_tokens] * len(prompts), arm, quantiles_BT, None)
 
     def greedy(
         self, prompts: list[list[int]], max_new_tokens: int | list[int], *, arm: Arm,
@@ -189,7 +181,8 @@ class HfPolicy(AdaptedModel):
             arm: Whose.
             on_batch: Told after each batch how many prompts are done.
         """
-        return self._decode(prompts, _limits(max_new_tokens, prompts), arm, None, on_batch)
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        return self._decode(prompts, limits, arm, None, on_batch)
 
     def nll(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
         """Mean negative log-likelihood per completion token, one number a pair."""
@@ -303,10 +296,6 @@ class HfPolicy(AdaptedModel):
 
             side_by_side(answer, groups, num_lanes)
         return [answers[index] for index in range(len(prompts))]
-
-
-def _limits(max_new_tokens: int | list[int], prompts: list[list[int]]) -> list[int]:
-    return [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
 
 
 def _moves_rope(config: Any) -> bool:

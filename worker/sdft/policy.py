@@ -28,11 +28,13 @@ class Rollout:
         prompt: Token ids of the context.
         ids: Token ids said, the stop id included. These travel to the loss as they are; text is never tokenised again.
         stopped: Whether a stop id ended it, rather than the length limit.
+        sampled: Whether the policy said it now; else it was known before.
     """
 
     prompt: list[int]
     ids: list[int]
     stopped: bool
+    sampled: bool = True
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Policy(Protocol):
     def sample(
         self,
         prompts: list[list[int]],
-        max_new_tokens: int | list[int],
+        max_new_tokens: int,
         *,
         generator: torch.Generator,
         arm: Arm = "student",

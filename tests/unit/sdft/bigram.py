@@ -53,18 +53,17 @@ class Bigrams:
         return "".join(LETTERS[token - 3] for token in ids if token >= 3)
 
     def sample(
-        self,
-        prompts: list[list[int]],
-        max_new_tokens: int | list[int],
-        *,
-        generator: torch.Generator,
-        arm: Arm = "student",
+        self, prompts: list[list[int]], max_new_tokens: int, *, generator: torch.Generator, arm: Arm = "student"
     ) -> list[Rollout]:
         self.asked += prompts
-        return self._answer(prompts, max_new_tokens, arm, lambda p: int(torch.multinomial(p, 1, generator=generator)))
+        return [
+            self._speak(prompt, max_new_tokens, arm, lambda p: int(torch.multinomial(p, 1, generator=generator)))
+            for prompt in prompts
+        ]
 
     def greedy(self, prompts: list[list[int]], max_new_tokens: int | list[int], *, arm: Arm) -> list[Rollout]:
-        return self._answer(prompts, max_new_tokens, arm, lambda p: int(p.argmax()))
+        assert isinstance(max_new_tokens, int)
+        return [self._speak(prompt, max_new_tokens, arm, lambda p: int(p.argmax())) for prompt in prompts]
 
     @torch.no_grad()
     def nll(self, prompts: list[list[int]], completions: list[list[int]], *, arm: Arm) -> list[float]:
@@ -111,12 +110,6 @@ class Bigrams:
         delta = {"student": self.student, "teacher": self.teacher, "parent": self.parent, "base": None}[arm]
         table = self.base if delta is None else self.base + delta
         return table[context[-1]] + seen
-
-    def _answer(
-        self, prompts: list[list[int]], max_new_tokens: int | list[int], arm: Arm, choose: Any
-    ) -> list[Rollout]:
-        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
-        return [self._speak(prompt, limit, arm, choose) for prompt, limit in zip(prompts, limits, strict=True)]
 
     @torch.no_grad()
     def _speak(self, prompt: list[int], limit: int, arm: Arm, choose: Any) -> Rollout:

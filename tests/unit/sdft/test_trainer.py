@@ -22,7 +22,7 @@ from worker.sdft.align import Aligned
 from worker.sdft.monitor import Diverged
 from worker.sdft.student import backward
 from worker.sdft.teacher import teacher_hidden
-from worker.trainer import train
+from worker.trainer import _roll_out, train
 
 DEMONSTRATIONS = [
     Demonstration(({"role": "user", "content": question},), "bcd", line=number)
@@ -195,35 +195,50 @@ def test_rollouts_that_are_all_alike_make_the_step_of_one():
     torch.testing.assert_close(one.student, four.student)
 
 
-def test_a_guided_rollout_begins_as_its_demonstration_and_all_of_it_is_scored():
-    """Fault caught: a beginning that is not in the loss, not counted in the limit, or shown as if it were asked."""
-    policy, limit = Bigrams(), 3  # a demonstration has four tokens
-    policy.base[:, END] -= 50.0  # goes on to the limit
-    reporter, result = run(policy, guided_share=1.0, total_steps=40, max_completion_tokens=limit, rehearsal_share=0.0)
-    demonstration = policy.encode_completion("bcd")
-    prompts = [policy.encode_chat(one.messages) for one in DEMONSTRATIONS]
-    given = []
-    for asked in policy.asked:
-        [start] = [asked[len(prompt) :] for prompt in prompts if asked[: len(prompt)] == prompt]
-        assert start == demonstration[: len(start)]
-        given.append(len(start))
-    assert set(given) == {0, 1, 2}
-    assert set(reporter.curve("completion_tokens_mean")) == {limit}
-    said = 4 * sum(reporter.curve("completion_tokens_mean"))
-    assert result.generated_tokens == said - sum(given)
-    assert result.trained_tokens == said
+def test_an_offline_rollout_is_its_demonstration_and_all_of_it_is_scored():
+    """Fault caught: another one's demonstration; one that is sampled all the same, or longer than a rollout may be."""
+    for limit in (3, 9):  # a demonstration has four tokens
+        policy = Bigrams()
+        reporter, result = run(
+            policy, offline_share=1.0, total_steps=5, max_completion_tokens=limit, rehearsal_share=0.0
+        )
+        assert policy.asked == []
+        assert result.generated_tokens == 0
+        assert set(reporter.curve("completion_tokens_mean")) == {min(limit, 4)}
+        assert result.trained_tokens == 5 * 4 * min(limit, 4)
+        # How rollouts look tells of the student only where it said them.
+        assert not {"truncated_share", "distinct_4", "artefact_rate"} & set(reporter.steps[0])
 
 
-def test_what_the_student_would_not_come_to_by_itself_is_learned_from_guided_rollouts():
-    """Fault caught: guidance that is drawn and not used. A student that stops early never sees what comes after."""
+def test_the_share_is_of_rollouts_and_each_stays_with_its_prompt():
+    """Fault caught: a sample, or a demonstration, in another one's place."""
+    policy, config = Bigrams(), configure(offline_share=0.25)
+    demonstrations = [replace(one, completion="bcd"[: number % 3 + 1]) for number, one in enumerate(DEMONSTRATIONS)]
+    tasks = encode_tasks(policy, demonstrations, config) * 100
+    rollouts = _roll_out(policy, tasks, config, torch.Generator().manual_seed(0))
+    assert fmean(not rollout.sampled for rollout in rollouts) == pytest.approx(0.25, abs=0.05)
+    for task, rollout in zip(tasks, rollouts, strict=True):
+        assert rollout.prompt == task.prompt
+        assert rollout.sampled or (rollout.ids, rollout.stopped) == (task.answer, True)
+    assert policy.asked == [rollout.prompt for rollout in rollouts if rollout.sampled]
+
+
+def test_what_the_student_would_not_come_to_by_itself_is_learned_along_the_demonstration():
+    """Fault caught: a share that is read and not used. A student that stops early never sees what comes after."""
 
     def learned(share):
         policy = Bigrams()
         policy.base[3:6, END] += 12.0  # after a, b or c
-        run(policy, guided_share=share, total_steps=40)
+        run(policy, offline_share=share, total_steps=40)
         return distance(policy)
 
     assert learned(1.0) < 0.5 * learned(0.0)
+
+
+def test_where_no_rollout_is_offline_nothing_is_drawn_for_it(monkeypatch):
+    """Fault caught: a run whose samples are others than those of its seed."""
+    monkeypatch.setattr(torch, "rand", None)
+    run(Certain(), total_steps=2)
 
 
 def test_a_continued_adapter_is_taught_by_the_version_it_starts_from():
@@ -313,7 +328,7 @@ KINDS = {
         "teacher": TeacherConfig(kind="hard_sync", rate=1.0, every=5),
         "objective": ObjectiveConfig(kind="isdft", rho0=0.25, rho1=1.0, ramp_steps=15),
     },
-    "guided": {"guided_share": 0.5},
+    "partly offline": {"offline_share": 0.5},
     "live": {"teacher": TeacherConfig(kind="live"), "objective": ObjectiveConfig(kind="jsd", alpha=0.5)},
 }
 LONG = 24
