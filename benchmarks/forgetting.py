@@ -18,7 +18,7 @@ from app.settings import WorkerSettings
 from benchmarks.run import import_base
 from benchmarks.study import plot, table
 from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_ARMS, Cell, plan
-from benchmarks.study.figures import Known
+from benchmarks.study.figures import Known, Outcome
 from benchmarks.study.store import PUBLISHED, Results
 from benchmarks.study.training import train
 from worker.circumstances import code_sha256
@@ -26,6 +26,7 @@ from worker.launcher import TRAINER
 from worker.seat import Seat
 
 TABLE, PLOT = "study.md", "study.svg"
+README, BEGINS, ENDS = Path(__file__).parents[1] / "README.md", "<!-- the study's figures begin -->", "<!-- and end -->"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,11 +66,20 @@ def say(phase: str) -> None:
 
 
 def publish(results: Results, asked: Sequence[Cell]) -> None:
-    """Figures, table and plot of all that is done into the source tree."""
+    """Figures, table and plot of all that is done into the source tree, and a summary into the README."""
     write(results, asked)
-    results.publish(done(results, asked))
+    known = done(results, asked)
+    results.publish(known)
     for name in (TABLE, PLOT):
         shutil.copyfile(results.folder / name, PUBLISHED.with_name(name))
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGINS)
+    summary = table.summary(outcomes(known), plan(USUAL_ARMS, list(SKILLS), SEEDS))
+    README.write_text(f"{before}{BEGINS}\n{summary}\n{ENDS}{rest.partition(ENDS)[2]}", encoding="utf-8")
+
+
+def outcomes(known: Mapping[Cell, Known]) -> dict[Cell, Outcome | str]:
+    """What came of each, or why nothing did."""
+    return {cell: one.outcome or one.failed or "" for cell, one in known.items()}
 
 
 def done(results: Results, asked: Sequence[Cell]) -> dict[Cell, Known]:
@@ -85,11 +95,11 @@ def done(results: Results, asked: Sequence[Cell]) -> dict[Cell, Known]:
 def write(results: Results, asked: Sequence[Cell]) -> None:
     """Table and plot of all that is done."""
     known = done(results, asked)
-    outcomes = {cell: one.outcome or one.failed or "" for cell, one in known.items()}
+    came = outcomes(known)
     usual = plan(USUAL_ARMS, list(SKILLS), SEEDS)
     planned = list(dict.fromkeys([*usual, *asked, *known]))
-    (results.folder / TABLE).write_text(table.render(outcomes, planned, notes(results, known)), encoding="utf-8")
-    (results.folder / PLOT).write_text(plot.render(outcomes), encoding="utf-8")
+    (results.folder / TABLE).write_text(table.render(came, planned, notes(results, known)), encoding="utf-8")
+    (results.folder / PLOT).write_text(plot.render(came), encoding="utf-8")
 
 
 def notes(results: Results, known: Mapping[Cell, Known]) -> list[str]:

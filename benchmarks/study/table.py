@@ -1,11 +1,11 @@
 """The table of the study, in markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from app.domain.training import SupervisedHyperparameters
-from benchmarks.study.cells import ARMS, DEFAULT, SKILLS, Cell
-from benchmarks.study.figures import LOSSES, Count, Outcome, pool
+from benchmarks.study.cells import ARMS, DEFAULT, SKILLS, USUAL_ARMS, Cell
+from benchmarks.study.figures import LOSSES, Count, Outcome, Share, pool
 
 Outcomes = Mapping[Cell, Outcome | str]
 """What came of each training that is done; a word where it failed."""
@@ -47,6 +47,41 @@ def render(outcomes: Outcomes, planned: Sequence[Cell], notes: Sequence[str]) ->
     )
 
 
+def summary(outcomes: Outcomes, planned: Sequence[Cell]) -> str:
+    """The same for a README: shares with their intervals, a row a way that is compared and a column a skill."""
+    seeds = sorted({cell.seed for cell in planned})
+    skills = [skill for skill in SKILLS if any(cell.skill == skill for cell in outcomes)]
+
+    def of(arm: str, skill: str, *parts: Callable[[Outcome], Count | None]) -> str:
+        done = [one for seed in seeds if isinstance(one := outcomes.get(Cell(arm, skill, seed)), Outcome)]
+        shares = [_share(pool([count for one in done if (count := part(one))])) for part in parts]
+        few = f" ({len(done)} of {len(seeds)} seeds)" if 0 < len(done) < len(seeds) else ""
+        return " · ".join(shares) + few if done else "-"
+
+    def rows(*parts: Callable[[Outcome], Count | None]) -> list[list[str]]:
+        return [
+            [
+                f"**{ARMS[arm].label}**" if arm == DEFAULT else ARMS[arm].label,
+                *(of(arm, name, *parts) for name in skills),
+            ]
+            for arm in USUAL_ARMS
+        ]
+
+    labels = [SKILLS[skill].label for skill in skills]
+    ceiling = ["*ceiling: the default's teacher*", *(of(DEFAULT, skill, lambda one: one.ceiling) for skill in skills)]
+    learned = [["learned, %", *labels], ["---"] * (len(labels) + 1), ceiling, *rows(lambda one: one.learned)]
+    forgot = [
+        ["forgot, % of rehearsed kinds · of other kinds", *labels],
+        ["---"] * (len(labels) + 1),
+        *rows(lambda one: one.lost.get("rehearsed"), lambda one: one.lost.get("other")),
+    ]
+    num_done = sum(cell in outcomes for cell in planned)
+    return "\n\n".join([
+        *("\n".join("| " + " | ".join(cells) + " |" for cells in lines) for lines in (learned, forgot)),
+        f"{num_done} of {len(planned)} trainings are done.",
+    ])  # fmt: skip
+
+
 def _of_skill(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> list[list[str]]:
     label = SKILLS[skill].label
     defaults = [outcomes.get(Cell(DEFAULT, skill, seed)) for seed in seeds]
@@ -79,10 +114,15 @@ def _shares(seeds: Sequence[Count | str | None]) -> str:
     """``95 [84, 99] · 38/40, 38/40, -``; in the place of a count may be a word."""
     if not any(seeds):
         return ""
-    share = pool([one for one in seeds if isinstance(one, Count)])
-    bounds = [f"{100 * bound:.0f}" for bound in (share.value, share.low, share.high)] if share else None
-    pooled = f"{bounds[0]} [{bounds[1]}, {bounds[2]}] · " if bounds else ""
-    return pooled + ", ".join(f"{one.num}/{one.of}" if isinstance(one, Count) else one or "-" for one in seeds)
+    share = _share(pool([one for one in seeds if isinstance(one, Count)]))
+    return (f"{share} · " if share else "") + ", ".join(
+        f"{one.num}/{one.of}" if isinstance(one, Count) else one or "-" for one in seeds
+    )
+
+
+def _share(share: Share | None) -> str:
+    """``95 [84, 99]``."""
+    return f"{100 * share.value:.0f} [{100 * share.low:.0f}, {100 * share.high:.0f}]" if share else ""
 
 
 def _at_equal_acquisition(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> str | None:

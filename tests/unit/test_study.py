@@ -9,9 +9,11 @@ import pytest
 
 from app.demo.skills import PARTS
 from app.domain.json_rules import tool_call
+from benchmarks import forgetting
 from benchmarks.study import plot, table, tool_calls
 from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_ARMS, Cell, plan
 from benchmarks.study.figures import Count, Known, Outcome, outcome, pool
+from benchmarks.study.store import PUBLISHED
 from worker.evals.statistics import wilson
 
 
@@ -80,6 +82,32 @@ def test_three_seeds_of_the_same_questions_are_no_more_questions():
 @pytest.mark.parametrize("known", [Known(None, made(38), 40, 61.5, "c0de"), Known("diverged", None, None, 9.0, "c0de")])
 def test_published_figures_come_back_as_they_were(known):
     assert Known.from_json(json.loads(json.dumps({"cell": "home, SDFT, seed 0"} | asdict(known)))) == known
+
+
+def test_the_readme_shows_the_published_figures():
+    cells = {str(cell): cell for cell in plan(list(ARMS), list(SKILLS), SEEDS)}
+    rows = json.loads(PUBLISHED.read_bytes()).values()
+    came = forgetting.outcomes({cells[row["cell"]]: Known.from_json(row) for row in rows})
+    summary = table.summary(came, plan(USUAL_ARMS, list(SKILLS), SEEDS))
+    assert summary in forgetting.README.read_text(encoding="utf-8")
+
+
+def test_a_summary_has_every_way_and_says_where_seeds_are_missing():
+    planned = plan(USUAL_ARMS, ["home", "route"], SEEDS)
+    done = {Cell("rehearsal", "home", seed): made(38) for seed in SEEDS} | {
+        Cell("rehearsal", "route", 0): made(30),
+        Cell("sft", "home", 1): "diverged",
+        Cell("sft-low", "home", 1): made(20),
+    }
+    lines = table.summary(done, planned).splitlines()
+    learned, forgot = (lines[at : at + 11] for at in (0, 12))
+    assert learned[0] == "| learned, % | home | route |"
+    assert learned[2].startswith("| *ceiling: the default's teacher* | ")
+    assert learned[3] == "| **SDFT + rehearsal (the default)** | 95 [83, 99] | 75 [60, 86] (1 of 3 seeds) |"
+    assert learned[4] == "| SFT, rate 5e-4 (its default) | - | - |"
+    assert learned[9] == "| SFT, rate 1e-4 | 50 [35, 65] (1 of 3 seeds) | - |"
+    assert forgot[2].startswith("| **SDFT + rehearsal (the default)** | 6 [1, 26] · 41 [23, 61] | ")
+    assert lines[-1] == "6 of 48 trainings are done."
 
 
 def test_a_partial_table_shows_each_seed_and_says_what_is_missing():
