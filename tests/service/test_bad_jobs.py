@@ -99,6 +99,8 @@ FIELDS = [
         'set rehearsal.prompts to "file"',
     ),
     (sdft(preset="paper", rehearsal={"prompts": "self"}), "invalid_value", f"{SDFT}.rehearsal.prompts", "set a share"),
+    (sdft(offline_share=1, rollouts_per_prompt=2), "invalid_value", f"{SDFT}.rollouts_per_prompt", "lower either"),
+    (sdft(offline_share=1.5), "invalid_value", f"{SDFT}.offline_share", "a number from 0 to 1"),
     (
         sdft(rehearsal={"prompts": "file", "file": UNKNOWN_FILE}),
         "file_not_found",
