@@ -73,6 +73,7 @@ def export(
             "started from": order.parent.model_id if order.parent else "the base",
             "demonstrations": len(data.training),
             "steps": config.total_steps,
+            **({"offline rollouts": f"{config.offline_share:.0%}"} if config.offline_share else {}),
             "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}",
         },
         results="\n".join([f"**{report.summary.headline}**", "", *(f"- {line}" for line in _findings(report, gate))]),

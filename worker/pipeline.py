@@ -251,6 +251,12 @@ class Training:
                 "Below 3 billion parameters plain supervised fine-tuning often acquires more, and forgets more. "
                 "The report shows what this version kept.",
             )
+        if config.offline_share == 1:
+            self.reporter.event(
+                "info",
+                "Rollouts are the demonstrations themselves (offline_share 1): the student learns along the expert's "
+                "answers, and not on samples of its own. Set offline_share to 0, with more epochs, to have it sample.",
+            )
         if config.method == "sdft" and policy.thinks:
             self.reporter.event(
                 "warn",

@@ -443,6 +443,23 @@ def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: Ba
     assert counts[1:] == [0, 0]
 
 
+@pytest.mark.parametrize(("words", "is_offline"), [(1, False), (9, True)])
+def test_a_version_that_was_taught_without_samples_of_its_own_says_so(
+    base: BaseModelRef, tmp_path: Path, words: int, is_offline: bool
+) -> None:
+    folder = lay_out(tmp_path / "a", base)
+    lines = [{"prompt": f"lamp {index}", "completion": " ".join(["on"] * words)} for index in range(30)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    messages = run(folder)
+    told = [message.message for message in messages if message.kind == "event" and "offline_share" in message.message]
+    assert bool(told) is is_offline
+    [resolved] = [message.config for message in messages if message.kind == "resolved"]
+    assert resolved.offline_share == is_offline
+    steps = [message.metrics for message in messages if message.kind == "step"]
+    assert all(("truncated_share" in metrics) is not is_offline for metrics in steps)
+    assert ("| offline rollouts | 100% |" in (folder / "out" / "adapter" / "README.md").read_text()) is is_offline
+
+
 def test_a_live_teacher_comes_with_a_warning(base: BaseModelRef, tmp_path: Path) -> None:
     asked = SdftHyperparameters.model_validate(QUICK | {"teacher": {"kind": "live"}})
     messages = run(lay_out(tmp_path / "live", base, hyperparameters=asked), Stopping, after_step=1)
