@@ -140,7 +140,9 @@ class SdftHyperparameters(SharedHyperparameters):
         "no more than p99 + 5.",
     )
     loss_skip_tokens: Annotated[int, Field(ge=0, le=16)] | Auto = Field(
-        "auto", description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short."
+        "auto",
+        description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short or "
+        "offline_share is 1.",
     )
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="Samples of the student at each demonstration's prompt; together they weigh as one."
@@ -354,9 +356,10 @@ def resolve(
         MAX_COMPLETION_TOKENS, longest + (min(room, SMALL_BASE_ROOM_TOKENS) if small_base else room)
     )
     max_completion_tokens = value_or(requested.max_completion_tokens, longest_automatic)
-    # The skip keeps "Based on the example ..." from being trained in; a short answer is over before it.
-    is_long = facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS
-    skip = value_or(requested.loss_skip_tokens, min(SKIPPED_TOKENS, max_completion_tokens - 1) if is_long else 0)
+    # The skip keeps "Based on the example ..." from being trained in. A short answer is over before it, and who learns
+    # along the demonstration alone would never be taught how to begin.
+    skips = facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS and offline_share < 1
+    skip = value_or(requested.loss_skip_tokens, min(SKIPPED_TOKENS, max_completion_tokens - 1) if skips else 0)
     _check_skip(skip, max_completion_tokens)
     return TrainingConfig(
         **config,

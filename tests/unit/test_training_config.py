@@ -1,5 +1,7 @@
 """What ``auto`` becomes."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -76,8 +78,18 @@ def test_a_small_base_may_go_on_for_five_tokens_at_most(p99: int, longest: int) 
     assert resolved(facts(p50=1, p99=p99), num_parameters=SMALL).max_completion_tokens == longest
 
 
-@pytest.mark.parametrize(("p50", "asked", "skipped"), [(8, {}, 0), (32, {}, 3), (32, {"max_completion_tokens": 2}, 1)])
-def test_the_skip_leaves_something_to_learn(p50: int, asked: dict[str, int], skipped: int) -> None:
+@pytest.mark.parametrize(
+    ("p50", "asked", "skipped"),
+    [
+        (8, {}, 0),
+        (32, {}, 3),
+        (32, {"max_completion_tokens": 2}, 1),
+        (32, {"offline_share": 0.5}, 3),
+        (32, {"offline_share": 1.0}, 0),
+        (32, {"offline_share": 1.0, "loss_skip_tokens": 3}, 3),
+    ],
+)
+def test_the_skip_leaves_something_to_learn_and_a_way_to_begin(p50: int, asked: dict[str, Any], skipped: int) -> None:
     assert resolved(facts(p50=p50, p99=100), **asked).loss_skip_tokens == skipped
 
 
