@@ -12,7 +12,13 @@ from app.domain.distillation import Contradiction
 from app.domain.evaluation import TASK_PREFIX, unmeasured
 from app.domain.proportions import CONFIDENCE, num_to_show
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
-from app.domain.training import SAFE_LEARNING_RATE, SMALL_BASE_PARAMETERS, TrainingConfig, resolve
+from app.domain.training import (
+    SAFE_LEARNING_RATE,
+    SMALL_BASE_PARAMETERS,
+    SdftHyperparameters,
+    TrainingConfig,
+    resolve,
+)
 from worker import memory
 from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores
 from worker.evals.replicates import Replicate
@@ -229,7 +235,20 @@ class Training:
             if config.weak_teacher == "fail":
                 raise RunFailed("teacher_not_better", message)
             self.reporter.event("warn", message)
-        return config.model_copy(update={"template": teacher.template})
+        config = config.model_copy(update={"template": teacher.template})
+        if config.loss_skip_tokens and self.leaves_the_skip_open() and teacher.begins_alike:
+            self.reporter.event(
+                "info",
+                f"{teacher.teacher.begun:.0%} of the teacher's answers begin as the expert's do, so no token is left "
+                "out of the loss (loss_skip_tokens 0).",
+            )
+            config = config.model_copy(update={"loss_skip_tokens": 0})
+        return config
+
+    def leaves_the_skip_open(self) -> bool:
+        """Whether no one asked for tokens without loss: neither the client nor the paper."""
+        asked = self.order.hyperparameters
+        return isinstance(asked, SdftHyperparameters) and asked.preset != "paper" and asked.loss_skip_tokens == "auto"
 
     def warn(self, policy: HfPolicy, config: TrainingConfig) -> None:
         """Say what is known to go wrong with a choice."""

@@ -18,6 +18,8 @@ from worker.sdft.prompts import TEMPLATES, teacher_messages
 MAX_SAMPLE: Final = 16
 MAX_ANSWER_TOKENS: Final = 128
 """An answer is only compared with its demonstration; one that is longer tells no more."""
+MOSTLY: Final = 0.5
+"""Of the teacher's answers."""
 
 _Messages = list[dict[str, Any]]
 
@@ -30,10 +32,12 @@ class View:
         nll: Mean negative log-likelihood of the demonstration, nats per token.
         right: Share of greedy answers that are the demonstration, but for white space; None of a way that was not
             asked, because none could do better than another had.
+        begun: Share of them that begin as the demonstration does, as far as a rollout is skipped; likewise.
     """
 
     nll: float
     right: float | None
+    begun: float | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class TeacherCheck:
     def teacher_is_better(self) -> bool:
         """Whether there is anything to distil."""
         return self.teacher.nll < self.student.nll
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether the teacher begins mostly as the expert does, so that no artefact is to be skipped."""
+        return (self.teacher.begun or 0.0) >= MOSTLY
 
     @property
     def sentence(self) -> str:
@@ -90,16 +99,16 @@ def check_teacher(policy: Policy, demonstrations: Sequence[Demonstration], confi
     unaided = [list(one.messages) for one in sample]
     *shown, unshown = _nll(policy, [*ways.values(), unaided], sample)
     nll = dict(zip(ways, shown, strict=True))
-    right: dict[str, float] = {}
+    asked: dict[str, View] = {}
     # The likelier first: once one is right throughout, no other can be chosen, and answers are what takes the time.
     for name in sorted(fitting, key=nll.__getitem__):
-        right[name] = _right(policy, ways[name], sample, config)
-        if right[name] == 1.0:
+        asked[name] = _ask(policy, ways[name], sample, config, nll[name])
+        if asked[name].right == 1.0:
             break
-    best = max(right, key=lambda name: (right[name], -nll[name]))
-    student = View(unshown, _right(policy, unaided, sample, config))
-    others = {name: View(nll[name], right.get(name)) for name in fitting if name != best}
-    return TeacherCheck(best, View(nll[best], right[best]), student, others, len(sample))
+    best = max(asked, key=lambda name: (asked[name].right, -nll[name]))
+    student = _ask(policy, unaided, sample, config, unshown)
+    others = {name: asked.get(name, View(nll[name], None, None)) for name in fitting if name != best}
+    return TeacherCheck(best, asked[best], student, others, len(sample))
 
 
 def _fits(policy: Policy, template: str, demonstrations: Sequence[Demonstration], answer_tokens: int) -> bool:
@@ -117,10 +126,15 @@ def _nll(policy: Policy, ways: Sequence[Sequence[_Messages]], sample: Sequence[D
     return [fmean(found[start : start + len(sample)]) for start in range(0, len(found), len(sample))]
 
 
-def _right(
-    policy: Policy, asked: Sequence[_Messages], sample: Sequence[Demonstration], config: TrainingConfig
-) -> float:
+def _ask(
+    policy: Policy, asked: Sequence[_Messages], sample: Sequence[Demonstration], config: TrainingConfig, nll: float
+) -> View:
     prompts = [policy.encode_chat(messages) for messages in asked]
     answers = policy.greedy(prompts, min(config.max_completion_tokens, MAX_ANSWER_TOKENS), arm="parent")
-    pairs = zip(answers, sample, strict=True)
-    return fmean(policy.decode(answer.ids).split() == one.completion.split() for answer, one in pairs)
+    pairs = [(answer.ids, one.completion) for answer, one in zip(answers, sample, strict=True)]
+    skip = config.loss_skip_tokens
+    return View(
+        nll,
+        right=fmean(policy.decode(ids).split() == completion.split() for ids, completion in pairs),
+        begun=fmean(ids[:skip] == policy.encode_completion(completion)[:skip] for ids, completion in pairs),
+    )

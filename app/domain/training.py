@@ -141,8 +141,8 @@ class SdftHyperparameters(SharedHyperparameters):
     )
     loss_skip_tokens: Annotated[int, Field(ge=0, le=16)] | Auto = Field(
         "auto",
-        description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short or "
-        "offline_share is 1.",
+        description="First completion tokens without loss. auto: 3, or 0 where demonstrations are short, "
+        "offline_share is 1, or the teacher begins as they do.",
     )
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="Samples of the student at each demonstration's prompt; together they weigh as one."

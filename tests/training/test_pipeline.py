@@ -55,6 +55,7 @@ from worker.measurement import Measurement
 from worker.pipeline import Training
 from worker.rehearsal import rehearsal
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter, RunFailed
+from worker.teacher_check import TeacherCheck, View
 from worker.trainer import TrainResult
 
 EXACT = ScorerChoice("exact", "a test needs no other")
@@ -458,6 +459,30 @@ def test_a_version_that_was_taught_without_samples_of_its_own_says_so(
     steps = [message.metrics for message in messages if message.kind == "step"]
     assert all(("truncated_share" in metrics) is not is_offline for metrics in steps)
     assert ("| offline rollouts | 100% |" in (folder / "out" / "adapter" / "README.md").read_text()) is is_offline
+
+
+@pytest.mark.parametrize(
+    ("asked", "begun", "skipped"),
+    [({}, 0.5, 0), ({}, 0.4, 3), ({"preset": "paper"}, 1.0, 3), ({"loss_skip_tokens": 2}, 1.0, 2)],
+)
+def test_beginnings_are_skipped_only_where_the_teacher_begins_otherwise_or_someone_wants_it(
+    *, base: BaseModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], begun: float,
+    skipped: int,
+) -> None:  # fmt: skip
+    """Fault caught: a skill whose answers begin in a way of their own, which nothing teaches: 0 of 40 were right."""
+    large = base.model_copy(update={"num_parameters": 2_000_000_000})
+    folder = lay_out(tmp_path / "a", large, hyperparameters=SdftHyperparameters.model_validate(QUICK | asked))
+    lines = [{"prompt": f"lamp {index}", "completion": "on " * 20} for index in range(30)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seen = TeacherCheck("multi_turn", View(1.0, 1.0, begun), View(2.0, 0.0, 0.0), {}, 16)
+    monkeypatch.setattr(pipeline, "check_teacher", lambda *_: seen)
+    messages = run(folder, Stopping, after_step=1)
+    [resolved] = [message.config for message in messages if message.kind == "resolved"]
+    assert (resolved.offline_share, resolved.loss_skip_tokens) == (0, skipped)
+    told = [
+        message for message in messages if message.kind == "event" and "begin as the expert's do" in message.message
+    ]
+    assert len(told) == (skipped == 0)
 
 
 def test_a_live_teacher_comes_with_a_warning(base: BaseModelRef, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Which template a job takes, and how much it asks to find out."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.domain.training import TrainingConfig
 from tests.unit.sdft.bigram import Bigrams
 from tests.unit.sdft.test_trainer import DEMONSTRATIONS, configure
+from worker.sdft.policy import Rollout
 from worker.sdft.prompts import TEMPLATES, teacher_messages
 from worker.teacher_check import check_teacher
 
@@ -59,3 +62,23 @@ def test_after_a_perfect_template_no_other_is_asked_to_answer():
     assert found.teacher.right == 1.0
     assert None in {view.right for view in found.others.values()}
     assert perfect.answered < weak.answered == len(DEMONSTRATIONS) * (len(TEMPLATES) + 1)
+
+
+@pytest.mark.parametrize(("repeat", "alike"), [(14.0, True), (0.0, False)])
+def test_it_sees_whether_the_teacher_begins_as_the_expert_does(repeat, alike):
+    config = configure(loss_skip_tokens=2, max_completion_tokens=4)
+    check = check_teacher(Counting(repeat), DEMONSTRATIONS, config)
+    assert check.begins_alike is alike
+    assert check.student.begun == 0.0
+
+
+def test_half_of_the_answers_is_most_of_them_and_what_is_skipped_is_compared_alone():
+    config = configure(loss_skip_tokens=2, max_completion_tokens=4)
+    ending = [replace(one, completion="bce" if number % 2 else "cde") for number, one in enumerate(DEMONSTRATIONS)]
+
+    class Same(Counting):
+        def greedy(self, prompts, max_new_tokens, *, arm):  # noqa: ARG002
+            return [Rollout(prompt, self.encode_completion("bcd"), stopped=True) for prompt in prompts]
+
+    check = check_teacher(Same(14.0), ending, config)
+    assert (check.teacher.right, check.teacher.begun, check.begins_alike) == (0.0, 0.5, True)
