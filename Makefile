@@ -16,7 +16,7 @@ help: ## Show this list
 
 install: $(INSTALLED) ## Make .venv with everything pinned
 $(INSTALLED): pyproject.toml constraints.txt worker/hf/token_pass.c worker/hf/token_pass_vectors.h
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[worker,test]'
 	@touch $@

@@ -51,7 +51,7 @@ WRITE_SECONDS = 1.0
 """Steps of a small model take milliseconds: they are written down together, this often."""
 STALL_STEPS = 20
 """A trainer is stuck after so many times its usual time between two messages, but not before ``stall_seconds``."""
-OUT_OF_TIME = "The job reached its time limit. Raise limits.max_seconds (or the server's own limit), or ask for less."
+OUT_OF_TIME = "The time limit was reached. Ask for less, or raise it: limits.max_seconds of a job, or the server's own."
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -62,12 +62,12 @@ def part(order: Order, folder: Path) -> Split:
 
 def asked_before(order: Order, folder: Path) -> set[str]:
     """Digests of the prompts that earlier versions of the lineage are measured on."""
-    return _prompts(folder, [skill.path for skill in order.earlier])
+    return prompts_of(folder, [skill.path for skill in order.earlier])
 
 
 def taught_before(order: Order, folder: Path) -> set[str]:
     """Digests of the prompts that earlier versions of the lineage were trained on."""
-    return _prompts(folder, order.rehearsal) - asked_before(order, folder)
+    return prompts_of(folder, order.rehearsal) - asked_before(order, folder)
 
 
 def measured_on(order: Order, folder: Path, data: Split) -> set[str]:
@@ -78,7 +78,8 @@ def measured_on(order: Order, folder: Path, data: Split) -> set[str]:
     return asked_before(order, folder) | set(map(prompt_sha256, asked))
 
 
-def _prompts(folder: Path, paths: Sequence[str]) -> set[str]:
+def prompts_of(folder: Path, paths: Sequence[str]) -> set[str]:
+    """Digests of all prompts of files of demonstrations."""
     return {prompt_sha256(one.messages) for path in paths for one in read_demonstrations(folder / path)}
 
 

@@ -9,7 +9,7 @@ from app.domain.trainer_protocol import EarlierSkill, EvaluationOrder
 from worker import memory
 from worker.answers import answer_memory
 from worker.circumstances import circumstances
-from worker.dataset import past_scores, question_digests
+from worker.dataset import past_scores, prompts_of, question_digests
 from worker.evals.page import render_html
 from worker.evals.report import build_report
 from worker.evals.run import ArmName, Measured, Peculiar, evaluate
@@ -21,7 +21,6 @@ from worker.evals.suites import (
     Unaskable,
     demonstration_suite,
     general_suite,
-    prompt_sha256,
     question_suite,
 )
 from worker.harness import open_tasks
@@ -92,12 +91,10 @@ class Evaluation:
     def suites(self) -> tuple[list[Suite], list[Demonstration]]:
         """What is asked, and of that what was held out of the version's own skill."""
         suites, own = [], []
-        heldout: set[str] = set()
         for skill in self.order.skills:
             questions = read_demonstrations(self.folder / skill.path)
             is_own = skill == self.own_skill
             own += questions if is_own else []
-            heldout |= {prompt_sha256(one.messages) for one in questions if is_own or skill.inherited}
             suites.append(
                 demonstration_suite(
                     skill.adapter if is_own else f"{skill.adapter}:{skill.version}",
@@ -108,8 +105,7 @@ class Evaluation:
                     tolerance=skill.tolerance,
                 )
             )
-        files = (one for path in self.order.trained for one in read_demonstrations(self.folder / path))
-        trained = {prompt_sha256(one.messages) for one in files} - heldout
+        trained = prompts_of(self.folder, self.order.trained) - prompts_of(self.folder, self.order.held_out)
         clients = [
             question_suite(suite.name, list(stream_questions(self.folder / suite.path)), trained)
             for suite in self.order.suites

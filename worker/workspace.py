@@ -46,6 +46,7 @@ EARLIER_FOLDER = PurePosixPath("earlier")
 REHEARSAL_NAME = "rehearsal.jsonl"
 SUITES_FOLDER = PurePosixPath("suites")
 REHEARSAL_FOLDER = PurePosixPath("rehearsal")
+HELD_OUT_FOLDER = PurePosixPath("held_out")
 RESUME_FOLDER = PurePosixPath("resume")
 _RESUME_ARCHIVE = RESUME_FOLDER / "adapter.tar"
 
@@ -154,6 +155,7 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
         rehearsed=_rehearses_shipped(session, version),
         suites=_suites(session, file_ids, plan),
         trained=_rehearsal(session, lineage if file_ids else [], plan),
+        held_out=_held_out(session, lineage if file_ids else [], plan),
         tasks=[suite["task"] for suite in suites if "task" in suite],
     )
 
@@ -285,6 +287,20 @@ def _suites(session: Session, file_ids: Iterable[str], plan: _Plan) -> list[Suit
 def _suite_name(file: File) -> str:
     """With a space, which no adapter's name may have: suites are told apart by name."""
     return f"file {file.filename}"
+
+
+def _held_out(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:
+    """What was held out when each of these versions was made."""
+    made_by = [version.job_id for version in lineage]
+    query = select(Evaluation.heldout_sha256).where(
+        Evaluation.job_id.in_(made_by), Evaluation.heldout_sha256.is_not(None)
+    )
+    paths: list[str] = []
+    for sha256 in session.scalars(query):
+        path = HELD_OUT_FOLDER / f"{len(paths)}.jsonl"
+        plan.copy(session, str(sha256), path)
+        paths.append(str(path))
+    return paths
 
 
 def _rehearsal(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:

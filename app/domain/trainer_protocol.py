@@ -196,6 +196,7 @@ class EvaluationOrder(_Frozen):
         description="Training files of the version and its ancestors, to tell which of the suites' questions they "
         "have; a deleted one is missing.",
     )
+    held_out: list[str] = Field([], description="What was held out of these, and so not trained on.")
     tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
     tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")

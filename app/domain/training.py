@@ -48,8 +48,8 @@ SHORT_ANSWER_TOKENS = 8
 STEPS_A_TOKEN = 18
 MAX_MIN_STEPS = 240
 """By itself a small base comes to a longer answer token by token, as its own samples get further: demonstrations whose
-median is above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all, unless
-rollouts are offline: along the demonstration every place of an answer is come to from the first step on."""
+median is above ``SHORT_ANSWER_TOKENS`` get so many more steps for each token, up to the last number in all, as far as
+rollouts are sampled: along the demonstration every place of an answer is come to from the first step on."""
 LONG_DEMONSTRATION_TOKENS = 32
 SKIPPED_TOKENS = 3
 MIN_TO_SPLIT = 24
@@ -150,7 +150,8 @@ class SdftHyperparameters(SharedHyperparameters):
     offline_share: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
         "auto",
         description="Of rollouts, those that are the demonstration itself instead of a sample of the student. auto: "
-        "as the preset says, else 1 on a small base whose demonstrations are longer than 8 tokens, or 0.",
+        "as the preset says, else 1 on a small base whose demonstrations are longer than 8 tokens if a prompt has one "
+        "rollout, or 0.",
     )
     template: TemplateName | Auto = Field("auto", description="How the teacher is shown the demonstration.")
     weak_teacher: Literal["warn", "fail"] = Field(
@@ -285,14 +286,15 @@ def _rollouts(requested: Hyperparameters, answer_tokens: int, *, small_base: boo
     excess = max(0, answer_tokens - SHORT_ANSWER_TOKENS) if small_base else 0
     samples_one = requested.rollouts_per_prompt == 1
     share = value_or(requested.decided().offline_share, float(excess > 0 and samples_one))
-    return share, MIN_STEPS if share else min(MAX_MIN_STEPS, MIN_STEPS + STEPS_A_TOKEN * excess)
+    more = min(MAX_MIN_STEPS - MIN_STEPS, STEPS_A_TOKEN * excess)
+    return share, MIN_STEPS + math.ceil((1 - share) * more)
 
 
 def depends_on_data(requested: Hyperparameters) -> bool:
     """Whether ``resolve`` may refuse, on some data, what is asked for."""
     if isinstance(requested, SupervisedHyperparameters):
         return False
-    skips = requested.loss_skip_tokens not in {"auto", 0} and requested.max_completion_tokens == "auto"
+    skips = requested.loss_skip_tokens not in {"auto", 0}
     return skips or requested.teacher.every != "auto"
 
 
@@ -360,7 +362,8 @@ def resolve(
     # along the demonstration alone would never be taught how to begin.
     skips = facts.demonstration_tokens_p50 >= LONG_DEMONSTRATION_TOKENS and offline_share < 1
     skip = value_or(requested.loss_skip_tokens, min(SKIPPED_TOKENS, max_completion_tokens - 1) if skips else 0)
-    _check_skip(skip, max_completion_tokens)
+    rollout_tokens = facts.demonstration_tokens_p50 if offline_share == 1 else max_completion_tokens
+    _check_skip(skip, min(rollout_tokens, max_completion_tokens))
     return TrainingConfig(
         **config,
         max_completion_tokens=max_completion_tokens,

@@ -104,7 +104,9 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
         past = _Past.of(session, checked.row, config)
         queue = _queue(session)
     finished = past.finished(store, counter)
-    answer_share = _median([one.answer_share for one in finished], default=1.0)
+    # A demonstration that is the rollout is as long as it is; only what the student says has a length of its own.
+    said = [] if config.offline_share == 1 else finished
+    answer_share = _median([one.answer_share for one in said], default=1.0)
     lengths = replace(training.means, answer=min(config.max_completion_tokens, training.means.answer * answer_share))
     measured = asked.evaluation or EvaluationOptions()
     seeds = measured.seeds
@@ -219,7 +221,11 @@ class _Past:
 
     @classmethod
     def of(cls, session: Session, row: Job, config: TrainingConfig) -> "_Past":
-        """Read the newest jobs that did on the row's base what it will do, and went through in one attempt."""
+        """Read the newest jobs that did on the row's base what it will do, and went through in one attempt.
+
+        Those that sampled as many of their rollouts tell best, for sampling takes longer than reading; where there are
+        none, others do.
+        """
         query = (
             select(Job, File, Evaluation.report)
             .join(File, File.id == Job.training_file_id)
@@ -229,8 +235,10 @@ class _Past:
             .order_by(Job.finished_at.desc())
             .limit(MAX_CALIBRATED)
         )
+        same = func.coalesce(Job.resolved["offline_share"].as_float(), 0.0) == config.offline_share
+        rows = session.execute(query.where(same)).all() or session.execute(query).all()
         runs = []
-        for job, file, report in session.execute(query):
+        for job, file, report in rows:
             with suppress(ValidationError):  # of a version that measured less
                 ran_with = TrainingConfig.model_validate(job.resolved)
                 runs.append(_Run(job, file, ran_with, _Report.model_validate(report), _said(session, job)))

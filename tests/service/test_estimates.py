@@ -194,7 +194,7 @@ def test_questions_of_ones_own_are_counted_and_those_of_the_harness_named(http, 
 
 
 def test_of_texts_that_are_not_judged_a_few_answers_are_counted(http, base, finish):
-    first, took = finish(http, num=400, answer=60, said=50.0, measure="negative_nll")
+    first, took = finish(http, num=400, answer=60, said=61.0, measure="negative_nll")
     free = upload(http, lines(400, prompt=30, answer=60)).json()["id"]
     as_before, judged = told(http, free), told(http, free, evaluation={"scorer": "contains"})
     assert as_before["examples"]["held_out"] == 40
@@ -301,6 +301,18 @@ def test_jobs_of_its_kind_are_found_behind_many_newer_ones_of_another(http, base
     assert told(http, file_id)["calibrated_on"] == 1
     assert told(http, file_id, **sdft(teacher={"kind": "ema"}))["calibrated_on"] == 10
     assert told(http, file_id, **sdft(anchor_weight=0.1))["calibrated_on"] == 0
+
+
+def test_jobs_that_sampled_as_many_of_their_rollouts_tell_best_and_others_where_there_are_none(http, base, finish):
+    """Fault caught: a job that samples, timed by jobs that sampled nothing."""
+    file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
+    finish(http, pace=1.0, settings={"offline_share": 1.0})
+    sampled = sdft(offline_share=0)
+    assert told(http, file_id, **sampled)["calibrated_on"] == 1
+    finish(http, pace=3.0, settings={"offline_share": 0.0})
+    finish(http, pace=3.0, settings={"offline_share": 0.0})
+    assert told(http, file_id)["calibrated_on"] == 1
+    assert told(http, file_id, **sampled)["calibrated_on"] == 2
 
 
 def test_memory_is_that_of_a_job_that_was_no_smaller_and_else_said_to_be_at_least_so_much(http, base, finish):

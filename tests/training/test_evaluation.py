@@ -183,3 +183,7 @@ def test_questions_of_the_clients_own_are_asked_of_all_and_said_to_be_known_wher
     assert {arm["arm"] for arm in mine["arms"]} == {"base", "parent", "candidate"}
     [said] = [note for note in report["caveats"] if "training file" in note]
     assert said.startswith("file mine.jsonl: the prompts of 1 questions")
+    # What was held out of that file was not trained on, whether its own skill is asked now or not.
+    held_out = [str(versions[0] / "train.jsonl")]
+    report, _ = ask(tmp_path / "again", versions, general=False, questions=questions, held_out=held_out)
+    assert not [note for note in report["caveats"] if "training file" in note]

@@ -1,11 +1,19 @@
 """What ``auto`` becomes."""
 
+import math
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from app.domain.training import DatasetFacts, SdftHyperparameters, SupervisedHyperparameters, TrainingConfig, resolve
+from app.domain.training import (
+    DatasetFacts,
+    SdftHyperparameters,
+    SupervisedHyperparameters,
+    TrainingConfig,
+    depends_on_data,
+    resolve,
+)
 
 SMALL, BIG = 135_000_000, 7_000_000_000
 
@@ -50,6 +58,10 @@ def test_a_small_base_learns_longer_answers_along_the_demonstration_or_has_more_
     larger = resolved(of)
     assert (larger.offline_share, larger.total_steps) == (0, 48)
     assert resolved(of, offline_share=0.25).offline_share == 0.25
+    # Of a mixture what is sampled takes its steps.
+    mixed = resolved(of, num_parameters=SMALL, offline_share=0.5).total_steps
+    assert mixed == 48 + math.ceil((sampled_steps - 48) / 2 / 8) * 8
+    assert resolved(of, num_parameters=SMALL, offline_share=0.01).total_steps >= 0.9 * sampled_steps
     supervised = resolve(
         SupervisedHyperparameters(), method="supervised", seed=1, facts=facts(p50=p50, p99=p50), num_parameters=SMALL,
         has_earlier=False,
@@ -91,6 +103,16 @@ def test_a_small_base_may_go_on_for_five_tokens_at_most(p99: int, longest: int) 
 )
 def test_the_skip_leaves_something_to_learn_and_a_way_to_begin(p50: int, asked: dict[str, Any], skipped: int) -> None:
     assert resolved(facts(p50=p50, p99=100), **asked).loss_skip_tokens == skipped
+
+
+def test_a_skip_as_long_as_half_of_the_demonstrations_is_refused_where_they_are_the_rollouts() -> None:
+    """Fault caught: a job that takes its steps, learns nothing, and succeeds."""
+    of, asked = facts(p50=12, p99=16), SdftHyperparameters(loss_skip_tokens=12)
+    with pytest.raises(ValueError, match="at most 12 tokens"):
+        resolved(of, num_parameters=SMALL, loss_skip_tokens=12)
+    assert depends_on_data(asked)
+    assert resolved(of, num_parameters=SMALL, loss_skip_tokens=11).loss_skip_tokens == 11
+    assert resolved(of, num_parameters=SMALL, loss_skip_tokens=12, offline_share=0.5).loss_skip_tokens == 12
 
 
 def test_a_skip_that_leaves_nothing_is_refused_with_the_way_out() -> None:

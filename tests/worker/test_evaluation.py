@@ -153,7 +153,10 @@ def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: s
             version = session.get_one(AdapterVersion, session.get_one(Evaluation, asked).version_id)
             file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)
             file.deleted_at = deleted_at
-        assert order_of(site, claim, name).trained == trained
+        order = order_of(site, claim, name)
+        assert order.trained == trained
+        assert order.held_out == ["held_out/0.jsonl"]
+        assert (site.folder / name / "held_out/0.jsonl").read_bytes() == b"two\n"
     assert (site.folder / "before" / "rehearsal/0.jsonl").read_bytes() == factories.TRAINING_LINES
 
 

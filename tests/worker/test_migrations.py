@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from app.db.migrate import alembic_config, is_at_head, upgrade
-from app.db.models import Base
+from app.db.models import Base, Job
 from app.domain.lifecycle import FAILURE_CODES, PHASES, STATUSES
+from tests import factories
 
 RACERS = 6
 
@@ -54,6 +56,24 @@ def test_up_down_and_up_again_with_the_models_as_the_end(empty_database: str, en
     upgrade(empty_database)
     command.check(config)
     assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
+
+
+def test_jobs_of_the_release_that_guided_rollouts_can_still_be_read(empty_database: str, engine: Engine) -> None:
+    """Fault caught: queued jobs, and evaluations of versions that such jobs made, that end with an internal error."""
+    config = alembic_config(empty_database)
+    upgrade(empty_database)
+    with Session(engine) as session:
+        job_id = factories.make_job(session, hyperparameters={"n_epochs": "auto"}, resolved={"seed": 1}).id
+        session.commit()
+    command.downgrade(config, "0009")
+    add = """UPDATE jobs SET hyperparameters = hyperparameters || '{"guided_share": "auto"}',
+        resolved = resolved || '{"guided_share": 0.0}'"""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(add)
+    upgrade(empty_database)
+    with Session(engine) as session:
+        job = session.get_one(Job, job_id)
+        assert (job.hyperparameters, job.resolved) == ({"n_epochs": "auto"}, {"seed": 1})
 
 
 @pytest.mark.parametrize(("column", "known"), [("error_code", FAILURE_CODES), ("phase", PHASES), ("status", STATUSES)])

@@ -35,7 +35,7 @@ DEFAULT_NEW_TOKENS: Final = 256
 """Likewise."""
 LOT: Final = 64
 """Requests between two words to the supervisor."""
-VERDICTS: Final = frozenset({"acc", "exact", "em", "pass"})
+VERDICTS: Final = frozenset({"acc", "accuracy", "exact", "em", "pass"})
 """Words in the names of metrics that are right or wrong, and not partly: of several, one of these counts."""
 PROBED: Final = 16
 """Items whose half-right answers show which metrics give parts of a point."""
@@ -241,7 +241,7 @@ def _metric(task: Any, label: str, rows: Sequence[Sample]) -> tuple[str, str]:
 
 def _half_right(task: Any, row: Sample) -> Mapping[str, Any]:
     """Marks of what is expected with other words behind it."""
-    marks: Mapping[str, Any] = task.process_results(row["doc"], [f"{_expected(row)[0]} and nothing else"])
+    marks: Mapping[str, Any] = task.process_results(row["doc"], [f"{(_expected(row) or ('',))[0]} and nothing else"])
     return marks
 
 

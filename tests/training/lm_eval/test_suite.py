@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,6 +99,17 @@ def test_of_several_metrics_one_counts_whose_name_says_that_it_is_a_verdict() ->
     marks = {"rouge": 0, "semantic_sim": 0, "quasi_exact": 0}
     row = {"filter": "none", "metrics": list(marks), "filtered_resps": [(0.0, False)]} | marks
     assert lm_eval_suite._metric(None, "task", [row]) == ("quasi_exact", "none")
+    row |= {"metrics": ["score_char", "accuracy"], "score_char": 0, "accuracy": 0}
+    assert lm_eval_suite._metric(None, "task", [row]) == ("accuracy", "none")
+
+
+def test_an_item_of_which_nothing_is_expected_is_probed_too() -> None:
+    task = SimpleNamespace(process_results=lambda _doc, said: {"exact": float(said == [""])})
+    row = {
+        "filter": "none", "metrics": ["exact"], "exact": 0.0, "filtered_resps": [""], "doc": {}, "target": [],
+        "arguments": [("?", {})],
+    }  # fmt: skip
+    assert lm_eval_suite._metric(task, "task", [row]) == ("exact", "none")
 
 
 def test_arms_are_asked_the_same_and_answer_for_themselves(policy: HfPolicy, manager: TaskManager) -> None:
