@@ -119,7 +119,7 @@ def test_a_changed_default_makes_another_cell_of_those_that_it_concerns(base, tm
 
 def test_a_replay_has_the_prompts_the_share_and_the_weight_of_rehearsal(base, tmp_path):
     results = Results(tmp_path / "study", base)
-    cell = Cell("sft-replay", "tool", 1)  # of a random model's few answers that end, this seed has some of each kind
+    cell = Cell("sft-replay", "tool", 0)  # of a random model's few answers that end, this seed has some of each kind
     start(results, cell.parent)
     folder = tmp_path / "attempt"
     folder.mkdir()
