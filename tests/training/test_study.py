@@ -84,6 +84,9 @@ def test_what_was_published_is_not_run_again_nor_what_it_went_on_from(base, tmp_
     """Fault caught: a new checkout that trains home anew, whose version nothing that is missing goes on from."""
     monkeypatch.setattr(store, "PUBLISHED", tmp_path / "results.json")
     monkeypatch.setattr(forgetting, "PUBLISHED", tmp_path / "results.json")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"Before.\n{forgetting.BEGINS}\nold\n{forgetting.ENDS}\nAfter.\n")
+    monkeypatch.setattr(forgetting, "README", readme)
     monkeypatch.setitem(ARMS, "again", Arm("told twice", ARMS["rehearsal"].hyperparameters))
     cells = plan(["rehearsal", "sft"], ["home", "tool"], [0])
     outcome = Outcome(Count(30, 40), None, {"other": Count(1, 9)}, 0.1, 60.0)
@@ -98,6 +101,9 @@ def test_what_was_published_is_not_run_again_nor_what_it_went_on_from(base, tmp_
     page = (tmp_path / "study.md").read_text()
     assert "3 of 96 trainings are done" in page
     assert "told twice" not in page
+    said = readme.read_text()
+    assert said.startswith(f"Before.\n{forgetting.BEGINS}\n| learned, % | home | tool after home |\n")
+    assert said.endswith(f"3 of 96 trainings are done.\n{forgetting.ENDS}\nAfter.\n")
     assert "rehearsed" not in (tmp_path / "study.svg").read_text()
     assert Results(tmp_path / "again", base).missing(cells[:3]) == []
 
