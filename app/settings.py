@@ -52,7 +52,7 @@ class WorkerSettings(_Group):
     """Times of the lease and of the trainer process; see docs/decisions on why these values."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int | None = Field(None, ge=1, description="CPU threads of a trainer; the machine's cores if unset.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of a trainer; the cores that it may use if unset.")
     lm_eval_tasks: Path | None = Field(None, description="Folder of task YAMLs for lm-evaluation-harness.")
     heartbeat_seconds: float = Field(10, gt=0)
     lease_seconds: float = Field(60, gt=0)
@@ -88,6 +88,5 @@ class Settings(BaseSettings):
     storage: StorageSettings
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()
-    default_method: Literal["sdft", "supervised"] = "sdft"
     docs: bool = Field(default=True, description="Serve /docs.")
     log_format: Literal["json", "console"] = "json"

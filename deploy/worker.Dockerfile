@@ -7,10 +7,12 @@ ARG EXTRAS=worker
 # A compiler for what decodes on a CPU (worker/hf/token_pass.c); it stays behind with this stage.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY . .
+# By itself, so that a change of our code does not download it again.
+COPY constraints.txt .
 RUN python -m venv /opt/sdft \
-    && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch \
-    && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt ".[$EXTRAS]"
+    && /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch
+COPY . .
+RUN /opt/sdft/bin/pip install --no-cache-dir -c constraints.txt ".[$EXTRAS]"
 
 FROM python:3.12-slim
 COPY --from=build /opt/sdft /opt/sdft

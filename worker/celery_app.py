@@ -19,6 +19,7 @@ from app.resources import open_resources
 from app.services.workers import WorkerProcess
 from app.settings import Settings
 from worker.attempt import Slot
+from worker.cores import usable_cores
 from worker.home import OwnedHome, WorkerHome
 from worker.launcher import TRAINER
 from worker.seat import Seat
@@ -57,7 +58,7 @@ def slot() -> Slot:
         home=home,
         times=times,
         max_seconds=settings.limits.job_seconds,
-        num_threads=times.threads or os.cpu_count(),
+        num_threads=times.threads or usable_cores(),
         seat=Seat(TRAINER, home.folder, times),
     )
 

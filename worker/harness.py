@@ -21,7 +21,7 @@ def open_tasks(order: AnyOrder, policy: HfPolicy) -> list[Peculiar]:
     except ModuleNotFoundError as error:
         raise Unaskable(
             f"lm_eval:{order.tasks[0]} cannot be asked: lm-evaluation-harness is not installed on the worker. Leave it "
-            "out of the suites, or have the operator install the extra sdft-service[lm-eval]."
+            "out of the suites, or have the operator install the extra lm-eval (docs/evaluation.md)."
         ) from error
     manager = open_manager(Path(order.tasks_folder) if order.tasks_folder else None)
     return [LmEvalSuite.load(manager, name, policy) for name in order.tasks]

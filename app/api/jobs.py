@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.api.bodies import StrictRoute, answered
-from app.api.dependencies import BodyDigestDep, CallerDep, ResourcesDep, SendingDep, SessionDep, SettingsDep, pages
+from app.api.dependencies import BodyDigestDep, CallerDep, ResourcesDep, SendingDep, SessionDep, pages
 from app.api.downloads import revalidated
 from app.api.schemas.common import ListObject
 from app.api.schemas.estimates import EstimateObject
@@ -49,7 +49,6 @@ def create_job(
     *,
     body: CreateJob,
     resources: ResourcesDep,
-    settings: SettingsDep,
     caller: CallerDep,
     sending: SendingDep,
     body_sha256: BodyDigestDep,
@@ -62,7 +61,7 @@ def create_job(
     with transaction(resources.sessions) as session:
         if answer := idempotency.first_answer(session, sending, body_sha256):
             return answered(answer)
-        asked = body.understood(settings.default_method)
+        asked = body.understood()
         checked = jobs.check(session, store, caller.project_id, asked)
     jobs.check_lengths(store, checked)
     configs.check(store, asked, checked)
@@ -76,9 +75,9 @@ def create_job(
 
 
 @router.post("/estimate")
-def estimate_job(body: CreateJob, resources: ResourcesDep, settings: SettingsDep, caller: CallerDep) -> EstimateObject:
+def estimate_job(body: CreateJob, resources: ResourcesDep, caller: CallerDep) -> EstimateObject:
     """What a job would take: the same body, the same errors, and nothing is queued."""
-    asked = body.understood(settings.default_method)
+    asked = body.understood()
     return EstimateObject.of(estimates.estimate(resources.sessions, resources.store, caller.project_id, asked))
 
 

@@ -113,7 +113,9 @@ def run_service(home: Home, *, host: str, port: int, say: Callable[[str], None])
         ProcessFailed: A part does not start; what had started is stopped by then.
     """
     if find_spec("torch") is None:
-        raise CliError("The training side is not installed: pip install 'sdft-service[worker]'")
+        raise CliError(
+            "The training side is not installed: in the repository, pip install -c constraints.txt '.[worker]'"
+        )
     port = _free_port(host, port)
     with ExitStack() as stack:
         service = Service(stack, say)

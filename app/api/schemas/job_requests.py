@@ -96,7 +96,7 @@ class CreateJob(Strict):
     model: str = Field(min_length=1, max_length=256, description="A base model, as /v1/models lists them.")
     training_file: str = Field(min_length=1, max_length=64)
     validation_file: str | None = Field(None, min_length=1, max_length=64)
-    method: MethodRequest | None = Field(None, description="This server's default method if left out.")
+    method: MethodRequest | None = Field(None, description="sdft if left out.")
     hyperparameters: SharedHyperparameters | None = Field(None, deprecated=True, description="Use method instead.")
     suffix: str | None = Field(
         None, max_length=64, pattern=f"^{NAME_PATTERN}$", description="Name of the adapter line that the version joins."
@@ -123,13 +123,13 @@ class CreateJob(Strict):
         description='["supervised"]: train plain fine-tuning on the same data too and measure it in the same report.',
     )
 
-    def understood(self, default_method: Method) -> JobRequest:
+    def understood(self) -> JobRequest:
         """The request with its method settled.
 
         Raises:
             Invalid: It says two things about the method, or compares what only distillation is compared with.
         """
-        method = self.method.type if self.method else default_method
+        method = self.method.type if self.method else "sdft"
         if self.compare and method != "sdft":
             message = 'This job is supervised itself; remove compare, or set method.type to "sdft".'
             raise Invalid("invalid_value", message, param="compare")
