@@ -12,8 +12,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from app.domain.lifecycle import FAILURE_CODES, MAX_FAILED_ATTEMPTS, RETRYABLE
-
 ROOT = Path(__file__).parents[2]
 FLOORS = {"transformers": "5.3", "torch": "2.6", "starlette": "0.49.1", "celery": "5.7"}
 """Below these lie known vulnerabilities, or behaviour that the queue relies on."""
@@ -110,9 +108,3 @@ def test_every_invariant_of_the_trainer_has_tests_that_exist() -> None:
         assert named
         for path, name in named:
             assert f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{name}"
-
-
-def test_the_api_page_says_what_to_do_about_every_failure_and_how_often_it_is_tried() -> None:
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    told = dict(re.findall(r"^\| `(\w+)` \| (\d) \|", page.partition("## When a job fails")[2], re.MULTILINE))
-    assert told == {code: str(MAX_FAILED_ATTEMPTS if code in RETRYABLE else 1) for code in FAILURE_CODES}
