@@ -30,6 +30,7 @@ from app.domain.trainer_protocol import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
+from app.services.blobs import blob_of
 from app.services.evaluations import GENERAL
 from app.services.lineage import ancestors, past_scores
 from app.services.publishing import model_id
@@ -175,7 +176,7 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
     lineage = ancestors(session, parent_id)
     checkpoint = latest_checkpoint(session, job.id)
     if checkpoint:
-        plan.copy(session, session.get_one(File, checkpoint.adapter_file_id).sha256, _RESUME_ARCHIVE)
+        plan.copy(session, blob_of(session.get_one(File, checkpoint.adapter_file_id)).sha256, _RESUME_ARCHIVE)
         plan.copy(session, str(checkpoint.state_sha256), RESUME_FOLDER / "state.safetensors")
     return Order.model_validate(
         {
@@ -229,7 +230,7 @@ def _base(session: Session, job: Job, models: Path) -> BaseModelRef:
 def _data(session: Session, file_id: str | None, name: str, plan: _Plan) -> str | None:
     if file_id is None:
         return None
-    sha256 = session.get_one(File, file_id).sha256
+    sha256 = blob_of(session.get_one(File, file_id)).sha256
     plan.copy(session, sha256, PurePosixPath(name))
     return sha256
 
@@ -272,15 +273,15 @@ def _suites(session: Session, file_ids: Iterable[str], plan: _Plan) -> list[Suit
     suites: list[SuiteFile] = []
     for file_id in file_ids:
         file, path = session.get_one(File, file_id), SUITES_FOLDER / f"{len(suites)}.jsonl"
-        taken = any(suite.name == _suite_name(file) for suite in suites)
+        taken, blob = any(suite.name == _suite_name(file) for suite in suites), blob_of(file)
         suites.append(
             SuiteFile(
                 name=f"{_suite_name(file)} ({file.id})" if taken else _suite_name(file),
                 path=str(path),
-                sha256=file.sha256,
+                sha256=blob.sha256,
             )
         )
-        plan.copy(session, file.sha256, path)
+        plan.copy(session, blob.sha256, path)
     return suites
 
 
@@ -310,6 +311,6 @@ def _rehearsal(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> 
         file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)
         if file.deleted_at is None:
             path = REHEARSAL_FOLDER / f"{len(paths)}.jsonl"
-            plan.copy(session, file.sha256, path)
+            plan.copy(session, blob_of(file).sha256, path)
             paths.append(str(path))
     return paths

@@ -118,10 +118,9 @@ def file_validation(file_id: str, resources: ResourcesDep, caller: CallerDep) ->
 
 def download_file(request: Request, store: StoreDep, file: File) -> Response:
     """A file's bytes under its name."""
-    blob = StoredBlob(file.sha256, file.num_bytes)
     kinds = {"csv": "text/csv; charset=utf-8", "json": "application/json", "tar": "application/x-tar"}
     media_type = kinds.get(file.filename.rpartition(".")[2], "application/octet-stream")
-    return download(request, store, blob, filename=file.filename, media_type=media_type)
+    return download(request, store, blobs.blob_of(file), filename=file.filename, media_type=media_type)
 
 
 def _keep(resources: Resources, project_id: str, upload: Upload, sending: Sending) -> Answer:

@@ -105,7 +105,9 @@ class File(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     filename: Mapped[str]
     purpose: Mapped[str]
-    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    sha256: Mapped[str | None] = mapped_column(
+        ForeignKey("blobs.sha256"), index=True, doc="Null once a deleted file has lost its bytes"
+    )
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     status: Mapped[str]
     status_details: Mapped[str | None]

@@ -1,5 +1,7 @@
 """Which bytes the store must keep: a row for each blob, and the removal of those that nothing refers to.
 
+A file that a client deleted loses its bytes too, though jobs that have ended go on naming it.
+
 The row comes first. ``record`` marks it as wanted, which keeps its bytes for a day; only then are bytes stored and
 referred to. Removal locks the row first too, so that nobody can be told "we have it" while it goes.
 """
@@ -9,12 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, exists, or_, select, text
+from sqlalchemy import ColumnElement, delete, exists, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.db.clock import NOW
 from app.db.models import Base, Blob, File
+from app.domain.errors import NotFound
 from app.storage.store import Store, StoredBlob, hash_file
 
 GRACE_SECONDS: Final = 24 * 3600.0
@@ -37,6 +40,17 @@ def put(session: Session, store: Store, path: Path) -> StoredBlob:
     return store.put_file(path)
 
 
+def blob_of(file: File) -> StoredBlob:
+    """Where a file's bytes are.
+
+    Raises:
+        NotFound: It was deleted, and they are gone.
+    """
+    if file.sha256 is None:
+        raise NotFound("file_not_found", f"{file.filename} has been deleted.")
+    return StoredBlob(file.sha256, file.num_bytes)
+
+
 def collect_garbage(session: Session, store: Store, *, grace_seconds: float = GRACE_SECONDS) -> int:
     """Remove one page of what nothing has referred to for a while.
 
@@ -45,6 +59,7 @@ def collect_garbage(session: Session, store: Store, *, grace_seconds: float = GR
     """
     before = NOW - timedelta(seconds=grace_seconds)
     session.execute(delete(File).where(File.deleted_at < before, ~_is_referred_to(File)))
+    session.execute(update(File).where(File.deleted_at < before).values(sha256=None))
     store.sweep(before=time.time() - grace_seconds)
     return _remove(session, store, Blob.last_referenced_at < before)
 

@@ -18,9 +18,10 @@ from app.domain.evaluation import ScorerName, scorer_by_look, unusable
 from app.domain.questions import Question, stream_questions
 from app.domain.training import Hyperparameters, SdftHyperparameters
 from app.domain.validation import MAX_REPORTED, Finding
+from app.services import blobs
 from app.services.base_models import TokenCounter, template_tokens
 from app.services.files import SUITE_PURPOSE
-from app.storage.store import Store, StoredBlob
+from app.storage.store import Store
 
 MAX_COUNTED: Final = 1000
 """Examples that figures are made from, evenly spread over the file."""
@@ -276,7 +277,7 @@ def _local(store: Store, file: File) -> Iterator[Path]:
     """The file's bytes on a disk, while they are read."""
     path = store.stage()
     try:
-        store.fetch(StoredBlob(file.sha256, file.num_bytes), path)
+        store.fetch(blobs.blob_of(file), path)
         yield path
     finally:
         path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import models
+from app.domain.errors import NotFound
 from app.services import blobs
 from app.storage.store import Store, StoredBlob
 from tests import factories
@@ -58,16 +59,32 @@ def test_storing_the_same_bytes_again_gives_them_another_day(session: Session, s
     assert blobs.collect_garbage(session, store) == 0
 
 
-def test_a_deleted_file_goes_once_no_job_names_it(session: Session, store: Store) -> None:
-    used, unused = (factories.make_file(session, content=name, store=store) for name in (b"used", b"unused"))
-    factories.make_job(session, "succeeded", training_file=used)
+def test_a_deleted_file_loses_its_bytes_and_its_row_once_no_job_names_it(session: Session, store: Store) -> None:
+    used, unused, kept = (
+        factories.make_file(session, content=name, store=store) for name in (b"used", b"unused", b"kept")
+    )
+    job = factories.make_job(session, "succeeded", training_file=used)
     used.deleted_at = unused.deleted_at = YESTERDAY
     session.flush()
     age(session)
     blobs.collect_garbage(session, store)
-    assert used.sha256 in stored(store)
-    assert unused.sha256 not in stored(store)
-    assert session.scalar(select(models.File.id).where(models.File.id == unused.id)) is None
+    session.expire_all()
+    assert stored(store) == {kept.sha256}
+    assert set(session.scalars(select(models.File.id))) == {used.id, kept.id}
+    assert job.training_file_id == used.id
+    with pytest.raises(NotFound, match="has been deleted"):
+        blobs.blob_of(used)
+
+
+def test_a_file_that_was_just_deleted_has_another_day(session: Session, store: Store) -> None:
+    """Someone may be reading it: a download, or a job whose post came first."""
+    file = factories.make_file(session, content=b"read", store=store)
+    factories.make_job(session, "succeeded", training_file=file)
+    file.deleted_at = datetime.now(UTC)
+    session.flush()
+    age(session)
+    assert blobs.collect_garbage(session, store) == 0
+    assert blobs.blob_of(file).sha256 in stored(store)
 
 
 def test_an_abandoned_upload_leaves_the_staging_folder(session: Session, store: Store) -> None:
@@ -107,7 +124,7 @@ def test_collection_in_a_loop_never_takes_what_is_being_published(
     def collect() -> None:
         while not done.is_set():
             with committed_sessions.begin() as session:
-                removed[0] += blobs.collect_garbage(session, store, grace_seconds=0.2)
+                removed[0] += blobs.collect_garbage(session, store, grace_seconds=1.0)
 
     collector = threading.Thread(target=collect)
     collector.start()
@@ -131,7 +148,7 @@ def test_collection_in_a_loop_never_takes_what_is_being_published(
             assert store.read(blob)
             with committed_sessions.begin() as session:
                 session.delete(session.get_one(models.File, file.id))
-            time.sleep(0.01 * (number % 5 == 0) + 0.25 * (number % 50 == 49))
+            time.sleep(0.01 * (number % 5 == 0) + 1.2 * (number % 50 == 49))
     finally:
         done.set()
         collector.join()
