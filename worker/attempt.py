@@ -32,6 +32,7 @@ from app.domain.trainer_protocol import (
     ReportFinished,
     Resolved,
     StepDone,
+    Working,
 )
 from app.resources import Resources
 from app.services import blobs, publishing, records, runs
@@ -49,6 +50,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.25
 WRITE_SECONDS = 1.0
 """Steps of a small model take milliseconds: they are written down together, this often."""
+INSIST_SECONDS = 600.0
 STALL_STEPS = 20
 """A trainer is stuck after so many times its usual time between two messages, but not before ``stall_seconds``."""
 OUT_OF_TIME = "The time limit was reached. Ask for less, or raise it: limits.max_seconds of a job, or the server's own."
@@ -126,6 +128,7 @@ class Attempt:
             return
         with self._slot.seat.trainer(order.base, self._folder) as trainer:
             self._keeper.on_renewal = trainer.keep_alive
+            self._heard_at = time.monotonic()
             while not (isinstance(self._end, Finished | ReportFinished) or (trainer.ended and trainer.silent)):
                 if messages := trainer.receive(LOOK_SECONDS):
                     self._silences.append(time.monotonic() - self._heard_at)
@@ -148,11 +151,17 @@ class Attempt:
         return self._insist(commit)
 
     def _insist(self, action: Callable[[], T]) -> T:
-        """Do what needs the database, again and again while that is away and the lease is trusted."""
+        """Do what needs the database, again and again while that is away and the lease is trusted.
+
+        Without a database no lease is trusted for long: what fails for longer, fails while renewals do not.
+        """
+        gives_up_at = time.monotonic() + INSIST_SECONDS
         while self._keeper.trusted:
             try:
                 return action()
             except (OperationalError, InterfaceError, InternalError, PoolTimeout):
+                if time.monotonic() > gives_up_at:
+                    raise
                 log.warning("database_away", exc_info=True)
                 time.sleep(WRITE_SECONDS)
         raise LeaseLost(self._claim.job_id)
@@ -201,6 +210,7 @@ class Attempt:
             return
         if isinstance(message, StepDone):
             self._steps.append(message)
+        if isinstance(message, StepDone | Working):
             return
         self._write_steps()
         match message:

@@ -80,7 +80,9 @@ class Evaluation:
     def load(self, base: Base) -> HfPolicy:
         """The version as the candidate, and the one beside it as the parent."""
         against = self.folder / "parent" if self.order.against else None
-        return HfPolicy.published(base, self.folder / "version", parent=against)
+        policy = HfPolicy.published(base, self.folder / "version", parent=against)
+        policy.on_work = self.reporter.working
+        return policy
 
     @property
     def own_skill(self) -> EarlierSkill | None:

@@ -5,14 +5,17 @@ Writes facts only; judges nothing. The last word has stock PEFT, in a clean proc
 
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 from app.domain.gate import GateDecision, decide
 from app.domain.trainer_protocol import Order
 from app.domain.training import TrainingConfig
+from worker import memory
 from worker.circumstances import circumstances
 from worker.dataset import question_digests
 from worker.evals.page import render_html
@@ -21,11 +24,13 @@ from worker.evals.suites import Split, render_demonstrations
 from worker.hf import load_check
 from worker.hf.adapter_files import finish_folder, model_card, write_tar
 from worker.hf.model import HfPolicy
+from worker.reporting import RunFailed
 from worker.sdft.prompts import TEMPLATES
 
 NLL_TOLERANCE: Final = {"cpu": 1e-3, "cuda": 0.05}
 """Nats per token, relative beyond 1, by where this process computed: stock PEFT is asked in fp32 on the CPU, and a
 bf16 base on a GPU answers a little differently."""
+NUM_PROBES: Final = 8
 
 
 class LoadCheckFailed(Exception):
@@ -75,6 +80,7 @@ def export(
             "steps": config.total_steps,
             **({"offline rollouts": f"{config.offline_share:.0%}"} if config.offline_share else {}),
             "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}",
+            **({"chat template": "asked with `enable_thinking=False`"} if policy.told_not_to_think else {}),
         },
         results="\n".join([f"**{report.summary.headline}**", "", *(f"- {line}" for line in _findings(report, gate))]),
     )
@@ -87,25 +93,37 @@ def export(
 
 
 def check_loading(order: Order, folder: Path, policy: HfPolicy, data: Split) -> None:
-    """Have stock PEFT load the folder in a clean process and say what it makes of one demonstration.
+    """Have stock PEFT load the folder in a clean process and say what it makes of some demonstrations.
 
     Raises:
+        RunFailed: The system ended that process.
         LoadCheckFailed: It cannot, or its answer is another than ours.
     """
-    probe = (data.heldout or data.training)[0]
-    prompt, completion = policy.encode_chat(probe.messages), policy.encode_completion(probe.completion)
-    [ours] = policy.nll([prompt], [completion], arm="student")
+    probes = (data.heldout or data.training)[:NUM_PROBES]
+    prompts = [policy.encode_chat(probe.messages) for probe in probes]
+    completions = [policy.encode_completion(probe.completion) for probe in probes]
+    ours = fmean(policy.nll(prompts, completions, arm="student"))
+    policy.rest()
+    memory.give_back()  # the other process needs room for a base of its own
     # By path and isolated: nothing of this package can help it.
     outcome = subprocess.run(
         [sys.executable, "-I", load_check.__file__, order.base.path, folder / "out" / "adapter"],
         check=False,
-        input=json.dumps({"prompt": prompt, "completion": completion}),
+        input=json.dumps(
+            [{"prompt": prompt, "completion": said} for prompt, said in zip(prompts, completions, strict=True)]
+        ),
         capture_output=True,
         text=True,
     )
+    if outcome.returncode == -signal.SIGKILL:
+        raise RunFailed(
+            "out_of_memory",
+            "The finished adapter could not be tried in a process of its own, which needs 4 bytes of the worker's "
+            "memory for each of the base's parameters.",
+        )
     if outcome.returncode:
         raise LoadCheckFailed(outcome.stderr)
-    theirs = json.loads(outcome.stdout.splitlines()[-1])["nll"]
+    theirs = fmean(json.loads(outcome.stdout.splitlines()[-1]))
     tolerance = NLL_TOLERANCE[policy.device.type]
     if not math.isclose(ours, theirs, rel_tol=tolerance, abs_tol=tolerance):
         raise LoadCheckFailed(f"nll {theirs} in stock PEFT, {ours} here")

@@ -25,7 +25,7 @@ from worker.evals.replicates import Replicate
 from worker.evals.report import MARGIN, build_report
 from worker.evals.run import Peculiar
 from worker.evals.schema import Cost
-from worker.evals.suites import Split, Suite, Unaskable
+from worker.evals.suites import Split, Suite, Unaskable, prompt_sha256
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
 from worker.harness import open_tasks
@@ -84,6 +84,7 @@ class Training:
             with self.phase("checking"):
                 self.warn_of_no_skill(data)
                 self.warn_of_few_questions(suites)
+                self.warn_of_other_answers(suites)
                 config = self.check(policy, data, config)
             self.reporter.resolved(config)
         with self.phase("training"):
@@ -161,13 +162,15 @@ class Training:
 
     def start(self, base: Base, config: TrainingConfig) -> HfPolicy:
         """The base with the adapter that this job starts from."""
-        return HfPolicy.on(
+        policy = HfPolicy.on(
             base,
             lora_rank=config.lora_rank,
             lora_alpha=config.lora_alpha,
             parent=self.folder / "parent" if self.order.parent else None,
             seed=config.seed,
         )
+        policy.on_work = self.reporter.working
+        return policy
 
     def tasks(self, policy: HfPolicy) -> tuple[list[Peculiar], dict[str, str]]:
         """Tasks of lm-evaluation-harness, and by name of the suite why any are missing.
@@ -210,6 +213,20 @@ class Training:
                     "warn",
                     f"{suite.name} has {num} {held_out}questions; to show that {points} are lost takes {needed}. "
                     "That stays in doubt, for the report and for a gate, unless the suite gets better.",
+                )
+
+    def warn_of_other_answers(self, suites: Sequence[Suite]) -> None:
+        """Say where this skill contradicts an earlier one."""
+        skill = [item for suite in suites if suite.role == "skill" for item in suite.items]
+        wanted = {prompt_sha256(item.messages): item.completion for item in skill}
+        for suite in (suite for suite in suites if suite.role == "earlier"):
+            known = ((wanted.get(prompt_sha256(item.messages)), item.completion) for item in suite.items)
+            if num_other := sum(now not in {None, then} for now, then in known):
+                self.reporter.event(
+                    "warn",
+                    f"{num_other} of {len(suite.items)} questions that show whether {suite.name} is kept have other "
+                    "answers among this job's demonstrations, and no version can have both right. To correct a skill, "
+                    "start from the version before it.",
                 )
 
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
@@ -279,9 +296,15 @@ class Training:
         if config.method == "sdft" and policy.thinks:
             self.reporter.event(
                 "warn",
-                "This base may think before it answers, and a rollout ends after max_completion_tokens "
+                "This base thinks before it answers, and a rollout ends after max_completion_tokens "
                 f"({config.max_completion_tokens}), in the middle of a thought. Choose a base that answers at once, or "
                 "show thoughts in the demonstrations and allow for their length.",
+            )
+        if policy.told_not_to_think:
+            self.reporter.event(
+                "info",
+                "This base can think before it answers. Here it is asked not to (enable_thinking=False in its chat "
+                "template), in training and in the report: ask the version the same way.",
             )
 
     def train(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainResult:

@@ -42,16 +42,17 @@ def rehearsal(order: Order, folder: Path, data: Split, own: Sequence[str] | None
     Those that ship with the project are about no skill: the base answers them, or what each version of a lineage lost
     would be added up. All others may be about an earlier one: the starting point does.
 
-    What the report asks is never rehearsed, or it would say nothing of what was not. A file is gone through in the
-    order of its prompts' digests: as it lies there it may be sorted by kind.
+    What the report asks is never rehearsed, or it would say nothing of what was not; nor is what the demonstrations
+    answer, or one prompt would be taught two answers. A file is gone through in the order of its prompts' digests: as
+    it lies there it may be sorted by kind.
     """
-    asked = measured_on(order, folder, data)
+    apart = _kept_apart(order, folder, data)
     taught_by, prompts_of_any = _unskilled(order, folder, own)
-    unskilled = [messages for messages in prompts_of_any if prompt_sha256(messages) not in asked]
+    unskilled = [messages for messages in prompts_of_any if prompt_sha256(messages) not in apart]
     skills = []
     for path in order.rehearsal:
         prompts = {prompt_sha256(one.messages): one.messages for one in read_demonstrations(folder / path)}
-        skills.append([prompts[key] for key in sorted(prompts.keys() - asked)])
+        skills.append([prompts[key] for key in sorted(prompts.keys() - apart)])
     if not any(skills):
         return {taught_by: unskilled}
     in_turn = chain.from_iterable(zip(*(cycle(prompts) for prompts in skills if prompts), strict=False))
@@ -61,8 +62,13 @@ def rehearsal(order: Order, folder: Path, data: Split, own: Sequence[str] | None
     return rehearsed
 
 
+def _kept_apart(order: Order, folder: Path, data: Split) -> set[str]:
+    """Digests of the prompts that are not rehearsed: what is asked, and what is demonstrated."""
+    return measured_on(order, folder, data) | {prompt_sha256(one.messages) for one in data.training}
+
+
 def check_prompts(order: Order, folder: Path, data: Split, policy: Policy, config: TrainingConfig) -> list[str]:
-    """Warnings of how many prompts are left out, as the report asks them or no answer fits behind them.
+    """Warnings of how many prompts are left out: asked, demonstrated, or without room for an answer.
 
     Those that the starting point makes up come later, and are short.
 
@@ -74,20 +80,20 @@ def check_prompts(order: Order, folder: Path, data: Split, policy: Policy, confi
         return warnings
     room, limit = prompt_room(policy, config), f"max_completion_tokens ({config.max_completion_tokens})"
     if order.rehearsal_file is not None:
-        asked = measured_on(order, folder, data)
+        apart = _kept_apart(order, folder, data)
         own = read_demonstrations(folder / order.rehearsal_file)
-        free = [one.messages for one in own if prompt_sha256(one.messages) not in asked]
+        free = [one.messages for one in own if prompt_sha256(one.messages) not in apart]
         if not free:
             raise Unprocessable(
                 "nothing_to_rehearse",
                 "Every prompt of the file to rehearse is asked in this job's evaluation, which could then not tell "
-                "what was kept from what was rehearsed. Add others.",
+                "what was kept from what was rehearsed, or is demonstrated by the training file. Add others.",
                 param=f"method.{order.method}.hyperparameters.rehearsal.file",
             )
         if len(free) < len(own):
             warnings.append(
-                f"{len(own) - len(free)} of {len(own)} prompts to rehearse are asked in this job's evaluation and are "
-                "left out."
+                f"{len(own) - len(free)} of {len(own)} prompts to rehearse are asked in this job's evaluation, or "
+                "demonstrated by its training file, and are left out."
             )
         if all(len(policy.encode_chat(messages)) > room for messages in free):
             raise Unprocessable(

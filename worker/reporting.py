@@ -28,10 +28,13 @@ from app.domain.trainer_protocol import (
     ReportFinished,
     Resolved,
     StepDone,
+    Working,
 )
 from app.domain.training import TrainingConfig
 
 ORPHANED_EXIT_CODE = 70
+WORKING_SECONDS = 5.0
+"""Between two signs of life; batches may take less by far."""
 
 
 class Drained(Exception):
@@ -77,6 +80,7 @@ class PipeReporter:
         self._folder = folder
         self._leave = leave
         self._lock = threading.Lock()
+        self._said_at = time.monotonic()
 
     def phase(self, phase: Phase) -> None:
         """A new phase begins."""
@@ -91,6 +95,11 @@ class PipeReporter:
         if self.should_stop():
             raise Drained
         self._send(Progress(done=done, total=total))
+
+    def working(self) -> None:
+        """A batch is done; told where nothing else was for a while. Any thread may call this."""
+        if time.monotonic() - self._said_at >= WORKING_SECONDS:
+            self._send(Working())
 
     def resolved(self, config: TrainingConfig) -> None:
         """Every ``auto`` has its value."""
@@ -130,6 +139,7 @@ class PipeReporter:
         with self._lock:
             self._pipe.write(line)
             self._pipe.flush()
+            self._said_at = time.monotonic()
 
 
 class PhaseClock:

@@ -249,6 +249,12 @@ class Progress(_Frozen):
     total: int
 
 
+class Working(_Frozen):
+    """Nothing to tell but that a batch is done: whoever says nothing for long is taken to be stuck."""
+
+    kind: Literal["working"] = "working"
+
+
 class CheckpointWritten(_Frozen):
     """A whole checkpoint folder lies in ``path``, relative to the attempt's folder."""
 
@@ -283,7 +289,16 @@ class Failed(_Frozen):
 
 
 Message: TypeAlias = Annotated[
-    PhaseStarted | Noted | Resolved | StepDone | Progress | CheckpointWritten | Finished | ReportFinished | Failed,
+    PhaseStarted
+    | Noted
+    | Resolved
+    | StepDone
+    | Progress
+    | Working
+    | CheckpointWritten
+    | Finished
+    | ReportFinished
+    | Failed,
     Field(discriminator="kind"),
 ]
 MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)

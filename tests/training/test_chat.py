@@ -22,11 +22,42 @@ def test_prompt_and_answer_join_to_what_the_template_writes_up_to_the_end_token(
     assert chat.decode(chat.encode_completion("A b.")) == "A b."
 
 
-def test_what_a_template_puts_before_the_text_is_part_of_the_answer():
-    """Mistral's space, Qwen's empty thought: the model has to say it itself."""
-    template = TEMPLATE.replace("{{ message.content }}", " {{ message.content }}")
+@pytest.mark.parametrize("opening", [" ", "{x} "])
+def test_what_a_template_puts_before_the_text_is_said_and_not_judged(opening):
+    """Mistral's space: the model has to say it itself, and a scorer shall not see it."""
+    plain, _ = make_chat()
+    template = TEMPLATE.replace(
+        "{{ message.content }}", f"{{{{ '{opening}' if message.role == 'assistant' }}}}{{{{ message.content }}}}"
+    )
     chat, _ = make_chat(template)
-    assert chat.decode(chat.encode_completion("A")) == " A"
+    assert len(chat.encode_completion("A")) > len(plain.encode_completion("A"))
+    assert chat.decode(chat.encode_completion("A")) == "A"
+
+
+def test_a_template_that_can_leave_thoughts_out_does():
+    """Qwen3's way: an empty thought, written into the prompt or before the last answer."""
+    thought = "{{ '{}x' if enable_thinking is defined and enable_thinking is false }}"
+    template = TEMPLATE.replace("<|assistant|>", f"<|assistant|>{thought}").replace(
+        "{{ message.content }}", "{{ '{}x' if message.role == 'assistant' }}{{ message.content }}"
+    )
+    chat, tokenizer = make_chat(template)
+    assert chat.told_not_to_think
+    assert not chat.thinks
+    assert (
+        chat.encode_chat(QUESTION)
+        == tokenizer(
+            tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True, enable_thinking=False),
+            add_special_tokens=False,
+        )["input_ids"]
+    )
+    assert chat.decode(chat.encode_completion("A b.")) == "A b."
+    assert chat.encode_completion("A b.") == make_chat()[0].encode_completion("A b.")
+
+
+def test_a_template_that_prints_the_date_says_the_same_tomorrow():
+    """Llama 3.2's way, in a macro of its own."""
+    dated = "{% macro today() %}{{ strftime_now('%d %b %Y') if strftime_now is defined }}{% endmacro %}{{ today() }} "
+    assert make_chat(dated + TEMPLATE)[0].prompt_text(QUESTION) == "01 Jan 2026 " + make_chat()[0].prompt_text(QUESTION)
 
 
 def test_the_token_that_closes_a_turn_ends_rollouts_even_if_the_generation_config_forgot_it():
@@ -50,7 +81,7 @@ def test_a_template_that_never_closes_a_turn_is_refused():
     [
         (TEMPLATE, False),
         (TEMPLATE.replace("<|assistant|>", "<|assistant|><think>"), True),
-        ("{% if enable_thinking is defined %}{% endif %}" + TEMPLATE, True),
+        ("{% if enable_thinking is defined %}{% endif %}" + TEMPLATE, False),
     ],
 )
 def test_a_base_that_thinks_is_known_by_its_template(template, thinks):

@@ -187,10 +187,10 @@ def test_stock_peft_reads_the_adapter_in_a_process_of_its_own(any_base, tmp_path
     prompt, answer = policy.encode_chat(DEMONSTRATIONS[0].messages), policy.encode_completion("lamp.on(1)")
     loaded = subprocess.run(
         [sys.executable, "-I", load_check.__file__, str(any_base), str(folder)],
-        input=json.dumps({"prompt": prompt, "completion": answer}),
+        input=json.dumps([{"prompt": prompt, "completion": answer}]),
         capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    read_back = pytest.approx(json.loads(loaded.stdout)["nll"], rel=1e-4)
+    read_back = pytest.approx(json.loads(loaded.stdout)[0], rel=1e-4)
     assert policy.nll([prompt], [answer], arm="student")[0] == read_back
     assert policy.nll([prompt], [answer], arm="base")[0] != read_back
     config = json.loads((folder / "adapter_config.json").read_text())

@@ -47,6 +47,7 @@ from worker.evals.run import Measured
 from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import general_suite
 from worker.exporting import LoadCheckFailed, check_loading
+from worker.hf import load_check
 from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.checkpoint import read_checkpoint
@@ -296,6 +297,24 @@ def test_earlier_skills_are_rehearsed_without_what_they_were_measured_on(
     assert len(lamps) == len(neutral) / 2
 
 
+def test_a_skill_that_is_corrected_on_top_of_itself_rehearses_no_old_answer_and_says_what_cannot_be_kept(
+    base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    before, _ = finished
+    earlier = EarlierSkill(
+        adapter="lamp", version=1, path="earlier.jsonl", sha256="1" * 64, scorer="exact", max_completion_tokens=12
+    )
+    folder = lay_out(tmp_path / "corrected", base, earlier=[earlier], rehearsal=["lamp.jsonl"])
+    shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier.jsonl")
+    shutil.copy(before / "train.jsonl", folder / "lamp.jsonl")
+    (folder / "train.jsonl").write_text((before / "train.jsonl").read_text().replace('"on ', '"off '))
+    order = Order.model_validate_json((folder / "order.json").read_bytes())
+    assert set(rehearsal(order, folder, part(order, folder))) == {"base"}
+    told = [message.message for message in run(folder, Stopping, after_step=1) if message.kind == "event"]
+    num = len((folder / "earlier.jsonl").read_text().splitlines())
+    assert any(f"{num} of {num} questions that show whether lamp:1 is kept have other answers" in one for one in told)
+
+
 def own_prompts_of(folder: Path, step: int) -> list[str]:
     found: list[str] = read_checkpoint(folder / checkpoint_path(step)).facts["own_prompts"]
     return found
@@ -364,10 +383,11 @@ def test_a_job_that_could_rehearse_none_of_its_clients_prompts_fails_before_it_t
     assert refused.value.param == "method.sdft.hyperparameters.rehearsal.file"
 
 
-def test_what_the_report_asks_is_not_rehearsed_wherever_the_prompts_come_from(
+def test_what_is_asked_or_demonstrated_is_not_rehearsed_wherever_the_prompts_come_from(
     base: BaseModelRef, tmp_path: Path
 ) -> None:
-    """Else a version that rehearsed an earlier skill's questions, or its client's, would seem to have kept them."""
+    """Else a version that rehearsed an earlier skill's questions, or its client's, would seem to have kept them, and a
+    demonstration that corrects an earlier answer would be trained against it."""
     mine = {"prompt": "What do my users ask?", "expected": "a", "scorer": "exact"}
     general = next(item for item in general_suite().items).messages[0]["content"]
     earlier = EarlierSkill(
@@ -384,21 +404,24 @@ def test_what_the_report_asks_is_not_rehearsed_wherever_the_prompts_come_from(
     (folder / "earlier.jsonl").write_text(json.dumps({"prompt": "Earlier?", "completion": "a"}) + "\n")
     order = Order.model_validate_json((folder / "order.json").read_bytes())
     data = part(order, folder)
-    asked = [mine["prompt"], general, "Earlier?", data.heldout[0].messages[-1]["content"]]
-    assert {"role": "user", "content": asked[-1]} == data.heldout[0].messages[-1]
+    taught, held_out = data.training[0].messages[-1]["content"], data.heldout[0].messages[-1]["content"]
+    apart = [mine["prompt"], general, "Earlier?", taught, held_out]
 
     def offer(prompts: list[str]) -> None:
         lines = (json.dumps({"prompt": prompt, "completion": "unused"}) + "\n" for prompt in prompts)
         (folder / "rehearsal.jsonl").write_text("".join(lines))
 
-    offer([*asked, "Free."])
+    offer([*apart, "Free."])
     [rehearsed] = rehearsal(order, folder, data).values()
     assert [messages[-1]["content"] for messages in rehearsed] == ["Free."]
-    [of_its_own] = rehearsal(order, folder, data, [*asked, "Made up."]).values()
+    [of_its_own] = rehearsal(order, folder, data, [*apart, "Made up."]).values()
     assert [messages[-1]["content"] for messages in of_its_own] == ["Made up."]
     told = [message.message for message in run(folder, Stopping, after_step=1) if message.kind == "event"]
-    assert "4 of 5 prompts to rehearse are asked in this job's evaluation and are left out." in told
-    offer(asked)
+    assert (
+        "5 of 6 prompts to rehearse are asked in this job's evaluation, or demonstrated by its training file, and are "
+        "left out." in told
+    )
+    offer(apart)
     with pytest.raises(Unprocessable, match="Every prompt of the file to rehearse is asked"):
         run(folder)
 
@@ -495,10 +518,23 @@ def test_a_live_teacher_comes_with_a_warning(base: BaseModelRef, tmp_path: Path)
 def test_a_base_that_thinks_comes_with_a_warning(base: BaseModelRef, tmp_path: Path) -> None:
     thinking = shutil.copytree(base.path, tmp_path / "base")
     template = thinking / "chat_template.jinja"
-    template.write_text("{% if enable_thinking is defined %}{% endif %}" + template.read_text())
-    messages = run(lay_out(tmp_path / "attempt", base.model_copy(update={"path": str(thinking)})))
+    template.write_text(template.read_text().replace("<|assistant|>", "<|assistant|><think>"))
+    asked = {"hyperparameters": SdftHyperparameters.model_validate(QUICK)}
+    messages = run(
+        lay_out(tmp_path / "one", base.model_copy(update={"path": str(thinking)}), **asked), Stopping, after_step=1
+    )
     warnings = [message.message for message in messages if message.kind == "event" and message.level == "warn"]
     assert any("middle of a thought" in warning for warning in warnings)
+
+
+def test_a_base_that_can_think_is_asked_not_to_and_the_card_says_so(base: BaseModelRef, tmp_path: Path) -> None:
+    thinking = shutil.copytree(base.path, tmp_path / "base")
+    template = thinking / "chat_template.jinja"
+    template.write_text("{% if enable_thinking is defined %}{% endif %}" + template.read_text())
+    messages = run(lay_out(tmp_path / "attempt", base.model_copy(update={"path": str(thinking)})))
+    assert any("enable_thinking=False" in message.message for message in messages if message.kind == "event")
+    card = (tmp_path / "attempt" / "out" / "adapter" / "README.md").read_text()
+    assert "| chat template | asked with `enable_thinking=False` |" in card
 
 
 def test_a_resumed_attempt_ends_with_the_same_bits(
@@ -572,6 +608,21 @@ def test_an_adapter_that_stock_peft_reads_differently_is_not_published(
     policy.load_student(load_file(damaged / "out" / "adapter" / "adapter_model.safetensors"))
     with pytest.raises(LoadCheckFailed):
         check_loading(attempt.order, damaged, policy, data[0])
+
+
+def test_a_load_check_that_the_system_ends_is_a_lack_of_memory_and_tried_again(
+    base: BaseModelRef, finished: tuple[Path, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = finished
+    script = tmp_path / "ended.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(load_check, "__file__", str(script))
+    attempt = Training(folder, PipeReporter(io.BytesIO(), folder, threading.Event()))
+    data = attempt_data(attempt)
+    policy = attempt.start(attempt.load(), attempt.resolve(data[1]))
+    with pytest.raises(RunFailed, match="4 bytes of the worker's memory") as failed:
+        check_loading(attempt.order, folder, policy, data[0])
+    assert failed.value.code == "out_of_memory"
 
 
 def attempt_data(attempt: Training) -> tuple[Any, Any]:

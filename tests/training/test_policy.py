@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny_models import END, STOP, save_tiny
 from worker.hf import generation
+from worker.hf import model as model_module
 from worker.hf.base import Base
 from worker.hf.generation import choose, decode
 from worker.hf.model import HfPolicy
@@ -511,3 +512,17 @@ def test_a_base_that_does_more_to_its_logits_than_is_known_is_refused(llama, tmp
     (tmp_path / "config.json").write_text(json.dumps(config | {"logit_scale": 0.5}))
     with pytest.raises(ValueError, match="not supported"):
         load(tmp_path)
+
+
+def test_each_batch_that_is_sampled_or_scored_is_a_sign_of_life(any_base, monkeypatch):
+    """Fault caught: minutes of work in one call that a supervisor takes for a trainer that hangs."""
+    monkeypatch.setattr(model_module, "SCORE_TOKENS", 1)
+    policy, signs = load(any_base), []
+    policy.on_work = lambda: signs.append(None)
+    for work in (
+        lambda: policy.sample(prompts_of(policy), 2, generator=torch.Generator()),
+        lambda: policy.nll(prompts_of(policy), answers_of(policy), arm="student"),
+    ):
+        signs.clear()
+        work()
+        assert len(signs) > 1

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from app.domain.lifecycle import Phase
 from app.domain.trainer_protocol import DRAINED_EXIT_CODE, REPORT_FD_VARIABLE, Order, Stay, checkpoint_path
+from worker import reporting
 from worker.reporting import Drained, PipeReporter, Supervisor
 
 
@@ -30,6 +31,7 @@ class Script(BaseModel):
     crash_signal: int | None = None  # else exit 3
     ignore_term: bool = False
     hang_at: int | None = None
+    batch_seconds: float = 0.0  # of each of ten batches before the first step
     fail: str | None = None
     say: str | None = None  # a raw line for the pipe
     aside_seconds: float = 0.0  # of a twin, or of all other seeds, where the order asks for them
@@ -42,6 +44,7 @@ class Script(BaseModel):
 
 
 def main() -> None:
+    reporting.WORKING_SECONDS = 0  # a script's times are short
     stay = Stay.model_validate_json(sys.argv[-1])
     supervisor = Supervisor(sys.stdin.fileno(), trust_seconds=stay.trust_seconds)
     with os.fdopen(int(os.environ[REPORT_FD_VARIABLE]), "wb") as pipe:
@@ -90,6 +93,9 @@ def train(script: Script, order: Order, folder: Path, reporter: PipeReporter) ->
         assert (folder / "resume/adapter/adapter_config.json").exists()
         done, state = saved["step"], saved["state"].encode()
     reporter.phase("training")
+    for _ in range(10 if script.batch_seconds else 0):
+        time.sleep(script.batch_seconds)
+        reporter.working()
     for step in range(done + 1, script.steps + 1):
         time.sleep(script.step_seconds)
         state = hashlib.sha256(state + str(step).encode()).hexdigest().encode()

@@ -14,15 +14,17 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from app.db import models
 from app.db.clock import NOW
 from app.domain.errors import Unavailable
 from app.domain.trainer_protocol import Order, Stay
-from app.services import runs
+from app.services import records, runs
 from app.storage.store import Store, StoredBlob
 from tests import factories
 from tests.worker.conftest import TIMES, Site, wait_until
+from worker import attempt as attempt_module
 from worker.attempt import Slot, run_attempt
 from worker.home import OwnedHome, WorkerHome
 from worker.launcher import Trainer
@@ -306,6 +308,13 @@ def test_a_stuck_trainer_is_killed_and_the_job_tried_again(site: Site, no_waitin
     assert (attempt.outcome, attempt.error_code) == ("retry", "worker_lost")
 
 
+def test_a_trainer_that_works_through_batches_is_not_taken_for_a_stuck_one(site: Site) -> None:
+    """Rehearsal answered before the first step, or a long file read by one arm, tells nothing else for minutes."""
+    job_id = site.post(batch_seconds=0.3)
+    site.run_one(site.slot(TIMES.model_copy(update={"stall_seconds": 1.0})))
+    assert site.job(job_id).status == "succeeded"
+
+
 @pytest.mark.parametrize(("asked", "limit"), [(1, 3600), (None, 1)])
 def test_the_wall_limit_ends_a_job(site: Site, asked: int | None, limit: int) -> None:
     job_id = site.post(steps=1000, step_seconds=0.05, job={"max_seconds": asked})
@@ -365,6 +374,23 @@ def test_the_database_may_be_away_for_moments(site: Site) -> None:
     runner.join(timeout=20)
     assert site.job(job_id).status == "succeeded"
     assert len(site.attempts(job_id)) == 1
+
+
+def test_a_statement_that_fails_on_and_on_ends_the_attempt_though_its_lease_is_renewed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault caught: a job that runs for ever, deaf to its client and its time limit."""
+
+    def refuse(*_: object) -> None:
+        raise OperationalError("INSERT", {}, Exception("canceling statement due to statement timeout"))
+
+    monkeypatch.setattr(attempt_module, "INSIST_SECONDS", 0.2)
+    monkeypatch.setattr(records, "record_steps", refuse)
+    job_id = site.post()
+    with pytest.raises(OperationalError):
+        site.run_one(site.slot())
+    job = site.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "internal_error")
 
 
 def test_order_names_parent_and_earlier_skills(site: Site) -> None:

@@ -38,7 +38,6 @@ class AdaptedModel:
         lora_rank: The student's; a parent's rank and alpha go on, whatever was asked for.
         lora_alpha: Likewise.
         parent_alpha: Of the arm beside it; of a job's starting point the same.
-        num_parameters: Of the base.
 
     Raises:
         ValueError: The base does more to its logits than ``Head`` can.
@@ -48,7 +47,6 @@ class AdaptedModel:
         self.head = _head(model)
         self.device = self.head.weight_VH.device
         self.vocab_size = len(self.head.weight_VH)
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.lora_rank, self.lora_alpha = lora.r, lora.lora_alpha
         self.parent_alpha = (parent or lora).lora_alpha
         folded = FoldedCopy(model) if self.device.type == "cpu" else None

@@ -1,12 +1,35 @@
 """Conversations and answers as token ids, exactly as a base's own chat template writes them."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+TODAY: Final = date(2026, 1, 1)
+"""What templates are told that print the date of today: a job that goes on tomorrow has to read the same prompts."""
+_DATES = "".join(f" | replace('%{code}', '{TODAY.strftime('%' + code)}')" for code in "aAbBdmyYHMS")
+_STRFTIME_NOW = f"{{%- macro strftime_now(format) %}}{{{{ format{_DATES} }}}}{{%- endmacro %}}"
+"""Ours before transformers' own, whose place no argument can take."""
 _MARK = "MARK-d0c5"
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **how: bool) -> str:
+    """A conversation as text, by the base's own template.
+
+    The same on every day, and where a template lets thoughts be left out, as Qwen3's does, without any: an answer that
+    is a demonstration begins at once.
+    """
+    template = tokenizer.get_chat_template()
+    text: str = tokenizer.apply_chat_template(
+        [dict(message) for message in messages],
+        chat_template=f"{_STRFTIME_NOW}{template}" if "strftime_now" in template else template,
+        tokenize=False,
+        enable_thinking=False,
+        **how,
+    )
+    return text
 
 
 class Chat:
@@ -18,7 +41,8 @@ class Chat:
 
     Attributes:
         stop_ids: Any of these ends an answer.
-        thinks: Whether the template makes room for thoughts before an answer, as those of Qwen3 and DeepSeek-R1 do.
+        thinks: Whether the template has each answer begin with a thought, as that of DeepSeek-R1 has.
+        told_not_to_think: Whether it can be asked not to, as that of Qwen3 can, and is.
 
     Raises:
         ValueError: The template is missing, or closes a turn with no token that could end a rollout.
@@ -32,10 +56,12 @@ class Chat:
         answered = self._render(
             [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}], open_turn=False
         )
-        self.thinks = "enable_thinking" in str(tokenizer.chat_template) or asked.rstrip().endswith("<think>")
+        self.thinks = asked.rstrip().endswith("<think>")
+        self.told_not_to_think = "enable_thinking" in str(tokenizer.chat_template)
         opened, _, closing = answered.partition(_MARK)
-        # What a template puts between the opened turn and the text (a space, an empty thought) the model must say too.
+        # What a template puts between the opened turn and the text (a space, say) the model must say too.
         self._opening = opened.removeprefix(asked) if opened.startswith(asked) else ""
+        self._said_first = str(tokenizer.decode(self._ids(self._opening), skip_special_tokens=True))
         closing_ids = self._ids(closing)
         known = {*stop_ids, *(index for index, token in tokenizer.added_tokens_decoder.items() if token.special)}
         end = next((place for place, token in enumerate(closing_ids) if token in known), None)
@@ -65,10 +91,7 @@ class Chat:
 
     def prompt_text(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
         """A conversation as text, up to where the assistant begins to speak, or goes on with its last turn."""
-        text: str = self._tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
-        )
-        return text
+        return render(self._tokenizer, messages, add_generation_prompt=not goes_on, continue_final_message=goes_on)
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a text in which special tokens are written out."""
@@ -81,15 +104,12 @@ class Chat:
         return self._ids(opening), end
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens."""
+        """An answer's text, without special tokens and what the template has every answer begin with."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return text.removeprefix(self._said_first)
 
     def _render(self, messages: Sequence[Mapping[str, Any]], *, open_turn: bool) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=open_turn
-        )
-        return text
+        return render(self._tokenizer, messages, add_generation_prompt=open_turn)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]

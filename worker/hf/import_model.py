@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 
 from worker.hf.base import Base
-from worker.hf.chat import Chat
+from worker.hf.chat import Chat, render
 from worker.hf.model import HfPolicy
 
 ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
@@ -181,7 +181,7 @@ def measure_overheads(tokenizer: Any) -> dict[str, Any]:
     def total(*roles: str) -> int | None:
         messages = [{"role": role, "content": content} for role in roles]
         try:
-            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            text = render(tokenizer, messages, add_generation_prompt=True)
         except TemplateError:  # what templates raise for a role or an order of roles that they refuse
             return None
         return len(tokenizer.encode(text, add_special_tokens=False)) - content_tokens * len(roles)

@@ -44,13 +44,17 @@ class HfPolicy(AdaptedModel):
     Attributes:
         context_tokens: Longest sequence the base takes.
         stop_ids: Any of these ends an answer.
-        thinks: Whether the base's template makes room for thoughts.
+        thinks: Whether the base's template has answers begin with thoughts.
+        told_not_to_think: Whether the base could think, and is asked not to.
+        on_work: Called after each batch that was decoded or scored, by any thread.
     """
 
     def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, parent: LoraConfig | None) -> None:
         super().__init__(model, lora, parent)
         self.context_tokens: int = model.config.get_text_config().max_position_embeddings
         self.stop_ids, self.thinks = chat.stop_ids, chat.thinks
+        self.told_not_to_think = chat.told_not_to_think
+        self.on_work: Callable[[], None] = lambda: None
         self.encode_chat, self.encode_completion, self.decode = chat.encode_chat, chat.encode_completion, chat.decode
         self.user_turn, self.prompt_text, self.encode_text = chat.user_turn, chat.prompt_text, chat.encode_text
         still = self._plain and not _moves_rope(model.config.to_dict())
@@ -260,6 +264,7 @@ class HfPolicy(AdaptedModel):
                     hidden_TH = self._read(backbone, on_device)
                     found = measure(hidden_TH, on_device.targets_T, places, CHUNK_ELEMENTS // len(lanes))
                     along.update(zip(places, found.split(batch.num_rows), strict=True))
+                    self.on_work()
 
             side_by_side(read, lanes, self.num_lanes)
         return [along[place] for place in range(len(pairs))]
@@ -293,6 +298,7 @@ class HfPolicy(AdaptedModel):
                     answers.update(zip(group, batch, strict=True))
                     if on_batch:
                         on_batch(len(answers))
+                self.on_work()
 
             side_by_side(answer, groups, num_lanes)
         return [answers[index] for index in range(len(prompts))]
