@@ -110,7 +110,8 @@ def notes(results: Results, known: Mapping[Cell, Known]) -> list[str]:
             steps.setdefault(SKILLS[cell.skill].label, set()).add(one.total_steps)
     counts = ", ".join(f"{skill} {' or '.join(map(str, sorted(some)))}" for skill, some in steps.items())
     num_other = sum(one.code != code_sha256(worker) for one in known.values())
-    said = [f"Base: {results.base.name}. Optimizer steps of every way: {counts}."] if counts else []
+    base = f"{results.base.name} ({results.base.source})"
+    said = [f"Base: {base}. Optimizer steps of every way: {counts}."] if counts else []
     if num_other:
         said.append(f"{num_other} of these trainings were done with other code of the trainer than the present one.")
     return said
