@@ -47,10 +47,18 @@ def make_key(
     )
 
 
+def store_bytes(store: Store, content: bytes) -> None:
+    """Bytes as if they had been uploaded."""
+    staged = store.stage()
+    staged.write_bytes(content)
+    store.put_file(staged)
+    staged.unlink()
+
+
 def make_blob(session: Session, content: bytes, *, store: Store | None = None, **values: Any) -> models.Blob:
     """The row of a blob, and its bytes too where a store is given."""
     if store:
-        store.put_bytes(content)
+        store_bytes(store, content)
     digest = hashlib.sha256(content).hexdigest()
     known = session.get(models.Blob, digest)
     return known or _add(session, models.Blob(**{"sha256": digest, "num_bytes": len(content)} | values))

@@ -81,15 +81,6 @@ class Store:
             raise Unavailable("storage_unavailable", "The artifact store cannot take this file now.") from error
         return blob
 
-    def put_bytes(self, content: bytes) -> StoredBlob:
-        """Store a small piece of content."""
-        staged = self.stage()
-        try:
-            staged.write_bytes(content)
-            return self.put_file(staged)
-        finally:
-            staged.unlink(missing_ok=True)
-
     def read(self, blob: StoredBlob, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes ``start`` to ``end`` (exclusive), in chunks.
 

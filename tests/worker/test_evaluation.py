@@ -34,7 +34,7 @@ def asked(site: Site) -> str:
         second = factories.make_version(
             session, project=project, adapter=line, version=2, store=site.store, heldout=b"two\n", files={"a": b"2"}
         )
-        site.store.put_bytes(factories.TRAINING_LINES)
+        factories.store_bytes(site.store, factories.TRAINING_LINES)
         questions = [
             factories.make_file(
                 session, project, store=site.store, content=content, filename="mine.jsonl", purpose="evals"

@@ -50,7 +50,7 @@ class FoldedCopy:
             adapter: One of its adapters.
         """
         layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, Linear)}
-        factors = [factor for layer in layers.values() for factor in _factors(layer, adapter)]
+        factors = [factor for layer in layers.values() for factor in factors_of(layer, adapter)]
         # Every change in place counts up a tensor's version, an optimizer's step too.
         holds = adapter, sum(factor._version for factor in factors)  # noqa: SLF001 - torch has no public name for it
         with self._folding:
@@ -106,7 +106,7 @@ class FoldedLinear(nn.Module):
 
     def take(self, layer: Linear, adapter: str) -> None:
         """Fold an adapter's weights in."""
-        self._down_RI, self._up_OR = _factors(layer, adapter)
+        self._down_RI, self._up_OR = factors_of(layer, adapter)
         self._scale: float = layer.scaling[adapter]
         torch.addmm(self._base_OI, self._up_OR, self._down_RI, alpha=self._scale, out=self.folded_OI)
 
@@ -139,7 +139,8 @@ class _Product(torch.autograd.Function):
         return grad_x, inner_NR.T @ x_NI, grad_NO.T @ (x_NI @ down_RI.T).mul_(ctx.scale), None, None, None
 
 
-def _factors(layer: Linear, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
+def factors_of(layer: Linear, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
+    """An adapter's A [R, I] and B [O, R] at a layer."""
     down: Any = layer.lora_A[adapter]
     up: Any = layer.lora_B[adapter]
     return down.weight, up.weight

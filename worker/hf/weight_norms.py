@@ -2,11 +2,12 @@
 
 import math
 from collections import defaultdict
-from typing import Any
 
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+
+from worker.hf.folded import factors_of
 
 
 @torch.no_grad()
@@ -25,7 +26,9 @@ def weight_norms(adapted: nn.Module, adapter: str) -> dict[str, tuple[float, flo
     for name, layer in adapted.named_modules():
         if isinstance(layer, Linear) and adapter in layer.lora_A:
             kind = name.rpartition(".")[2]
-            added[kind] += layer.scaling[adapter] ** 2 * _squared_norm(*_factors(layer, adapter))
+            added[kind] += layer.scaling[adapter] ** 2 * _squared_norm(
+                *(factor.double() for factor in factors_of(layer, adapter))
+            )
             base[kind] += float(torch.linalg.vector_norm(layer.base_layer.weight, dtype=torch.float32)) ** 2
     return {kind: (math.sqrt(added[kind]), math.sqrt(base[kind])) for kind in added}
 
@@ -33,9 +36,3 @@ def weight_norms(adapted: nn.Module, adapter: str) -> dict[str, tuple[float, flo
 def _squared_norm(down_RI: Tensor, up_OR: Tensor) -> float:
     """||B A||^2 = tr(A^T B^T B A) = sum((B^T B) * (A A^T)), where rounding alone could be negative."""
     return max(0.0, float(((up_OR.T @ up_OR) * (down_RI @ down_RI.T)).sum()))
-
-
-def _factors(layer: Linear, adapter: str) -> tuple[Tensor, Tensor]:
-    down: Any = layer.lora_A[adapter]
-    up: Any = layer.lora_B[adapter]
-    return down.weight.double(), up.weight.double()
