@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
 from app.api.explanations import takes
 from app.domain.errors import Invalid
@@ -16,7 +17,8 @@ from app.services.idempotency import Answer
 class _StrictRequest(Request):
     async def json(self) -> Any:
         try:
-            return parse(await self.body())
+            # In a thread, as a large body takes its time; whoever else is served does not wait for it.
+            return await run_in_threadpool(parse, await self.body())
         except Malformed as bad:
             hint = bad.hint
             if bad.code == "invalid_json" and bad.path:  # a number that is too large

@@ -5,10 +5,12 @@ that an error never says another thing.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
+from fastapi.routing import iter_route_contexts
 from starlette.requests import Request
 
 from app.domain.distillation import Contradiction
@@ -24,6 +26,8 @@ _CODES = {
 }
 _OWN_WORDS = ("unsupported_method", "value_error")
 """Kinds of findings whose messages we wrote ourselves."""
+_MAX_EXPLAINED: Final = 100
+_MAX_NAME: Final = 100
 
 
 def operation_of(request: Request) -> Schema:
@@ -34,31 +38,45 @@ def operation_of(request: Request) -> Schema:
 
 
 def verbs_of(request: Request) -> list[str]:
-    """The verbs that a request's path takes, if the document has the path."""
-    path = request.app.openapi()["paths"].get(request.scope["route"].path_format, {})
-    return sorted(verb.upper() for verb in path)
+    """The verbs that a request's path takes; none where the framework alone knows."""
+    path = getattr(request.scope.get("route"), "path_format", None)
+    routes = (route for route in iter_route_contexts(request.app.routes) if path and route.path_format == path)
+    return sorted({verb for route in routes for verb in route.methods or ()})
 
 
 def explain(request: Request, findings: Sequence[Mapping[str, Any]]) -> Invalid:
-    """One error from all that pydantic found in a request; its ``errors`` has one entry a field."""
+    """One error from what pydantic found in a request; its ``errors`` has one entry a field, the first hundred.
+
+    A body of one megabyte can be wrong in as many places as it has keys.
+    """
     openapi, operation = request.app.openapi(), operation_of(request)
+    # A name that is not understood comes first: it often is why another one is missing.
+    ordered = sorted(findings, key=lambda finding: finding["type"] != "extra_forbidden")
     entries: dict[str, dict[str, Any]] = {}
-    for finding in findings:
+    for finding in ordered[:_MAX_EXPLAINED]:
         entry = _entry(finding, openapi, operation)
         entries.setdefault(entry["param"], entry)  # each member of a union has a finding; together they are one
-    # A name that is not understood comes first: it often is why another one is missing.
-    ordered = sorted(entries.values(), key=lambda entry: entry["code"] != "unknown_parameter")
-    first = ordered[0]
-    return Invalid(first["code"], first["message"], param=first["param"] or None, errors=ordered)
+    first, *_ = explained = list(entries.values())
+    counts, more = Counter(entry["code"] for entry in explained), ordered[_MAX_EXPLAINED:]
+    counts += Counter(_CODES.get(finding["type"], "invalid_value") for finding in more)
+    told = f" These are the first of {len(findings)} findings." if more else ""
+    return Invalid(
+        first["code"], f"{first['message']}{told}", param=first["param"] or None, errors=explained, counts=counts
+    )
 
 
 def unknown(name: str, known: Sequence[str]) -> str:
     """What to say about a name that is not understood."""
     last = name.rpartition(".")[2]
     begun = [one for one in known if one.startswith(f"{last}_")]
-    if near := begun if len(begun) == 1 else get_close_matches(last, known, n=1):
+    if near := begun if len(begun) == 1 else get_close_matches(cut(last), known, n=1):
         return f"{_shown(name)} is not a parameter here; did you mean {near[0]}?"
     return f"{_shown(name)} is not a parameter here; there are: {', '.join(known) or 'none'}."
+
+
+def cut(name: str) -> str:
+    """So much of a client's own name as is worth repeating."""
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3]}..."
 
 
 def takes(request: Request, param: str) -> str:
@@ -73,25 +91,39 @@ def takes(request: Request, param: str) -> str:
 def _entry(finding: Mapping[str, Any], openapi: Schema, operation: Schema) -> dict[str, Any]:
     place, *location = finding["loc"]
     kind = finding["type"]
-    about_a_key = location[-1:] == ["[key]"]
-    schema, path = _follow(_root(place, operation), location[:-2] if about_a_key else location, openapi)
+    schema, path = _follow(_root(place, operation), location, openapi)
     if kind == "extra_forbidden":
-        name = ".".join([*path, str(location[-1])])
-        return {"code": _CODES[kind], "param": name, "message": unknown(name, sorted(_properties(schema, openapi)))}
-    param = ".".join(path)
-    if about_a_key:
-        names = next(option["propertyNames"] for option in _options(schema, openapi) if "propertyNames" in option)
+        name = _written([*path, str(location[-1])])
+        return {
+            "code": _CODES[kind],
+            "param": cut(name),
+            "message": unknown(name, sorted(_properties(schema, openapi))),
+        }
+    param = _written(path)
+    if names := _names_of_keys(location, _root(place, operation), openapi):
+        param = _written(path[: len(location) - 2])
         message = f"Each key of {_shown(param)} must be {_describe_one({'type': 'string', **names})}."
     elif kind in _OWN_WORDS:
         message = finding["msg"].removeprefix("Value error, ")
         if isinstance(contradiction := finding.get("ctx", {}).get("error"), Contradiction):
-            param = ".".join([*path, contradiction.param])
+            param = _written([*path, contradiction.param])
     elif not location:
         message = "The body must be a JSON object, sent with Content-Type: application/json."
     else:
         is_missing = " is required: it" if kind == "missing" else ""
         message = f"{_shown(param)}{is_missing} must be {_describe(schema, openapi)}."
-    return {"code": _CODES.get(kind, "invalid_value"), "param": param, "message": message}
+    return {"code": _CODES.get(kind, "invalid_value"), "param": cut(param), "message": message}
+
+
+def _names_of_keys(location: Location, root: Schema, openapi: Schema) -> Schema | None:
+    """What keys may be, where a finding is about one: pydantic ends its place with the key and ``[key]``.
+
+    That can be a client's own key too, whose value is at fault.
+    """
+    if list(location[-1:]) != ["[key]"]:
+        return None
+    schema, _ = _follow(root, location[:-2], openapi)
+    return next((option["propertyNames"] for option in _options(schema, openapi) if "propertyNames" in option), None)
 
 
 def _root(place: str, operation: Schema) -> Schema:
@@ -103,14 +135,19 @@ def _root(place: str, operation: Schema) -> Schema:
     return {"type": "object", "properties": {parameter["name"]: parameter["schema"] for parameter in parameters}}
 
 
-def _follow(schema: Schema, location: Location, openapi: Schema) -> tuple[Schema, list[str]]:
+def _written(path: Location) -> str:
+    """A path as people write it, such as ``compare[0].method``; the same as in findings about a file's lines."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _follow(schema: Schema, location: Location, openapi: Schema) -> tuple[Schema, list[str | int]]:
     """Go along pydantic's location, past the names of union members, which are no part of the request."""
-    path: list[str] = []
+    path: list[str | int] = []
     for part in location:
         inner = _inner(schema, part, openapi)
         if inner is not None:
             schema = inner
-            path.append(str(part))
+            path.append(part)
     return schema, path
 
 
@@ -193,4 +230,4 @@ def _plain(limit: Any) -> Any:
 
 
 def _shown(name: str) -> str:
-    return ascii(name if len(name) <= 100 else f"{name[:97]}...").strip("'")
+    return ascii(cut(name)).strip("'")

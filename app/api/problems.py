@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from app.api.explanations import explain, verbs_of
+from app.api.explanations import cut, explain, verbs_of
 from app.domain.errors import (
     Conflict,
     Forbidden,
@@ -67,7 +67,14 @@ def _problem(
 ) -> JSONResponse:
     """The one error body."""
     request_id = scope.get("state", {}).get("request_id")
-    about = {"message": error.message, "type": kind, "param": error.param, "code": error.code, "errors": error.errors}
+    about = {
+        "message": error.message,
+        "type": kind,
+        "param": error.param and cut(error.param),
+        "code": error.code,
+        "errors": error.errors,
+        "counts": dict(error.counts),
+    }
     body = {
         "type": f"urn:sdft-service:problem:{error.code}",
         "title": HTTPStatus(status).phrase,

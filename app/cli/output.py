@@ -119,7 +119,13 @@ def _describe(error: Exception) -> dict[str, Any] | None:
     if isinstance(error, CliError | ProcessFailed | BadDownload | OSError):
         return {"code": "cli_error", "message": str(error)}
     if isinstance(error, ServiceError):
-        return {"code": error.code, "message": error.message, "param": error.param, "errors": error.errors}
+        return {
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "errors": error.errors,
+            "counts": dict(error.counts),
+        }
     # An error of a library that was never loaded is not what happened.
     if "sqlalchemy" in sys.modules and (found := _describe_database(error)):
         return found

@@ -4,6 +4,8 @@
 ``app.api.problems`` is the only place that knows those.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -15,16 +17,24 @@ class ServiceError(Exception):
         message: One or two sentences for a person: what is wrong and how to fix it.
         param: The request field it is about, if one.
         errors: Further findings of the same kind, e.g. one per line of an uploaded file.
+        counts: How many there are of each code, with those that ``errors`` has no room for.
     """
 
     def __init__(
-        self, code: str, message: str, *, param: str | None = None, errors: list[dict[str, Any]] | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        errors: list[dict[str, Any]] | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
         self.errors = errors or []
+        self.counts = counts or Counter(str(one["code"]) for one in self.errors)
 
 
 class Invalid(ServiceError):

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 MAX_DEPTH = 32
 MAX_NUMBER = 2**53
@@ -19,6 +19,11 @@ MAX_NUMBER = 2**53
 _BOM = b"\xef\xbb\xbf"
 # Possessive, and a string may end without its quote: no input makes this more than one pass.
 _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_MAX_SHOWN_KEY = 100
+
+_Path: TypeAlias = tuple["_Path", str | int] | None
+"""Of the container, and the key in it: leaves share what their paths begin with, for a key may be as long as a line."""
 
 
 class Malformed(ValueError):
@@ -131,31 +136,42 @@ def _path_of_number(text: str) -> str:
         value = json.loads(text, parse_int=partial(found, _integer), parse_float=partial(found, _real))
     except json.JSONDecodeError:
         return ""
-    return next((path for path, leaf in _leaves(value, "") if isinstance(leaf, _BeyondDouble)), "")
+    return next((_shown_path(path) for path, leaf in _leaves(value) if isinstance(leaf, _BeyondDouble)), "")
 
 
 def _check_strings(value: Any) -> None:
-    for path, text in _leaves(value, ""):
+    for path, text in _leaves(value):
         if not isinstance(text, str):
             continue
         if "\0" in text:
-            raise Malformed("bad_encoding", "It contains a NUL character.", "Remove the \\u0000.", path)
-        if any("\ud800" <= character <= "\udfff" for character in text):
+            message = "It contains a NUL character."
+            raise Malformed("bad_encoding", message, "Remove the \\u0000.", _shown_path(path))
+        if _HALF_A_PAIR.search(text):
             hint = "Write the character itself in UTF-8 instead of an escape."
-            raise Malformed("bad_encoding", "It contains one half of a surrogate pair.", hint, path)
+            raise Malformed("bad_encoding", "It contains one half of a surrogate pair.", hint, _shown_path(path))
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, path: _Path = None) -> Iterator[tuple[_Path, Any]]:
     """All that holds nothing else, and every key, with the path to it."""
     if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{index}]")
+            yield from _leaves(item, (path, index))
     elif isinstance(value, dict):
         for key, item in value.items():
             yield path, key
-            yield from _leaves(item, f"{path}.{key}" if path else key)
+            yield from _leaves(item, (path, key))
     else:
         yield path, value
+
+
+def _shown_path(path: _Path) -> str:
+    """As people write it, such as ``messages[2].content``; long keys are cut, and half a pair is escaped."""
+    parts: list[str] = []
+    while path:
+        path, key = path
+        cut = key if isinstance(key, int) or len(key) <= _MAX_SHOWN_KEY else f"{key[: _MAX_SHOWN_KEY - 3]}..."
+        parts.append(f"[{cut}]" if isinstance(cut, int) else f".{cut}")
+    return "".join(reversed(parts)).removeprefix(".").encode(errors="backslashreplace").decode()
 
 
 def _shown(text: str) -> str:

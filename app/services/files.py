@@ -13,7 +13,7 @@ from app.db.models import AdapterVersion, Checkpoint, Evaluation, File, Job
 from app.domain.errors import Conflict, Invalid, NotFound, Unprocessable
 from app.domain.ids import is_id, new_id
 from app.domain.lifecycle import TERMINAL
-from app.domain.validation import Report, validate, validate_suite
+from app.domain.validation import MAX_REPORTED, Report, validate, validate_suite
 from app.services import blobs
 from app.services.lineage import ancestors
 from app.services.pages import Page, PageRequest, page
@@ -42,15 +42,19 @@ def check(path: Path, purpose: str) -> Report:
     """Validate an upload before anything is kept; reads the whole file, so hold no session meanwhile.
 
     Raises:
-        Unprocessable: No job could use it; every finding is in ``errors``.
+        Unprocessable: No job could use it; ``errors`` has the first hundred findings of each kind, ``counts`` all.
     """
     report = _CHECKS[purpose](path)
     if not report.valid:
-        first, total = report.errors[0], sum(report.counts[code] for code in {one.code for one in report.errors})
-        where = f"Line {first.line}: " if first.line else ""
-        more = f" There are {total} findings in all, listed in errors." if total > 1 else ""
+        first, counts = report.errors[0], {one.code: report.counts[one.code] for one in report.errors}
+        total, where = sum(counts.values()), f"Line {first.line}: " if first.line else ""
+        listed = "listed in errors"
+        if total > len(report.errors):
+            listed = f"the first {MAX_REPORTED} of each kind listed in errors, and all counted in counts"
+        more = f" There are {total} findings in all, {listed}." if total > 1 else ""
+        message = f"{where}{first.message} {first.hint}{more}"
         found = [asdict(finding) for finding in report.errors]
-        raise Unprocessable("invalid_file", f"{where}{first.message} {first.hint}{more}", param="file", errors=found)
+        raise Unprocessable("invalid_file", message, param="file", errors=found, counts=counts)
     return report
 
 
@@ -79,10 +83,7 @@ def get(session: Session, project_id: str, file_id: str) -> File:
     Raises:
         NotFound: There is none.
     """
-    file = session.get(File, file_id) if is_id("file", file_id) else None
-    if file is None or file.project_id != project_id or file.deleted_at:
-        raise NotFound("file_not_found", "There is no file with this id in your project; list the files to see them.")
-    return file
+    return _insist_on(session.get(File, file_id) if is_id("file", file_id) else None, project_id)
 
 
 def list_files(session: Session, project_id: str, request: PageRequest, *, purpose: str | None) -> Page[File]:
@@ -101,6 +102,7 @@ def delete(session: Session, project_id: str, file_id: str) -> None:
     """
     file = get(session, project_id, file_id)
     session.refresh(file, with_for_update=True)  # a job that is being posted with it waits, or is seen here
+    _insist_on(file, project_id)  # of several who delete it at once, one does
     if reason := next(_reasons_to_keep(session, project_id, file_id), None):
         raise Conflict("file_in_use", reason)
     file.deleted_at = datetime.now(UTC)
@@ -121,6 +123,12 @@ def for_job(session: Session, project_id: str, file_id: str, *, purpose: str, pa
     if file.purpose != purpose:
         message = f"The file has the purpose {file.purpose}; what is named here is uploaded with purpose {purpose}."
         raise Invalid("invalid_file_purpose", message, param=param)
+    return file
+
+
+def _insist_on(file: File | None, project_id: str) -> File:
+    if file is None or file.project_id != project_id or file.deleted_at:
+        raise NotFound("file_not_found", "There is no file with this id in your project; list the files to see them.")
     return file
 
 

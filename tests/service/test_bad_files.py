@@ -142,6 +142,14 @@ def test_warnings_are_no_part_of_the_number_of_errors(http):
     assert "There are 2 findings in all" in error_of(upload(http, b"\n".join(lines)), 422)["message"]
 
 
+def test_findings_that_are_not_listed_are_counted(http):
+    """Fault caught: the message said that all were listed."""
+    error = error_of(upload(http, b"\n".join([*GOOD, GOOD[0], *[b"[]"] * 150, b"{"])), 422)
+    assert len(error["errors"]) == 101
+    assert error["counts"] == {"not_an_object": 150, "invalid_json": 1}
+    assert "151 findings in all, the first 100 of each kind listed" in error["message"]
+
+
 def test_a_path_says_where_in_the_line(http):
     line = chat(("user", "x"), ("assistant", "y"), ("user", "a\0"), ("assistant", "z"))
     [finding] = error_of(upload(http, b"\n".join([*GOOD, line])), 422)["errors"]

@@ -28,23 +28,24 @@ FIELDS = [
     ({"parent": "demo:1"}, "unknown_parameter", "parent", "did you mean parent_adapter?"),
     ({"validation": "file-1"}, "unknown_parameter", "validation", "did you mean validation_file?"),
     ({"compares": ["supervised"]}, "unknown_parameter", "compares", "did you mean compare?"),
-    ({"compare": ["supervized"]}, "unsupported_method", "compare.0", 'did you mean "supervised"?'),
-    ({"compare": ["dpo"]}, "unsupported_method", "compare.0", 'there is "supervised".'),
+    ({"compare": ["supervized"]}, "unsupported_method", "compare[0]", 'did you mean "supervised"?'),
+    ({"compare": ["dpo"]}, "unsupported_method", "compare[0]", 'there is "supervised".'),
     ({"compare": "supervised"}, "invalid_value", "compare", "a list with at most 1 item, or"),
     ({"compare": ["supervised", "supervised"]}, "invalid_value", "compare", "at most 1 item, or"),
-    ({"compare": [3]}, "invalid_value", "compare.0", '"supervised", or an object'),
-    ({"compare": [{"method": "sdft"}]}, "invalid_value", "compare.0.method", '"supervised"'),
-    ({"compare": [{"learning_rate": 1e-4}]}, "missing_required_parameter", "compare.0.method", "is required"),
+    ({"evaluation": {"suites": ["x" * 200]}}, "invalid_value", "evaluation.suites[0]", "1 to 128 characters"),
+    ({"compare": [3]}, "invalid_value", "compare[0]", '"supervised", or an object'),
+    ({"compare": [{"method": "sdft"}]}, "invalid_value", "compare[0].method", '"supervised"'),
+    ({"compare": [{"learning_rate": 1e-4}]}, "missing_required_parameter", "compare[0].method", "is required"),
     (
         {"compare": [{"method": "supervised", "learning_rat": 1e-4}]},
         "unknown_parameter",
-        "compare.0.learning_rat",
+        "compare[0].learning_rat",
         "did you mean learning_rate?",
     ),
     (
         {"compare": [{"method": "supervised", "learning_rate": 1}]},
         "invalid_value",
-        "compare.0.learning_rate",
+        "compare[0].learning_rate",
         "from 1e-07 to 0.01",
     ),
     (supervised() | {"compare": ["supervised"]}, "invalid_value", "compare", "remove compare"),
@@ -168,6 +169,45 @@ def test_all_bad_fields_are_told_at_once_and_a_wrong_name_first(http, base, file
     }  # fmt: skip
 
 
+def test_of_very_many_bad_fields_the_first_hundred_are_told_and_all_are_counted(http, base, file_id):
+    """Fault caught: a megabyte of keys took five seconds, in which nobody else was served, and eight megabytes."""
+    fields = {f"evaluat{number:x}": 0 for number in range(20_000)} | {"seed": -1}
+    response = http.post(JOBS, json={"model": "tiny", "training_file": file_id} | fields)
+    error = error_of(response, 400)
+    assert (error["code"], error["param"]) == ("unknown_parameter", "evaluat0")
+    assert len(error["errors"]) == 100
+    assert error["counts"] == {"unknown_parameter": 20_000, "invalid_value": 1}
+    assert "the first of 20001 findings" in error["message"]
+    assert len(response.content) < 50_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    ['"{}": 1', '"metadata": {{"{}": 1}}', '"{}": 1e999', '"{}": "\\u0000"', '"metadata": {{"{}": "\\u0000"}}'],
+)
+def test_a_long_name_of_the_clients_own_is_cut_where_it_is_repeated(http, base, fields):
+    body = f"{{{fields.format('k' * 500_000)}}}".encode()
+    response = http.post(JOBS, content=body, headers={"Content-Type": "application/json"})
+    assert len(error_of(response, 400)["param"]) <= 120
+    assert len(response.content) < 2000
+
+
+@pytest.mark.parametrize(
+    ("metadata", "param", "said"),
+    [
+        ({"[key]": 5}, "metadata.[key]", "a string"),
+        ({"k" * 65: "x"}, "metadata", "Each key of metadata must be a string of at most 64 characters."),
+        ({"[key]" * 13: "x"}, "metadata", "Each key of metadata must be"),
+    ],
+)
+def test_a_key_is_told_from_its_value(*, http, base, file_id, metadata, param, said):
+    """Fault caught: a client's own key ``[key]``, by which pydantic says that a key is meant, was an error of ours."""
+    body = {"model": "tiny", "training_file": file_id, "metadata": metadata}
+    error = error_of(http.post(JOBS, json=body), 400)
+    assert (error["code"], error["param"]) == ("invalid_value", param)
+    assert said in error["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -180,6 +220,7 @@ def test_all_bad_fields_are_told_at_once_and_a_wrong_name_first(http, base, file
         (b'{"model": "tiny\\u0000"}', "bad_encoding"),
         (b'{"model": "\\ud800"}', "bad_encoding"),
         (b'{"metadata": {"\\udfff": "x"}}', "bad_encoding"),
+        (b'{"\\udfff": [1e999]}', "invalid_json"),
         (b'{"model": "tiny", "model": "tiny"}', "invalid_json"),
         (b'{"seed": NaN}', "invalid_json"),
         (b'{"seed": 9223372036854775808}', "invalid_json"),

@@ -181,6 +181,10 @@ LONG = {
     "digits": lambda n: b"9" * n,
     "items": lambda n: b"[" + b"1," * n,
 }
+LONG_PATHS = {
+    "text": lambda n: b'{"%s": [%s"\\u0000"]}' % (b"k" * n, b"0," * n),
+    "number": lambda n: b'{"%s": [%s1e999]}' % (b"k" * n, b"0," * n),
+}
 
 
 @pytest.mark.parametrize("make", LONG.values(), ids=LONG)
@@ -193,3 +197,25 @@ def test_no_line_takes_quadratic_time(make):
 
     small, large = min(seconds(20_000) for _ in range(3)), min(seconds(160_000) for _ in range(3))
     assert large < 32 * max(small, 0.0005)  # 8 times the input; quadratic would be 64 times the time
+
+
+@pytest.mark.parametrize("make", LONG_PATHS.values(), ids=LONG_PATHS)
+def test_a_long_key_over_a_long_list_takes_no_quadratic_time_and_is_cut(make):
+    """Fault caught: the path was written out for every leaf, half a megabyte for each of a quarter of a million."""
+
+    def seconds(n):
+        started = time.process_time()
+        with pytest.raises(Malformed) as caught:
+            parse(make(n))
+        assert caught.value.path == f"{'k' * 97}...[{n}]"
+        return time.process_time() - started
+
+    small, large = min(seconds(20_000) for _ in range(3)), min(seconds(160_000) for _ in range(3))
+    assert large < 32 * max(small, 0.0005)
+
+
+def test_half_a_pair_in_a_key_is_escaped_in_the_path_over_it():
+    """Fault caught: the answer that named it could not be encoded."""
+    with pytest.raises(Malformed) as caught:
+        parse(b'{"\\ud800": [1e999]}')
+    assert caught.value.path == "\\ud800[0]"

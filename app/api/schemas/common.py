@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.services.pages import Page
 
@@ -61,7 +61,10 @@ class ProblemError(BaseModel):
     type: str
     param: str | None
     code: str
-    errors: list[dict[str, Any]]
+    errors: list[dict[str, Any]] = Field(
+        description="The first hundred, or of a file's lines the first hundred a code."
+    )
+    counts: dict[str, int] = Field(description="How many findings there are of each code, listed or not.")
 
 
 class Problem(BaseModel):
