@@ -35,12 +35,14 @@ class Readiness(BaseModel):
 
 
 @router.get("/healthz")
+@router.head("/healthz", include_in_schema=False)  # what many uptime probes ask by
 async def healthz() -> Health:
     """Touches nothing."""
     return Health(status="ok")
 
 
 @router.get("/readyz", response_model=Readiness)
+@router.head("/readyz", include_in_schema=False)
 async def readyz(resources: ResourcesDep) -> JSONResponse:
     """Asks the database, the store and the broker, all at once and none for long."""
     probes = _probes(resources)

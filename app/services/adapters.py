@@ -137,9 +137,10 @@ def delete_model(session: Session, project_id: str, reference: str) -> None:
         Conflict: A job is training from it, or an alias points at it.
     """
     found = resolve(session, project_id, reference)
-    if found is None:
+    if found:
+        session.refresh(found.version, ["deleted_at"], with_for_update=True)
+    if found is None or found.version.deleted_at:  # of several who delete it at once, one does
         raise NotFound("model_not_found", "There is no such model in your project; list the models to see which.")
-    session.refresh(found.version, ["deleted_at"], with_for_update=True)
     training = select(Job.id).where(Job.parent_version_id == found.version.id, Job.status.not_in(TERMINAL))
     if job_id := session.scalar(training.limit(1)):
         raise Conflict("model_in_use", f"The job {job_id} trains from this version; cancel it or wait for its end.")

@@ -2,6 +2,8 @@ import pytest
 
 from app.db.models import Blob, File
 from app.db.session import transaction
+from app.domain.errors import NotFound
+from app.services import files
 from tests import factories
 from tests.service.conftest import error_of, upload
 
@@ -215,6 +217,14 @@ def test_the_parts_of_an_upload_may_come_in_any_order_and_in_any_pieces(http):
     assert http.get(f"/v1/files/{file['id']}/content").content == factories.TRAINING_LINES
 
 
+def test_a_boundary_that_is_too_long_is_refused(http, store):
+    """Fault caught: it was an error of ours."""
+    headers = {"Content-Type": f"multipart/form-data; boundary={'b' * 300}"}
+    error = error_of(http.post("/v1/files", content=PURPOSE + FILE + END, headers=headers), 400)
+    assert error["code"] == "invalid_multipart"
+    assert not list(store.staging.iterdir())
+
+
 def test_only_a_form_is_an_upload(http):
     response = http.post("/v1/files", json={"file": "x", "purpose": "fine-tune"})
     assert error_of(response, 415)["code"] == "unsupported_media_type"
@@ -231,3 +241,16 @@ def test_a_file_over_the_limit_is_refused_even_without_a_length(http, store, set
     error = error_of(http.post("/v1/files", content=body(), headers=headers), 413)
     assert error["code"] == "file_too_large"
     assert not list(store.staging.iterdir())
+
+
+def test_of_two_who_delete_a_file_at_once_one_did(committed_sessions):
+    """Fault caught: whoever had read it before the other was done deleted it a second time."""
+    with transaction(committed_sessions) as session:
+        project = factories.make_project(session)
+        file = factories.make_file(session, project)
+    with transaction(committed_sessions) as late:
+        files.get(late, project.id, file.id)
+        with transaction(committed_sessions) as early:
+            files.delete(early, project.id, file.id)
+        with pytest.raises(NotFound):
+            files.delete(late, project.id, file.id)

@@ -192,12 +192,24 @@ def test_what_is_not_there_is_not_found(http, path):
 
 
 @pytest.mark.parametrize(
-    ("verb", "path"), [("PUT", "/v1/files"), ("PATCH", "/v1/models/x"), ("DELETE", "/v1/adapters/x")]
+    ("verb", "path", "allowed"),
+    [
+        ("PUT", "/v1/files", "GET, POST"),
+        ("PATCH", "/v1/models/x", "DELETE, GET"),
+        ("DELETE", "/v1/adapters/x", "GET"),
+        ("POST", "/v1/files/x/content", "GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"),
+        *(
+            (verb, path, "GET, HEAD")
+            for verb in ("POST", "PUT", "DELETE", "OPTIONS")
+            for path in ("/docs", "/openapi.json")
+        ),
+    ],
 )
-def test_other_verbs_are_refused_with_those_that_there_are(http, verb, path):
+def test_other_verbs_are_refused_with_those_that_there_are(*, http, verb, path, allowed):
     response = http.request(verb, path)
     assert error_of(response, 405)["code"] == "method_not_allowed"
-    assert "GET" in response.headers["allow"]
+    assert ", ".join(sorted(response.headers["allow"].split(", "))) == allowed
 
 
 def test_every_answer_has_an_id_and_is_neither_guessed_nor_kept(http, anonymous):

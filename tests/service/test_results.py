@@ -7,8 +7,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.api import health
-from app.db.session import make_sessions
-from app.services import base_models
+from app.db.session import make_sessions, transaction
+from app.domain.errors import NotFound
+from app.services import adapters, base_models
 from tests import factories
 from tests.service.conftest import error_of, make_app
 
@@ -66,6 +67,20 @@ def test_deleting_a_model_takes_its_version_out_of_sight_and_keeps_its_number(ht
     assert http.get(f"/v1/fine_tuning/jobs/{second_job.id}").json()["fine_tuned_model"] == second.model_id
 
 
+def test_of_two_who_delete_a_model_at_once_one_did(committed_sessions, monkeypatch):
+    """Fault caught: whoever had found it before the other was done deleted it a second time."""
+    with transaction(committed_sessions) as session:
+        project = factories.make_project(session)
+        model_id = factories.make_version(session, project=project).model_id
+    with transaction(committed_sessions) as late:
+        found = adapters.resolve(late, project.id, model_id)
+        with transaction(committed_sessions) as early:
+            adapters.delete_model(early, project.id, model_id)
+        monkeypatch.setattr(adapters, "resolve", lambda *_: found)
+        with pytest.raises(NotFound):
+            adapters.delete_model(late, project.id, model_id)
+
+
 def test_an_adapter_is_a_line_of_versions(http, version, name, session):
     [listed] = http.get("/v1/adapters").json()["data"]
     shown = http.get(f"/v1/adapters/{name}").json()
@@ -116,6 +131,7 @@ def test_an_evaluation_is_for_programs_and_for_people(http, version, name):
 def test_healthz_touches_nothing(anonymous, monkeypatch, app):
     monkeypatch.setattr(app.state, "resources", None)
     assert anonymous.get("/healthz").json() == {"status": "ok"}
+    assert anonymous.head("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -139,9 +155,11 @@ def test_readyz_names_what_is_missing(
         monkeypatch.setattr(store, "check", fail)
     elif broken == "schema":
         monkeypatch.setattr(health, "is_at_head", lambda _: False)
-    response = TestClient(make_app(committed_sessions, store, broker, settings)).get("/readyz")
+    http = TestClient(make_app(committed_sessions, store, broker, settings))
+    response = http.get("/readyz")
     well = {"database": "ok", "schema": "ok", "store": "ok", "broker": "ok"}
     assert (response.status_code, response.json()["checks"]) == (status, well | checks)
+    assert http.head("/readyz").status_code == status
 
 
 def test_readyz_does_not_wait_for_a_database_that_hangs(store, broker, settings):
