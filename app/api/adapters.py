@@ -52,7 +52,7 @@ def retrieve_version(name: str, version: str, request: Request, session: Session
 def version_file(
     *, name: str, version: str, path: str, request: Request, session: SessionDep, store: StoreDep, caller: CallerDep
 ) -> Response:
-    """One file of a version's folder; takes Range, If-Range and If-None-Match."""
+    """One file of a version's folder; takes Range, If-Range, If-Match and If-None-Match."""
     published = adapters.get_version(session, caller.project_id, name, version)
     blob = adapters.file(session, published.version, path)
     filename = path.rpartition("/")[2]
@@ -64,6 +64,6 @@ def version_file(
 def version_archive(
     *, name: str, version: str, request: Request, session: SessionDep, store: StoreDep, caller: CallerDep
 ) -> Response:
-    """A version's folder as a tar; takes Range, If-Range and If-None-Match."""
+    """A version's folder as a tar; takes Range, If-Range, If-Match and If-None-Match."""
     published = adapters.get_version(session, caller.project_id, name, version)
     return download_file(request, store, adapters.archive(session, published.version))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 
 from app.api.bodies import StrictRoute
 from app.api.dependencies import CallerDep, SessionDep, pages
-from app.api.schemas.aliases import AliasObject, AuditEntryObject, MoveAlias
+from app.api.schemas.aliases import AliasObject, AuditEntryObject, MoveAlias, Reason
 from app.api.schemas.common import DeletedObject, ListObject
 from app.domain.errors import Invalid
 from app.domain.ids import ALIAS_PATTERN
@@ -70,7 +70,7 @@ def remove_alias(
     *,
     name: str,
     alias: AliasName,
-    reason: Annotated[str | None, Query(min_length=1, max_length=500, description="For the audit log.")] = None,
+    reason: Annotated[Reason | None, Query(description="For the audit log.")] = None,
     session: SessionDep,
     caller: CallerDep,
     expected: ExpectedDep,

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, TypeAlias
 
@@ -20,6 +21,8 @@ from app.services.pages import PageRequest
 from app.settings import Settings
 from app.storage.store import Store
 
+_WITH_KEYS = ("metadata",)
+"""Query parameters that come as ``name[key]=value``."""
 _bearer = HTTPBearer(auto_error=False, description="An API key: `sk-sdft-...`")
 
 
@@ -123,10 +126,15 @@ def refuse_unknown_query(request: Request) -> None:
     """A query parameter that nothing reads is a mistake that its sender would not notice.
 
     Raises:
-        Invalid: With the nearest name that there is.
+        Invalid: With the nearest name that there is; or one comes twice, of which one would be dropped.
     """
     parameters = operation_of(request).get("parameters", [])
     known = {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
-    for name in request.query_params:
-        if name.partition("[")[0] not in known:
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        plain, bracket, _ = name.partition("[")
+        if plain not in known or (bracket and plain not in _WITH_KEYS):
             raise Invalid("unknown_parameter", unknown(name, sorted(known)), param=name)
+    if len(set(names)) < len(names):
+        [(twice, _)] = Counter(names).most_common(1)
+        raise Invalid("invalid_value", "This query parameter is given twice; keep one.", param=twice)

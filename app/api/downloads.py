@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from app.api import problems
+from app.domain.errors import PreconditionFailed
 from app.storage.store import Store, StoredBlob
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -23,7 +24,13 @@ class Unsatisfiable(Exception):
 
 
 def download(request: Request, store: Store, blob: StoredBlob, *, filename: str, media_type: str) -> Response:
-    """A blob, or what the request's headers ask of it (RFC 9110: If-None-Match, If-Range, Range; GET and HEAD)."""
+    """A blob, or what the request's headers ask of it.
+
+    RFC 9110: If-Match, If-None-Match, If-Range, Range; GET and HEAD.
+
+    Raises:
+        PreconditionFailed: It is another one than the client has begun with.
+    """
     etag = f'"sha256:{blob.sha256}"'
     headers = {
         "ETag": etag,
@@ -31,7 +38,11 @@ def download(request: Request, store: Store, blob: StoredBlob, *, filename: str,
         "Cache-Control": "private, no-cache",
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}",
     }
-    if _matches(request.headers.get("if-none-match"), etag):
+    expected = _tags(request, "if-match")
+    if expected and not expected & {etag, "*"}:  # strong comparison: a weak tag matches nothing
+        message = f"These bytes have the ETag {etag}, which If-Match does not name; begin the download anew."
+        raise PreconditionFailed("content_changed", message, param="If-Match")
+    if _has(request, etag):
         return Response(status_code=304, headers=headers)
     try:
         part = _range(request, etag, blob.num_bytes)
@@ -52,17 +63,21 @@ def revalidated(request: Request, answer: BaseModel) -> Response:
     body = answer.model_dump_json().encode()
     etag = f'W/"{sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if _matches(request.headers.get("if-none-match"), etag):
+    if _has(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    """Weak comparison, as If-None-Match has it."""
-    if if_none_match is None:
-        return False
-    named = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+def _has(request: Request, etag: str) -> bool:
+    """Whether the client has it already: weak comparison, as If-None-Match asks for."""
+    named = {tag.removeprefix("W/") for tag in _tags(request, "if-none-match")}
     return "*" in named or etag.removeprefix("W/") in named
+
+
+def _tags(request: Request, header: str) -> set[str]:
+    """What a header names, over all its lines."""
+    lines = request.headers.getlist(header)
+    return {tag for line in lines for part in line.split(",") if (tag := part.strip())}
 
 
 def _range(request: Request, etag: str, num_bytes: int) -> tuple[int, int] | None:

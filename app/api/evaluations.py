@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 from app.api.bodies import StrictRoute, answered
 from app.api.dependencies import BodyDigestDep, BrokerDep, CallerDep, SendingDep, SessionDep, StoreDep, pages
 from app.api.downloads import revalidated
+from app.api.negotiation import prefers
 from app.api.schemas.common import ListObject
 from app.api.schemas.evaluations import (
     CreateEvaluation,
@@ -42,7 +43,10 @@ def create_evaluation(
         evaluated = evaluations.create(session, broker, caller.project_id, body.understood())
         return EvaluationObject.having_report(evaluated).model_dump(mode="json")
 
-    return answered(idempotency.answer_once(session, sending, body_sha256, act))
+    def stands(evaluation_id: str) -> bool:
+        return evaluations.get(session, caller.project_id, evaluation_id).job.cancel_requested_at is None
+
+    return answered(idempotency.answer_once(session, sending, body_sha256, act, stands=stands))
 
 
 @router.get("")
@@ -57,9 +61,9 @@ def list_evaluations(session: SessionDep, caller: CallerDep, page: EvaluationsPa
 def retrieve_evaluation(
     evaluation_id: str, request: Request, session: SessionDep, store: StoreDep, caller: CallerDep
 ) -> Response:
-    """One evaluation: JSON, or a page if the Accept header names text/html."""
+    """One evaluation: JSON, or a page where the Accept header prefers text/html."""
     evaluated = evaluations.get(session, caller.project_id, evaluation_id)
-    if "text/html" in request.headers.get("accept", ""):
+    if prefers(request, "text/html", to="application/json"):
         page = evaluations.html(session, store, evaluated)
         response: Response = HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
     else:

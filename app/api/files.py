@@ -91,7 +91,7 @@ def delete_file(file_id: str, session: SessionDep, caller: CallerDep) -> Deleted
 @router.get("/{file_id}/content", response_class=Response)
 @router.head("/{file_id}/content", include_in_schema=False)
 def file_content(file_id: str, request: Request, session: SessionDep, store: StoreDep, caller: CallerDep) -> Response:
-    """The bytes; takes Range, If-Range and If-None-Match."""
+    """The bytes; takes Range, If-Range, If-Match and If-None-Match."""
     file = files.get(session, caller.project_id, file_id)
     return download_file(request, store, file)
 
@@ -143,4 +143,7 @@ def _keep(resources: Resources, project_id: str, upload: Upload, sending: Sendin
             )
             return FileObject.of(file).model_dump(mode="json")
 
-        return idempotency.answer_once(session, sending, digest, act)
+        def stands(file_id: str) -> bool:
+            return files.exists(session, project_id, file_id)
+
+        return idempotency.answer_once(session, sending, digest, act, stands=stands)

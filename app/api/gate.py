@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
+from app.api.multipart import file_too_large
 from app.db.session import transaction
 from app.domain.errors import Invalid, ServiceError, TooLarge, UnsupportedMedia
 from app.services.access import Caller, authenticate
@@ -57,7 +58,7 @@ class Gate:
         except problems.DATABASE_ERRORS as error:
             response = problems.answer(scope, problems.database_error(error))
         else:
-            await self._app(scope, _limited(receive, limit), send)
+            await self._app(scope, _limited(receive, limit, scope), send)
             return
         response.headers["Connection"] = "close"  # or the server would read the body only to drop it
         await response(scope, receive, send)
@@ -79,10 +80,9 @@ async def _admit(scope: Scope) -> int:
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("unsupported_content_encoding", "Send the body as it is, without Content-Encoding.")
     limits = state.settings.limits
-    is_upload = (scope["method"], scope["path"]) == UPLOAD
-    limit: int = limits.upload_bytes + _FRAMING_BYTES if is_upload else limits.json_bytes
+    limit: int = limits.upload_bytes + _FRAMING_BYTES if _is_upload(scope) else limits.json_bytes
     if int(headers.get("content-length", 0)) > limit:
-        raise _too_large(limit)
+        raise _too_large(scope, limit)
     return limit
 
 
@@ -91,7 +91,7 @@ def _authenticate(sessions: sessionmaker[Session], presented: str | None) -> Cal
         return authenticate(session, presented)
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
+def _limited(receive: Receive, limit: int, scope: Scope) -> Receive:
     """Count what comes, as a body without a length may be of any."""
     num_bytes = 0
 
@@ -100,7 +100,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         message = await receive()
         num_bytes += len(message.get("body", b""))
         if num_bytes > limit:
-            raise _too_large(limit)
+            raise _too_large(scope, limit)
         return message
 
     return counted
@@ -131,5 +131,12 @@ class _Stamp:
         log.info("request", method=self._scope["method"], path=self._scope["path"], status=status, seconds=seconds)
 
 
-def _too_large(limit: int) -> TooLarge:
+def _is_upload(scope: Scope) -> bool:
+    return (scope["method"], scope["path"]) == UPLOAD
+
+
+def _too_large(scope: Scope, limit: int) -> TooLarge:
+    """Whoever sends so much for an upload sends a file that is too large: nothing else of it may be long."""
+    if _is_upload(scope):
+        return file_too_large(limit - _FRAMING_BYTES)
     return TooLarge("body_too_large", f"The body is larger than the {limit} bytes that this route takes.")

@@ -35,9 +35,9 @@ def read_metadata(
     Raises:
         Invalid: It is written in another way.
     """
-    if metadata == "null":
-        return None
     pairs = {name: value for name, value in request.query_params.items() if name.startswith("metadata")}
+    if metadata == "null" and len(pairs) == 1:
+        return None
     if any(not (name.startswith("metadata[") and name.endswith("]")) for name in pairs):
         message = "Filter with metadata[key]=value, or with metadata=null for jobs without metadata."
         raise Invalid("invalid_value", message, param="metadata")
@@ -58,8 +58,12 @@ def create_job(
     Its files are read between two short transactions; the second looks again whether all that it names is there.
     """
     store = resources.store
+
+    def stands(job_id: str) -> bool:
+        return jobs.get(session, caller.project_id, job_id).cancel_requested_at is None
+
     with transaction(resources.sessions) as session:
-        if answer := idempotency.first_answer(session, sending, body_sha256):
+        if answer := idempotency.first_answer(session, sending, body_sha256, stands=stands):
             return answered(answer)
         asked = body.understood()
         checked = jobs.check(session, store, caller.project_id, asked)
@@ -71,7 +75,7 @@ def create_job(
             job = jobs.create(session, store, resources.broker, caller.project_id, asked)
             return _shown(session, job).model_dump(mode="json")
 
-        return answered(idempotency.answer_once(session, sending, body_sha256, act))
+        return answered(idempotency.answer_once(session, sending, body_sha256, act, stands=stands))
 
 
 @router.post("/estimate")

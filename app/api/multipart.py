@@ -4,7 +4,6 @@ FastAPI's form parsing would buffer the whole body before an endpoint runs. Noth
 ends in an error.
 """
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,13 +17,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.explanations import unknown
+from app.domain.characters import CONTROLS, is_blank
 from app.domain.errors import Invalid, TooLarge, Unavailable, UnsupportedMedia
 from app.storage.store import Store
 
 FIELDS: Final = ("purpose",)
 _MAX_FIELD_BYTES: Final = 64 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
-_PRINTABLE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_MAX_FILENAME: Final = 255
 
 
 @dataclass
@@ -124,17 +124,13 @@ class _Reader:
             raise Invalid("invalid_value", message, param=name)
         self._names.append(name)
         if self._is_file:
-            self._upload.filename = _text(options[b"filename"], "file")
-            if not _PRINTABLE_NAME.fullmatch(self._upload.filename):
-                message = "A filename has 1 to 255 characters and no control characters."
-                raise Invalid("invalid_value", message, param="file")
+            self._upload.filename = _filename(options[b"filename"])
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self._upload.num_bytes += end - start
             if self._upload.num_bytes > self._max_file_bytes:
-                message = f"The file is larger than the {self._max_file_bytes} bytes that an upload takes; split it."
-                raise TooLarge("file_too_large", message, param="file")
+                raise file_too_large(self._max_file_bytes)
             self._digest.update(data[start:end])
             self.pending += data[start:end]
             return
@@ -149,6 +145,12 @@ class _Reader:
 
     def _ends(self) -> None:
         self.is_complete = True
+
+
+def file_too_large(limit: int) -> TooLarge:
+    """What to say about a file of more bytes than an upload takes."""
+    message = f"The file is larger than the {limit} bytes that an upload takes; split it."
+    return TooLarge("file_too_large", message, param="file")
 
 
 @asynccontextmanager
@@ -192,6 +194,18 @@ def _boundary(content_type: str) -> bytes:
         message = "Send multipart/form-data with a part named file and a part named purpose."
         raise UnsupportedMedia("unsupported_media_type", message)
     return options[b"boundary"]
+
+
+def _filename(raw: bytes) -> str:
+    """A name that people can read, whole and in its order."""
+    name = _text(raw, "file").replace("%22", '"')  # how browsers and OpenAI's client write a quote (WHATWG, 4.10.22.8)
+    if is_blank(name) or len(name) > _MAX_FILENAME or CONTROLS.search(name):
+        message = (
+            f"A filename has 1 to {_MAX_FILENAME} characters, one that can be seen among them, and none that controls "
+            "a terminal or the direction of text."
+        )
+        raise Invalid("invalid_value", message, param="file")
+    return name
 
 
 def _text(raw: bytes, param: str) -> str:

@@ -29,9 +29,10 @@ def create(
 ) -> None:
     """Make a key. It is shown once: only its hash is stored."""
     from app.db.session import transaction
+    from app.domain.characters import is_blank
     from app.services.access import create_key, list_keys
 
-    if not name.strip():
+    if is_blank(name):
         raise typer.BadParameter("A key needs a name: say what it is for, or who holds it.")
     with operator_resources(Home(home)) as resources, transaction(resources.sessions) as session:
         same = (key for key, of in list_keys(session) if (of.name, key.name) == (project, name))

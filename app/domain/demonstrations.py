@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from app.domain.characters import is_blank
 from app.domain.strict_json import Malformed, parse
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -153,7 +154,7 @@ def _document(record: dict[str, Any]) -> str | None:
     if "document" not in record:
         return None
     document = _text(record, "document", "")
-    if not document.strip():
+    if is_blank(document):
         raise Malformed("empty_document", "The document is empty.", "Add its text, or leave the key out.", "document")
     return document
 
@@ -201,7 +202,7 @@ def _check_order(messages: list[dict[str, str]]) -> None:
     if messages[-1]["role"] != "assistant":
         hint = "End the example with the answer to learn."
         raise Malformed("missing_assistant_message", "The last message is not the assistant's.", hint, last)
-    if not messages[-1]["content"].strip():
+    if is_blank(messages[-1]["content"]):
         raise Malformed("empty_demonstration", "The last assistant message is empty.", "Add the answer to learn.", last)
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:

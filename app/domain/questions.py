@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from app.domain.characters import is_blank
 from app.domain.demonstrations import Demonstration, conversation, parse_record, raw_lines, refuse_unknown
 from app.domain.evaluation import SCORER_NAMES, TAKES_TOLERANCE, ScorerName, unusable
 from app.domain.strict_json import Malformed
@@ -75,7 +76,7 @@ def _prompt(record: dict[str, Any]) -> list[dict[str, str]]:
     """The messages of a question, by the rules of a demonstration that answers it."""
     given = "prompt" if "prompt" in record else "messages"
     messages = _conversation(record, given)
-    if not any(message["content"].strip() for message in messages):
+    if all(is_blank(message["content"]) for message in messages):
         raise Malformed("empty_prompt", "The prompt is empty.", "Write the question, or remove the line.", given)
     return messages
 
@@ -108,10 +109,14 @@ def _scorer(record: dict[str, Any]) -> ScorerName:
 def _expected(record: dict[str, Any]) -> tuple[str, ...]:
     value = record.get("expected")
     answers = value if isinstance(value, list) else [value]
-    if not 1 <= len(answers) <= MAX_EXPECTED or not all(isinstance(one, str) and one.strip() for one in answers):
+    if not 1 <= len(answers) <= MAX_EXPECTED or not all(map(_has_text, answers)):
         message = f'"expected" must be a text that is not empty, or a list of 1 to {MAX_EXPECTED} of them.'
         raise Malformed("missing_expected", message, "Name every answer that is right, as text.", "expected")
     return tuple(answers)
+
+
+def _has_text(answer: Any) -> bool:
+    return isinstance(answer, str) and not is_blank(answer)
 
 
 def _tolerance(record: dict[str, Any], scorer: ScorerName) -> float | None:

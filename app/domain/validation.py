@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from app.domain.characters import is_blank
 from app.domain.demonstrations import Demonstration, parse_line, raw_lines
 from app.domain.file_formats import HEAD_BYTES, other_format
 from app.domain.questions import Question, parse_question
@@ -155,7 +156,7 @@ def _read(
             read.keys.append(_digest(key(demonstration)))
             read.prompts.append(_digest(_prompt(demonstration)))
             read.answers.append(_digest(demonstration.completion.split()))
-            if not any(message["content"].strip() for message in demonstration.messages):
+            if all(is_blank(message["content"]) for message in demonstration.messages):
                 read.without_prompt.append(number)
     report.num_prompts = len(set(read.prompts))
     return report, read

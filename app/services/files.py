@@ -86,6 +86,12 @@ def get(session: Session, project_id: str, file_id: str) -> File:
     return _insist_on(session.get(File, file_id) if is_id("file", file_id) else None, project_id)
 
 
+def exists(session: Session, project_id: str, file_id: str) -> bool:
+    """Whether the project has such a file, and has not deleted it."""
+    query = select(File.id).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))
+    return session.scalar(query) is not None
+
+
 def list_files(session: Session, project_id: str, request: PageRequest, *, purpose: str | None) -> Page[File]:
     """The project's files."""
     shown = and_(File.deleted_at.is_(None), *([File.purpose == purpose] if purpose else []))

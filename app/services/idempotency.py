@@ -1,8 +1,9 @@
 """A POST that is sent again gets the first answer and has no second effect.
 
 Two ways to ask again: the same ``Idempotency-Key`` within a day, or the unmodified OpenAI client repeating a request
-by itself (it counts its retries, but sends no key) with the same body within ten minutes. That a first request is
-still being served is told by a lock, which dies with its holder: nothing is ever left "in flight".
+by itself (it counts its retries, but sends no key) with the same body within ten minutes. Only a key says for certain
+that the two are one request: without, what was deleted or cancelled since is made anew. That a first request is still
+being served is told by a lock, which dies with its holder: nothing is ever left "in flight".
 """
 
 import hashlib
@@ -17,6 +18,8 @@ from sqlalchemy.orm import Session
 from app.db.models import IdempotencyKey
 from app.domain.errors import InProgress, Unprocessable
 
+Stands = Callable[[str], bool]
+"""Whether what was made, by its id, is neither deleted nor cancelled."""
 _KEY_LIFETIME = timedelta(hours=24)
 _RETRY_LIFETIME = timedelta(minutes=10)
 
@@ -50,7 +53,7 @@ class Answer:
     replayed: bool
 
 
-def first_answer(session: Session, sending: Sending, body_sha256: str) -> Answer | None:
+def first_answer(session: Session, sending: Sending, body_sha256: str, *, stands: Stands) -> Answer | None:
     """What this very request was answered before, if it was; else it is this transaction's to answer.
 
     Raises:
@@ -65,10 +68,14 @@ def first_answer(session: Session, sending: Sending, body_sha256: str) -> Answer
     if row.body_sha256 != body_sha256:
         message = "This Idempotency-Key was used for another request; send a new key with a new request."
         raise Unprocessable("idempotency_key_reused", message)
+    if sending.idempotency_key is None and not stands(row.body["id"]):
+        return None
     return Answer(row.body, replayed=True)
 
 
-def answer_once(session: Session, sending: Sending, body_sha256: str, act: Callable[[], dict[str, Any]]) -> Answer:
+def answer_once(
+    session: Session, sending: Sending, body_sha256: str, act: Callable[[], dict[str, Any]], *, stands: Stands
+) -> Answer:
     """Act, unless this very request was answered before; effect and answer are committed together.
 
     An error leaves nothing behind: asking again after one acts.
@@ -77,7 +84,7 @@ def answer_once(session: Session, sending: Sending, body_sha256: str, act: Calla
         InProgress: The first request is still being served.
         Unprocessable: The key was used for another body.
     """
-    if answer := first_answer(session, sending, body_sha256):
+    if answer := first_answer(session, sending, body_sha256, stands=stands):
         return answer
     body = act()
     now = datetime.now(UTC)

@@ -152,7 +152,8 @@ def test_a_removed_alias_is_gone_and_on_record(http, line):
 
 def test_why_an_alias_was_removed_is_on_record(http, line):
     http.put(ALIAS, json={"version": 1})
-    error_of(http.delete(ALIAS, params={"reason": "x" * 501}), 400)
+    for reason in ("x" * 501, " ", "\u200b\u2060"):
+        assert error_of(http.delete(ALIAS, params={"reason": reason}), 400)["param"] == "reason"
     assert http.delete(ALIAS, params={"reason": "It answers in French."}).status_code == 200
     assert log(http)[0]["details"] == {"from_version": 1, "to_version": None, "reason": "It answers in French."}
 
@@ -164,7 +165,8 @@ def test_why_an_alias_was_removed_is_on_record(http, line):
         ({"version": 0}, "invalid_value", "version", "1"),
         ({"version": "1"}, "invalid_value", "version", "whole number"),
         ({"version": 3, "override": True}, "invalid_value", "", "add reason"),
-        ({"version": 3, "override": True, "reason": "  "}, "invalid_value", "", "add reason"),
+        ({"version": 3, "override": True, "reason": "  "}, "invalid_value", "reason", "no text"),
+        ({"version": 3, "override": True, "reason": "\u200b"}, "invalid_value", "reason", "no text"),
         ({"version": 1, "force": True}, "unknown_parameter", "force", "there are"),
         ({"version": 1, "reasn": "x"}, "unknown_parameter", "reasn", "reason"),
     ],

@@ -28,6 +28,8 @@ LINES = {
     "no_user_turn": (chat(("assistant", "y")), "missing_messages"),
     "answers_nobody": (chat(("user", "x"), ("assistant", "y"), ("assistant", "z")), "missing_messages"),
     "empty_demonstration": (chat(("user", "x"), ("assistant", " \n")), "empty_demonstration"),
+    "invisible_demonstration": (chat(("user", "x"), ("assistant", "\u200b")), "empty_demonstration"),
+    "invisible_document": (b'{"prompt": "x", "completion": "y", "document": "\\u2060\\u3164"}', "empty_document"),
     "weight_zero": (
         b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0}]}',
         "empty_demonstration",

@@ -492,6 +492,11 @@ def test_a_role_that_the_template_refuses_is_told(http, base):
         ({"after": "x" * 200}, "after", "at most 100 characters"),
         ({"befor": "x"}, "befor", "there are: after, limit, metadata, order"),
         ({"limits": "3"}, "limits", "did you mean limit?"),
+        ({"limit[x]": "5"}, "limit[x]", "did you mean limit?"),
+        ({"after[]": "x"}, "after[]", "not a parameter here"),
+        ({"limit": ["1", "2"]}, "limit", "given twice"),
+        ({"metadata[a]": ["1", "2"]}, "metadata[a]", "given twice"),
+        ({"metadata": "null", "metadata[a]": "b"}, "metadata", "metadata=null"),
     ],
 )
 def test_a_bad_page_is_refused_with_what_there_is(http, params, param, said):

@@ -114,6 +114,19 @@ def test_who_has_the_bytes_is_not_sent_them(http, address, etag, verb):
     assert http.get(address, headers={"If-None-Match": '"x"'}).status_code == 200
 
 
+@pytest.mark.parametrize("verb", ["GET", "HEAD"])
+def test_who_goes_on_with_other_bytes_is_told(http, address, etag, verb):
+    """Fault caught: a download by alias went on with another version's bytes after the alias had moved."""
+
+    def ask(*tags):
+        return http.request(verb, address, headers=[("If-Match", tag) for tag in tags])
+
+    assert ask('"sha256:0"').status_code == ask(f"W/{etag}").status_code == 412
+    assert ask(etag).status_code == ask("*").status_code == ask('"sha256:0"', etag).status_code == 200
+    error = error_of(http.get(address, headers={"If-Match": '"sha256:0"', "Range": "bytes=1-2"}), 412)
+    assert (error["code"], error["param"]) == ("content_changed", "If-Match")
+
+
 def test_downloads_cut_anywhere_can_be_put_together(http, address, etag):
     cuts = random.Random(2)
     got = b""

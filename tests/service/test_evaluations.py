@@ -283,6 +283,17 @@ def test_the_same_post_twice_is_one_evaluation(http, line):
     assert second.headers["idempotent-replayed"] == "true"
 
 
+def test_a_retry_of_a_cancelled_evaluation_is_another_one(http, line):
+    def retry():
+        headers = {"x-stainless-retry-count": "1"}
+        return http.post(EVALUATIONS, json={"version": "lamps:2"}, headers=headers).json()["id"]
+
+    first = retry()
+    assert retry() == first
+    http.post(f"{EVALUATIONS}/{first}/cancel")
+    assert retry() != first
+
+
 def test_a_waiting_evaluation_is_cancelled_at_once_and_twice_is_once(http, line):
     evaluation_id = post(http, version="lamps:2").json()["id"]
     for _ in range(2):

@@ -33,6 +33,13 @@ def test_the_name_of_a_file_may_be_in_any_script(http):
     assert content.headers["content-disposition"].startswith("attachment; filename*=UTF-8''donn%C3%A9es")
 
 
+def test_a_quote_in_the_name_of_a_file_is_kept(http):
+    """Fault caught: it was kept as clients have to send it."""
+    file = upload(http, filename='so "called".jsonl').json()
+    assert file["filename"] == 'so "called".jsonl'
+    assert http.get(f"/v1/files/{file['id']}").json() == file
+
+
 def test_the_validation_report_counts_tokens_of_each_base(http, session, store):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -193,6 +200,9 @@ END = b"--b0--\r\n"
         (PURPOSE.replace(b'"purpose"', b'"expires_after[seconds]"') + FILE + END, 400, "unknown_parameter", None),
         (PURPOSE + FILE.replace(b'; filename="t.jsonl"', b"") + END, 400, "invalid_value", "file"),
         (PURPOSE + FILE.replace(b"t.jsonl", b"t\x01.jsonl") + END, 400, "invalid_value", "file"),
+        (PURPOSE + FILE.replace(b"t.jsonl", "t\x9b.jsonl".encode()) + END, 400, "invalid_value", "file"),
+        (PURPOSE + FILE.replace(b"t.jsonl", "t\u202elnosj.jsonl".encode()) + END, 400, "invalid_value", "file"),
+        (PURPOSE + FILE.replace(b"t.jsonl", " \u200b".encode()) + END, 400, "invalid_value", "file"),
         (PURPOSE + FILE.replace(b"t.jsonl", b"t" * 300) + END, 400, "invalid_value", "file"),
         (PURPOSE + FILE.replace(b"t.jsonl", b"t\xff.jsonl") + END, 400, "bad_encoding", "file"),
     ],

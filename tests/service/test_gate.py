@@ -139,6 +139,8 @@ def test_nothing_of_a_body_is_read_without_a_key(app, store, path, tenant):
 def test_nothing_of_a_body_is_read_that_says_it_is_too_long(app, store, tenant, settings):
     headers = FORM | {"Authorization": f"Bearer {tenant.secret}", "Content-Length": str(600 * 1024 * 1024)}
     assert serve(app, "/v1/files", headers=headers, chunks=iter(())) == (413, 0)
+    file = tenant.http.post("/v1/files", content=b"", headers=headers)
+    assert error_of(file, 413)["code"] == "file_too_large"
     headers["Content-Length"] = str(settings.limits.json_bytes + 1)
     assert serve(app, "/v1/fine_tuning/jobs", headers=headers, chunks=iter(())) == (413, 0)
     assert not list(store.staging.iterdir())

@@ -91,6 +91,28 @@ def test_a_retry_of_the_unmodified_client_gets_the_first_answer(post, sessions):
     assert count(sessions, Job) == 1
 
 
+def test_a_retry_of_what_was_cancelled_since_acts_and_a_key_still_gets_its_answer(post, http, sessions):
+    """Fault caught: a client got a job as queued that was cancelled by then, and waited for it."""
+    first, keyed = post(), post(Idempotency_Key="k")
+    for job in (first, keyed):
+        http.post(f"{JOBS}/{job.json()['id']}/cancel")
+    retried = post(x_stainless_retry_count="1")
+    assert retried.json()["id"] != first.json()["id"]
+    assert "idempotent-replayed" not in retried.headers
+    assert post(x_stainless_retry_count="2").json() == retried.json()
+    assert post(Idempotency_Key="k").json() == keyed.json()
+    assert count(sessions, Job) == 3
+
+
+def test_a_retry_of_what_was_deleted_since_acts(http):
+    """Fault caught: a client got a file that no route knew any more."""
+    first = upload(http).json()["id"]
+    http.delete(f"/v1/files/{first}")
+    again = upload(http, **{"x-stainless-retry-count": "1"}).json()["id"]
+    assert again != first
+    assert http.get(f"/v1/files/{again}").status_code == 200
+
+
 def test_a_first_try_is_never_taken_for_another(post, sessions):
     ids = {post(x_stainless_retry_count="0").json()["id"] for _ in range(2)} | {post().json()["id"]}
     assert len(ids) == count(sessions, Job) == 3
@@ -135,17 +157,17 @@ def test_while_the_first_is_being_served_the_second_is_told_to_wait(committed_se
 
     def serve_first():
         with transaction(committed_sessions) as session:
-            idempotency.answer_once(session, sending, "digest", act)
+            idempotency.answer_once(session, sending, "digest", act, stands=bool)
 
     first = threading.Thread(target=serve_first)
     first.start()
     assert in_act.wait(20)
     with pytest.raises(idempotency.InProgress), transaction(committed_sessions) as session:
-        idempotency.answer_once(session, sending, "digest", act)
+        idempotency.answer_once(session, sending, "digest", act, stands=bool)
     may_end.set()
     first.join()
     with transaction(committed_sessions) as session:
-        assert idempotency.answer_once(session, sending, "digest", act).replayed
+        assert idempotency.answer_once(session, sending, "digest", act, stands=bool).replayed
 
 
 def test_many_at_once_with_one_key_make_one_job(committed_sessions, store, broker, settings):

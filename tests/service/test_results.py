@@ -128,6 +128,31 @@ def test_an_evaluation_is_for_programs_and_for_people(http, version, name):
     assert page.headers["vary"] == shown.headers["vary"] == "Accept"
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("TEXT/HTML; charset=utf-8", "text/html"),
+        ("text/*", "text/html"),
+        ("*/*, text/html", "text/html"),
+        ("application/json;q=0.5, text/html", "text/html"),
+        ("application/json, text/html;q=0.9", "application/json"),
+        ("application/json, text/html", "application/json"),
+        ("text/html;q=0, */*", "application/json"),
+        ("text/html;q=0", "application/json"),
+        ("text/html;q=0, image/png", "application/json"),
+        ("application/vnd.text/html+json", "application/json"),
+        ("*/*", "application/json"),
+        ("", "application/json"),
+    ],
+)
+def test_an_evaluation_comes_as_it_is_preferred(http, version, accept, kind):
+    """Fault caught: ``text/html`` anywhere in Accept was a page, also where it was excluded."""
+    [summary] = http.get("/v1/evaluations").json()["data"]
+    answer = http.get(f"/v1/evaluations/{summary['id']}", headers={"Accept": accept})
+    assert answer.headers["content-type"].partition(";")[0] == kind
+
+
 def test_healthz_touches_nothing(anonymous, monkeypatch, app):
     monkeypatch.setattr(app.state, "resources", None)
     assert anonymous.get("/healthz").json() == {"status": "ok"}

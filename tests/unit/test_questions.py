@@ -63,6 +63,7 @@ def test_a_line_is_a_question_with_its_scorer(tmp_path: Path) -> None:
         ({"expected": 42}, "missing_expected", "expected"),
         ({"expected": []}, "missing_expected", "expected"),
         ({"expected": ["42", " "]}, "missing_expected", "expected"),
+        ({"expected": "\u200b"}, "missing_expected", "expected"),
         ({"expected": ["1"] * 65}, "missing_expected", "expected"),
         ({"expected": ["42", "many"]}, "unusable_expected", "expected[1]"),
         ({"expected": "(", "scorer": "regex"}, "unusable_expected", "expected[0]"),
@@ -84,6 +85,7 @@ def test_a_line_is_a_question_with_its_scorer(tmp_path: Path) -> None:
         ({"prompt": ..., "messages": []}, "missing_messages", ""),
         ({"prompt": ""}, "empty_prompt", "prompt"),
         ({"prompt": " \n"}, "empty_prompt", "prompt"),
+        ({"prompt": "\u2060"}, "empty_prompt", "prompt"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_told_with_its_place(changes: dict[str, Any], code: str, path: str) -> None:

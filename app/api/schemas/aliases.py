@@ -1,12 +1,23 @@
 """Names that point at versions, and the record of their moves."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from app.api.schemas.common import Identified, Strict, unix
 from app.db.models import AuditEntry
+from app.domain.characters import is_blank
 from app.services.aliases import Move, Pointer
+
+
+def _visible(reason: str) -> str:
+    if is_blank(reason):
+        msg = "reason has no text in it; write why, for who reads the audit log later."
+        raise ValueError(msg)
+    return reason
+
+
+Reason = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_visible)]
 
 
 class MoveAlias(Strict):
@@ -14,11 +25,11 @@ class MoveAlias(Strict):
 
     version: int = Field(ge=1, le=999_999_999, description="Number of a version of this adapter.")
     override: bool = Field(default=False, description="Move although the version did not pass a gate.")
-    reason: str | None = Field(None, min_length=1, max_length=500, description="For the audit log.")
+    reason: Reason | None = Field(None, description="For the audit log.")
 
     @model_validator(mode="after")
     def _override_has_a_reason(self) -> Self:
-        if self.override and not (self.reason and self.reason.strip()):
+        if self.override and not self.reason:
             msg = "an override needs a reason, which the audit log keeps; add reason."
             raise ValueError(msg)
         return self
