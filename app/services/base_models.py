@@ -4,6 +4,7 @@ A prompt's tokens are those of its contents plus what the chat template adds, wh
 added: so the service needs a tokenizer, but neither templates nor torch.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -40,12 +41,18 @@ class TokenCounter:
         self._overheads = overheads
 
     @cached_property
+    def fingerprint(self) -> str:
+        """The same for two that count alike."""
+        return f"{self._blob.sha256} {json.dumps(dict(self._overheads), sort_keys=True)}"
+
+    @cached_property
     def _tokenizer(self) -> Tokenizer:
         return _read_tokenizer(self._store, self._blob)
 
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        # A batch of one: it counts the same, and encode() alone would let no other thread run meanwhile.
+        return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def prompt(self, messages: Iterable[Mapping[str, str]]) -> int:
         """Tokens of a conversation, generation prompt included; off by a few where texts meet."""

@@ -8,6 +8,7 @@ from itertools import islice
 from math import ceil
 from pathlib import Path
 from statistics import fmean
+from threading import Lock
 from typing import Any, Final
 
 from app.db.models import BaseModel, File
@@ -25,6 +26,9 @@ from app.storage.store import Store
 
 MAX_COUNTED: Final = 1000
 """Examples that figures are made from, evenly spread over the file."""
+_MAX_KEPT: Final = 128
+_kept: "dict[tuple[str, str, str], FileLengths]" = {}
+_keeping = Lock()
 
 _REPLAYS: Final = {"multi_turn": 1, "multi_turn_twice": 2}
 """How often a teacher's template plays the last exchange before it asks again; the other templates add words only."""
@@ -154,7 +158,22 @@ class FileLengths:
 
 
 def measure(counter: TokenCounter, store: Store, file: File) -> FileLengths:
-    """Count a file's tokens; of a large file, those of examples spread evenly over it."""
+    """Count a file's tokens; of a large file, those of examples spread evenly over it.
+
+    It never changes, and counting may take minutes: the latest are kept.
+    """
+    key = (blobs.blob_of(file).sha256, file.purpose, counter.fingerprint)
+    if (known := _kept.get(key)) is not None:
+        return known
+    counted = _count(counter, store, file)
+    with _keeping:
+        _kept[key] = counted
+        if len(_kept) > _MAX_KEPT:
+            del _kept[next(iter(_kept))]
+    return counted
+
+
+def _count(counter: TokenCounter, store: Store, file: File) -> FileLengths:
     num_examples: int = (file.validation or {})["n_examples"]
     with _local(store, file) as path:
         stream = stream_questions if file.purpose == SUITE_PURPOSE else stream_demonstrations

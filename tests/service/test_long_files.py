@@ -1,7 +1,11 @@
 """Files that take long to read and count: nobody holds the database meanwhile, nor misses what happens."""
 
+import hashlib
 import json
+import threading
+import time
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -9,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from app.db.models import Job
 from app.db.session import transaction
 from app.services.base_models import TokenCounter
-from app.storage.store import Store
+from app.storage.store import Store, StoredBlob
 from tests import factories
 from tests.service.conftest import OVERHEADS, error_of, make_app, make_tenant, upload
 
@@ -152,6 +156,50 @@ def test_a_request_that_is_repeated_while_its_file_is_counted_makes_one_job(
     assert (first.status_code, first.json()) == (200, second.json())
     assert [response.headers.get("idempotent-replayed") for response in responses] == [None, "true"]
     assert (num_jobs(committed_sessions), broker.rung) == (1, [first.json()["id"]])
+
+
+def test_a_file_is_counted_once_for_each_base(tenant, committed_sessions, counted):
+    """Fault caught: each look at a large file's figures took minutes."""
+    file_id = upload(tenant.http, FEW_LONG_WORDS).json()["id"]
+    texts, _ = counted
+
+    def look():
+        texts.clear()
+        return tenant.http.get(f"/v1/files/{file_id}/validation").json()["stats"]["tokens"], len(texts)
+
+    first, num_counted = look()
+    assert num_counted == 24
+    assert look() == (first, 0)
+    with transaction(committed_sessions) as session:
+        session.get_one(factories.models.BaseModel, "tiny").overheads = OVERHEADS | {"conversation": 9}
+    changed, again = look()
+    assert (again, changed["tiny"]["prompt"]["max"]) == (24, first["tiny"]["prompt"]["max"] + 5)
+
+
+def test_while_a_long_text_is_counted_other_threads_run(store):
+    """Fault caught: for two seconds a megabyte nobody else was answered."""
+    letters = {chr(number): number for number in range(97, 123)}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    raw = tokenizer.to_str().encode()
+    store.put_bytes(raw)
+    counter = TokenCounter(store, StoredBlob(hashlib.sha256(raw).hexdigest(), len(raw)), {})
+    counter.text("a")
+    text, lived, stopping = "abcdefgh" * 60_000, [time.monotonic()], threading.Event()
+
+    def live():
+        while not stopping.wait(0.002):
+            lived.append(time.monotonic())
+
+    other = threading.Thread(target=live)
+    other.start()
+    started = time.monotonic()
+    assert counter.text(text) == len(text)
+    ended = time.monotonic()
+    stopping.set()
+    other.join()
+    longest = max(after - before for before, after in pairwise([*lived, time.monotonic()]))
+    assert longest < (ended - started) / 2
 
 
 def test_only_examples_that_may_be_too_long_are_counted(tenant, counted):
