@@ -9,7 +9,7 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import CliError, Json, print_json, print_table, show_time
+from app.cli.output import CliError, Json, console, print_json, print_table, say, show_time
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -67,7 +67,7 @@ def pull(
     if json:
         print_json({**version, "folder": str(folder)})
     else:
-        typer.echo(f"{folder}\n{how_to_load(folder)}")
+        say(f"{folder}\n{how_to_load(folder)}")
 
 
 @cli.command()
@@ -96,7 +96,7 @@ def promote(
     if json:
         print_json(moved)
     else:
-        typer.echo(f"{name}@{alias} points at {name}:{moved['version']} ({moved['model']}).")
+        say(f"{name}@{alias} points at {name}:{moved['version']} ({moved['model']}).")
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def remove_alias(
     if json:
         print_json(removed)
     else:
-        typer.echo(f"{alias} is gone; its version stays.")
+        say(f"{alias} is gone; its version stays.")
 
 
 @cli.command()
@@ -166,7 +166,6 @@ def lineage(
         print_json(found)
         return
     from app.cli.lineage_view import show_lineage
-    from app.cli.output import console
 
     show_lineage(found, console())
 

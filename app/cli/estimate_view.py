@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from app.cli.output import print_json, print_table
+from app.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -19,10 +17,10 @@ def show_estimate(client: "OpenAI", request: Mapping[str, Any], *, as_json: bool
         return
     print_table(("", ""), _rows(estimate), empty="")
     if estimate["not_counted"]:
-        typer.echo(f"Not counted, for the worker alone knows the questions: {', '.join(estimate['not_counted'])}.")
+        say(f"Not counted, for the worker alone knows the questions: {', '.join(estimate['not_counted'])}.")
     if not estimate["calibrated_on"]:
         alike = "the same base, method, objective and teacher, with an anchor or without"
-        typer.echo(f"None like this one ({alike}) has finished in one attempt: how long it takes is not known.")
+        say(f"None like this one ({alike}) has finished in one attempt: how long it takes is not known.")
 
 
 def _rows(estimate: Mapping[str, Any]) -> list[tuple[str, object]]:

@@ -8,7 +8,7 @@ import typer
 from app.cli.connection import Key, Url, connect
 from app.cli.files import send
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, print_json
+from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, console, print_json, say
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -45,7 +45,7 @@ def evaluate(
     for version in versions:  # each told of at once: a later one may be refused
         queued.append(_post(client, {"version": version} | body))
         if watch:
-            typer.echo(f"{queued[-1]['id']} is queued.", err=True)
+            say(f"{queued[-1]['id']} is queued.", err=True)
         else:
             _show(queued[-1], json=json, watched=False)
     if watch:
@@ -77,12 +77,10 @@ def _follow(client: "OpenAI", evaluation: dict[str, Any], *, json: bool) -> dict
     """Wait until it has ended, telling on a terminal what it does."""
     import time
 
-    from rich.console import Console
-
     from app.cli.watch import POLL_SECONDS, TERMINAL
 
     name = f"{evaluation['adapter']}:{evaluation['version']}"
-    with Console(stderr=True, quiet=json).status(f"{name}: {evaluation['phase']}") as status:
+    with console(width=None, stderr=True, quiet=json).status(f"{name}: {evaluation['phase']}") as status:
         while evaluation["status"] not in TERMINAL:
             time.sleep(POLL_SECONDS)
             answer: Any = client.get(f"/evaluations/{evaluation['id']}", cast_to=object)
@@ -97,13 +95,11 @@ def _show(evaluation: dict[str, Any], *, json: bool, watched: bool) -> None:
     if json:
         print_json(evaluation)
     elif evaluation["report"]:
-        from rich.console import Console
-
         from app.cli.report_view import show_report
 
-        show_report(evaluation["report"], evaluation["gate"], Console())
+        show_report(evaluation["report"], evaluation["gate"], console(width=None))
     elif watched:
         why = f" ({evaluation['error']['code']}): {evaluation['error']['message']}" if evaluation["error"] else "."
-        typer.echo(f"The evaluation {evaluation['id']} {evaluation['status']}{why}")
+        say(f"The evaluation {evaluation['id']} {evaluation['status']}{why}")
     else:
-        typer.echo(f"{evaluation['id']}\nRead it once it is done: sdft report {evaluation['id']}")
+        say(f"{evaluation['id']}\nRead it once it is done: sdft report {evaluation['id']}")

@@ -6,7 +6,7 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import Json, print_fields, print_json, print_table, show_time
+from app.cli.output import Json, print_fields, print_json, print_table, say, show_time
 
 cli = typer.Typer(help="List, show and cancel evaluations.", no_args_is_help=True)
 
@@ -56,4 +56,4 @@ def cancel(
     if json:
         print_json(found)
     else:
-        typer.echo(f"{found['id']} is {'cancelled' if found['status'] == 'cancelled' else 'being cancelled'}.")
+        say(f"{found['id']} is {'cancelled' if found['status'] == 'cancelled' else 'being cancelled'}.")

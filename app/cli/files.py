@@ -11,7 +11,7 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import INVALID_FILE_EXIT_CODE, Json, describe_finding, print_json
+from app.cli.output import INVALID_FILE_EXIT_CODE, Json, describe_finding, print_json, say
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -40,7 +40,7 @@ def upload(
     if json:
         print_json(file.to_dict())
     else:
-        typer.echo(f"{file.id} ({file.bytes:,} bytes)\n{option[purpose]} {file.id} --model ...")
+        say(f"{file.id} ({file.bytes:,} bytes)\n{option[purpose]} {file.id} --model ...")
 
 
 def send(client: "OpenAI", path: Path, purpose: Literal["fine-tune", "evals"]) -> "FileObject":
@@ -61,15 +61,15 @@ def validate(path: PathArgument, purpose: Purpose = "fine-tune", json: Json = Fa
     else:
         use = "trained on" if purpose == "fine-tune" else "asked"
         state = f"can be {use}" if report.valid else f"cannot be {use}"
-        typer.echo(f"{path}: {report.n_examples} examples, {state}.")
+        say(f"{path}: {report.n_examples} examples, {state}.")
         for kind, findings in (("error", report.errors), ("warning", report.warnings)):
             for finding in findings:
-                typer.echo(f"  {kind}: {describe_finding(asdict(finding))}")
+                say(f"  {kind}: {describe_finding(asdict(finding))}")
         listed = Counter(finding.code for finding in (*report.errors, *report.warnings))
         for code, count in (report.counts - listed).items():
-            typer.echo(f"  and {count:,} more: {code}")
+            say(f"  and {count:,} more: {code}")
         if not report.valid and purpose == "fine-tune" and _has_questions(path):
-            typer.echo(_QUESTIONS_HINT)
+            say(_QUESTIONS_HINT)
     if not report.valid:
         raise typer.Exit(INVALID_FILE_EXIT_CODE)
 

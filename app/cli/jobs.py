@@ -14,10 +14,12 @@ from app.cli.output import (
     JOB_FAILED_EXIT_CODE,
     CliError,
     Json,
+    console,
     insist_on_pass,
     print_fields,
     print_json,
     print_table,
+    say,
     show_time,
 )
 
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
 
 cli = typer.Typer(help="Create, list, show, watch and cancel training jobs.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job: ftjob-...")]
+
+def _named(job_id: str) -> str:
+    if not job_id.strip():
+        raise typer.BadParameter("An empty text names no job; give the id of one, ftjob-...")
+    return job_id
+
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job: ftjob-...", callback=_named)]
 Pairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="Repeat for more.")]
 
 
@@ -120,12 +129,12 @@ def create(
         return
     job = client.fine_tuning.jobs.create(**request, extra_body=ours or None)
     if watch:
-        typer.echo(f"{job.id} is queued.", err=True)
+        say(f"{job.id} is queued.", err=True)
         _follow(client, job.id, json=json)
     elif json:
         print_json(job.to_dict())
     else:
-        typer.echo(f"{job.id}\nFollow it: sdft jobs watch {job.id}")
+        say(f"{job.id}\nFollow it: sdft jobs watch {job.id}")
 
 
 @cli.command("list")
@@ -175,20 +184,18 @@ def cancel(job: JobId, home: HomeOption = DEFAULT_HOME, url: Url = None, key: Ke
     if json:
         print_json(found.to_dict())
     else:
-        typer.echo(f"{found.id} is {'cancelled' if found.status == 'cancelled' else 'being cancelled'}.")
+        say(f"{found.id} is {'cancelled' if found.status == 'cancelled' else 'being cancelled'}.")
 
 
 def _follow(client: "OpenAI", job_id: str, *, json: bool) -> None:
-    from rich.console import Console
-
     from app.cli.watch import follow, watch
 
     if json:
         job = follow(client, job_id, on_event=lambda event: print_json(event.to_dict()), on_state=lambda _: None)
         print_json(job.to_dict())
     else:
-        job = watch(client, job_id, Console())
-        typer.echo(_ending(job))
+        job = watch(client, job_id, console(width=None))
+        say(_ending(job))
     if job.status != "succeeded":
         raise typer.Exit(JOB_FAILED_EXIT_CODE)
     insist_on_pass(getattr(job, "gate", None))
@@ -233,7 +240,7 @@ def _file_id(client: "OpenAI", named: str, *, purpose: Literal["fine-tune", "eva
     if not path.is_file():
         return named
     file = send(client, path, purpose)
-    typer.echo(f"{path} is uploaded as {file.id}.", err=True)  # to be named the next time
+    say(f"{path} is uploaded as {file.id}.", err=True)  # to be named the next time
     return file.id
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.home import DEFAULT_HOME, Home, HomeOption, operator_resources
-from app.cli.output import CliError, Json, print_json, print_table
+from app.cli.output import CliError, Json, print_json, print_table, say
 from app.cli.up import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def create(
     if json:
         print_json({"id": key.id, "name": name, "project": project, "expires_at": expires_at, "api_key": key.secret})
     else:
-        typer.echo(f"{key.secret}\nKeep it: it cannot be shown again. To take it back: sdft keys revoke {key.id}")
+        say(f"{key.secret}\nKeep it: it cannot be shown again. To take it back: sdft keys revoke {key.id}")
 
 
 @cli.command("list")
@@ -87,7 +87,7 @@ def revoke(
     if json:
         print_json({"id": key, "revoked_at": revoked_at})
     else:
-        typer.echo(f"{key} is refused from now on.")
+        say(f"{key} is refused from now on.")
 
 
 def _opens(key: "ApiKey") -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from app.cli.home import DEFAULT_HOME, Home, HomeOption, operator_resources
-from app.cli.output import CliError, Json, print_json, print_table
+from app.cli.output import CliError, Json, print_json, print_table, say
 
 cli = typer.Typer(help="Add, list and remove base models (operator).", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def add(
     if json:
         print_json(facts)
     else:
-        typer.echo(f"{name}: {facts['architecture']}, {facts['num_parameters']:,} parameters, {facts['source']}")
+        say(f"{name}: {facts['architecture']}, {facts['num_parameters']:,} parameters, {facts['source']}")
 
 
 def _check_source(
@@ -95,4 +95,4 @@ def remove(
     if json:
         print_json({"name": name, "removed": True})
     else:
-        typer.echo(f"{name} takes no more jobs.")
+        say(f"{name} takes no more jobs.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.domain.characters import CONTROLS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,6 +23,16 @@ EXIT_CODES = {"gate_not_passed": GATE_EXIT_CODE, "invalid_file": INVALID_FILE_EX
 
 class CliError(Exception):
     """Something the person at the terminal can fix; the message says how."""
+
+
+def printable(text: str) -> str:
+    """A text with what would control the terminal, or turn a line around, escaped; newlines and tabs stay."""
+    return CONTROLS.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """A line, or several, for people."""
+    typer.echo(printable(text), err=err)
 
 
 def print_json(value: object) -> None:
@@ -41,7 +53,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     if table.row_count:
         console().print(table)
     else:
-        typer.echo(empty)
+        say(empty)
 
 
 def print_fields(found: Mapping[str, Any]) -> None:
@@ -56,12 +68,12 @@ def print_fields(found: Mapping[str, Any]) -> None:
     print_table(("field", "value"), ((name, show(name, value)) for name, value in shown.items()), empty="")
 
 
-def console() -> "Console":
-    """Where people read; what is no terminal does not fold at 80 columns."""
-    from rich.console import Console
+def console(*, width: int | None = 240, stderr: bool = False, quiet: bool = False) -> "Console":
+    """Where people read; what is no terminal folds at ``width`` columns, or at rich's 80."""
+    from app.cli.terminal import Terminal
 
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=240)
+    terminal = Terminal(stderr=stderr, quiet=quiet)
+    return terminal if terminal.is_terminal or width is None else Terminal(width=width, stderr=stderr, quiet=quiet)
 
 
 def show_time(seconds: float) -> str:
@@ -86,9 +98,9 @@ def explain(error: Exception, *, as_json: bool) -> int | None:
         print_json({"error": found})
     else:
         told, *more = _lines(found)
-        typer.secho(f"Error: {told}", fg="red", err=True)
+        typer.secho(f"Error: {printable(told)}", fg="red", err=True)
         for line in (*more, *getattr(error, "__notes__", ())):
-            typer.echo(f"  {line}", err=True)
+            say(f"  {line}", err=True)
     return EXIT_CODES.get(found.get("code") or "", ERROR_EXIT_CODE)
 
 

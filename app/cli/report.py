@@ -9,7 +9,7 @@ import typer
 
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import CliError, Json, insist_on_pass, print_json
+from app.cli.output import CliError, Json, console, insist_on_pass, print_json
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -41,11 +41,9 @@ def report(
     if json:
         print_json(evaluation)
     else:
-        from rich.console import Console
-
         from app.cli.report_view import show_report
 
-        show_report(evaluation["report"], evaluation["gate"], Console())
+        show_report(evaluation["report"], evaluation["gate"], console(width=None))
     if open_ or html:
         path = html or Path(tempfile.mkdtemp(prefix="sdft-")) / "report.html"
         path.write_text(_page(client, evaluation_id), encoding="utf-8")

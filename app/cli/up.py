@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
-from app.cli.output import Json, print_json
+from app.cli.output import Json, print_json, say
 
 DEFAULT_PROJECT = "default"
 
@@ -31,19 +31,19 @@ def up(
         signal.signal(number, lambda *_: stopping.set())
     place = Home(home)
 
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
+    def tell(line: str) -> None:
+        say(line, err=True)
 
     with place.hold():
-        with run_service(place, host=host, port=port, say=say) as service:
+        with run_service(place, host=host, port=port, say=tell) as service:
             new_key = _ensure_key(place)
             if json:
                 print_json({"url": service.url, "home": str(place.root), "api_key": new_key})
             else:
                 _welcome(service.url, place, new_key)
             service.watch(stopping)
-            say("Stopping. A job in training writes a checkpoint first and goes on at the next start.")
-        say("Stopped.")
+            tell("Stopping. A job in training writes a checkpoint first and goes on at the next start.")
+        tell("Stopped.")
 
 
 def _ensure_key(home: Home) -> str | None:
@@ -66,7 +66,7 @@ def _ensure_key(home: Home) -> str | None:
 def _welcome(url: str, home: Home, new_key: str | None) -> None:
     shown = new_key or f"$(cat {home.key_path})"
     first = "" if new_key is None else f"  API key  {new_key}  (also in {home.key_path})\n"
-    typer.echo(
+    say(
         f"The service runs at {url} (Ctrl-C stops it).\n"
         f"  Home     {home.root}\n{first}"
         f"  OpenAI   export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={shown}\n"

@@ -10,9 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.columns import Columns
+from rich.markup import escape
+from rich.text import Text
 
+from app.cli import main
+from app.cli.connection import connect
 from app.cli.download import how_to_load
 from app.cli.estimate_view import show_estimate
+from app.cli.home import Home
+from app.cli.output import CliError, console, explain, print_fields, print_table, say
+from app.domain.characters import CONTROLS
 
 DATA = Path(__file__).parents[2] / "app" / "demo" / "data"
 
@@ -100,6 +108,81 @@ def test_a_service_that_does_not_answer_is_named(tmp_path: Path):
     assert result.returncode == 1
     assert "http://127.0.0.1:9/v1" in result.stderr
     assert time.monotonic() - began < 30
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Of a service that was announced and does not answer, with its key."""
+    running = {"url": "http://127.0.0.1:9", "database_url": "", "broker_url": ""}
+    (tmp_path / "service.json").write_text(json.dumps(running))
+    (tmp_path / "key").write_text("sk-saved\n")
+    return tmp_path
+
+
+def test_the_saved_key_goes_to_the_homes_own_service_alone(home: Path):
+    """Fault caught: it went to whatever address was named."""
+    own = Home(home)
+    for url in (None, "", " http://127.0.0.1:9 ", "http://127.0.0.1:9/v1/"):
+        client = connect(own, url, None)
+        assert (str(client.base_url), client.api_key) == ("http://127.0.0.1:9/v1/", "sk-saved")
+    for url in ("http://127.0.0.1:10", "https://127.0.0.1:9", "http://127.0.0.1.example:9"):
+        with pytest.raises(CliError, match="--key or SDFT_API_KEY"):
+            connect(own, url, " ")
+        assert connect(own, url, " sk-named\n").api_key == "sk-named"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--key", "ключ"), "copy it again"),
+        (("--key", "sk-a b"), "copy it again"),
+        (("--url", "127.0.0.1:8733"), "write http://127.0.0.1:8733."),
+        (("--url", "localhost:8733"), "write http://localhost:8733."),
+        (("--url", "ftp://sdft"), "write http://sdft."),
+        (("--url", "http://[::1"), "is no URL"),
+        (("--url", "http://sdft:99999"), "is no URL"),
+        (("--url", "http://"), "is no URL"),
+        (("--url", f"http://{'a' * 70}.example"), "is no URL"),
+    ],
+)
+def test_what_cannot_be_a_url_or_a_key_is_told_in_a_sentence(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+):
+    monkeypatch.setattr(sys, "argv", ["sdft", "jobs", "list", f"--home={home}", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    told = capsys.readouterr().err.splitlines()
+    assert (left.value.code, len(told)) == (1, 1)
+    assert said in told[0]
+
+
+def test_an_empty_text_is_no_job(home: Path):
+    result = sdft("jobs", "watch", "", home=home)
+    assert result.returncode == 64
+    assert "names no job" in result.stderr
+
+
+def test_what_others_wrote_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]):
+    """Fault caught: the reason of a move, or the name of a key, could rewrite the screen of whoever lists them."""
+    hostile = "a\x1b[2Jb\x9bc\x07\u202ed\r\x7f"
+    told = r"a\x1b[2Jb\x9bc\x07\u202ed\r\x7f"
+    print_table(("name",), [[hostile]], empty="")
+    print_table(("name",), [], empty=hostile)
+    print_fields({"name": hostile})
+    say(f"{hostile}\n{hostile}")
+    error = CliError(hostile)
+    error.add_note(hostile)
+    explain(error, as_json=False)
+    console().print(Columns([Text(hostile.replace("\x07", "").replace("\r", ""))]))
+    for markup in (f"[bold]{escape(hostile)}[/]", Text.from_markup(escape(hostile))):
+        console().print(markup)
+    shown = "".join(capsys.readouterr())
+    assert shown.count(told) == 8
+    assert not CONTROLS.search(shown.replace("\n", ""))
 
 
 def test_a_home_that_cannot_be_used_is_an_error_and_no_traceback(tmp_path: Path):
