@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from app.api import adapters, aliases, evaluations, files, health, jobs, models
+from app.api import adapters, aliases, docs, evaluations, files, health, jobs, models
 from app.api.dependencies import refuse_unknown_query
 from app.api.gate import Gate
 from app.api.problems import handle_errors
@@ -52,14 +52,15 @@ def create_app(settings: Settings | None = None, *, resources: Resources | None 
         lifespan=lifespan,
         dependencies=[Depends(refuse_unknown_query)],
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
-        docs_url="/docs" if settings.docs else None,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
     )
     app.state.settings, app.state.resources = settings, held
     for router in ROUTERS:
         app.include_router(router)
+    if settings.docs:
+        app.add_route("/docs", docs.page, include_in_schema=False)
     handle_errors(app)
     app.add_middleware(Gate)
     return app

@@ -1,7 +1,9 @@
 """What happens before anything of a body is read."""
 
 import asyncio
+import re
 import time
+from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -212,6 +214,18 @@ def test_other_verbs_are_refused_with_those_that_there_are(*, http, verb, path, 
     response = http.request(verb, path)
     assert error_of(response, 405)["code"] == "method_not_allowed"
     assert ", ".join(sorted(response.headers["allow"].split(", "))) == allowed
+
+
+def test_what_the_docs_load_from_elsewhere_is_pinned_by_version_and_digest(anonymous):
+    """Fault caught: whatever a CDN served under a major version ran in the page that keys are typed into."""
+    page = anonymous.get("/docs")
+    loaded = re.findall(r'<(?:script|link)[^>]* (?:src|href)="https:[^>]*>', page.text)
+    assert len(loaded) == page.text.count("https://") == 2
+    for tag in loaded:
+        assert re.search(r"@\d+\.\d+\.\d+/", tag)
+        digest = re.search(r'integrity="sha384-([^"]+)" crossorigin="anonymous"', tag)
+        assert len(b64decode(digest[1])) == 48
+    assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 def test_every_answer_has_an_id_and_is_neither_guessed_nor_kept(http, anonymous):
