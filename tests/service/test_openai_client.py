@@ -243,7 +243,7 @@ def test_a_big_upload_without_a_right_key_is_told_why(live, store):
 def test_an_upload_over_the_limit_is_told_why(client, store):
     with pytest.raises(openai.APIStatusError) as caught:
         client.files.create(file=("big.jsonl", b"x" * 50_000_000), purpose="fine-tune")
-    assert (caught.value.status_code, caught.value.code) == (413, "body_too_large")
+    assert (caught.value.status_code, caught.value.code) == (413, "file_too_large")
     assert not list(store.staging.iterdir())
 
 
