@@ -6,8 +6,9 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from app.api import adapters, aliases, docs, evaluations, files, health, jobs, models
+from app.api import adapters, aliases, evaluations, files, health, jobs, models
 from app.api.dependencies import refuse_unknown_query
+from app.api.docs import serve_docs
 from app.api.gate import Gate
 from app.api.problems import handle_errors
 from app.api.schemas.common import Problem
@@ -60,7 +61,7 @@ def create_app(settings: Settings | None = None, *, resources: Resources | None 
     for router in ROUTERS:
         app.include_router(router)
     if settings.docs:
-        app.add_route("/docs", docs.page, include_in_schema=False)
+        serve_docs(app)
     handle_errors(app)
     app.add_middleware(Gate)
     return app

@@ -1,53 +1,54 @@
-"""``/docs``: the API in a browser, by Swagger UI from a CDN: one version, of these bytes or not at all.
+"""``/docs``: the API in a browser, by the Swagger UI that is installed beside this service.
 
-Whoever tries a request there types a key into that page, so nobody else gets to say what runs in it.
+Whoever tries a request there types a key into that page, so nobody else gets to say what runs in it, and no network is
+needed.
 """
 
 import hashlib
 from base64 import b64encode
+from importlib.resources import files
 from typing import Final
 
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
 
-_CDN: Final = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.35.0/"
-# Digests of the files in the package on npm, whose own digest the registry tells.
-_SCRIPT_SHA384: Final = "gjRm0bEPMeTmMh5jT2cHccIwCUZSTd8YC+j0d0sXw0MdGEfScduGpSyF3ZSSLkX9"
-_STYLE_SHA384: Final = "WlYgdmXYOOBWL5apwjDEZwN+U3HmXSSu5R6V5aGxEcf7z+KuRNwBhoxKVN1i3D5I"
+PAGE: Final = "/docs"
 _START: Final = """
 SwaggerUIBundle({
   url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, layout: "BaseLayout",
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
 });
 """
-_PAGE: Final = f"""<!doctype html>
+_HTML: Final = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>SDFT service</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="{_CDN}swagger-ui.css" integrity="sha384-{_STYLE_SHA384}" crossorigin="anonymous">
+<link rel="stylesheet" href="{PAGE[1:]}/swagger-ui.css">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="{_CDN}swagger-ui-bundle.js" integrity="sha384-{_SCRIPT_SHA384}" crossorigin="anonymous"></script>
+<script src="{PAGE[1:]}/swagger-ui-bundle.js"></script>
 <script>{_START}</script>
 </body>
 </html>
 """
 _START_SHA256: Final = b64encode(hashlib.sha256(_START.encode()).digest()).decode()
-_POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        f"script-src {_CDN} 'sha256-{_START_SHA256}'",
-        f"style-src {_CDN} 'unsafe-inline'",
-        "img-src data:",
-        "connect-src 'self'",
-    )
+_POLICY: Final = (
+    f"default-src 'none'; script-src 'self' 'sha256-{_START_SHA256}'; style-src 'self' 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'"
 )
 
 
-async def page(_: Request) -> HTMLResponse:
-    """The page; it reads ``openapi.json`` beside it."""
-    return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
+def serve_docs(app: FastAPI) -> None:
+    """Add the page, which reads ``openapi.json`` beside it, and below it what it is made of."""
+    app.add_route(PAGE, _page, include_in_schema=False)
+    app.mount(PAGE, StaticFiles(directory=str(files("fastapi_offline") / "static")))
+
+
+async def _page(_: Request) -> HTMLResponse:
+    return HTMLResponse(_HTML, headers={"Content-Security-Policy": _POLICY})

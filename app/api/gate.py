@@ -71,7 +71,7 @@ async def _admit(scope: Scope) -> int:
         How many bytes the body may have.
     """
     headers, state = Headers(scope=scope), scope["app"].state
-    if scope["path"] not in OPEN_PATHS:
+    if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/docs/"):
         scheme, _, token = headers.get("authorization", "").partition(" ")
         presented = token.strip() if scheme.lower() == "bearer" else None
         scope["state"]["caller"] = await run_in_threadpool(_authenticate, state.resources.sessions, presented)
