@@ -34,7 +34,7 @@ from app.services.blobs import blob_of
 from app.services.evaluations import GENERAL
 from app.services.lineage import ancestors, past_scores
 from app.services.publishing import model_id
-from app.services.runs import Claim, held, latest_checkpoint
+from app.services.runs import Claim, begin_anew, held, latest_checkpoint
 from app.storage.store import CorruptBlob, MissingBlob, Store, StoredBlob
 
 log = structlog.get_logger()
@@ -110,6 +110,8 @@ def prepare(
             resources.store.fetch(blob, folder / path)
         if to_resume and not _fetch_checkpoint(resources.store, to_resume, folder):
             order = order.model_copy(update={"resume_step": None})
+            with transaction(resources.sessions) as session:
+                begin_anew(session, claim, "The last checkpoint is not in the store; this attempt begins anew.")
         (folder / ORDER_NAME).write_text(order.model_dump_json(indent=2), encoding="utf-8")
     except (MissingBlob, Unavailable) as error:
         raise Unprepared("worker_lost", "The worker finds no stored file that this job needs.") from error

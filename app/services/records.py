@@ -61,7 +61,8 @@ def record_steps(session: Session, claim: Claim, steps: Sequence[StepDone]) -> N
     rows = insert(JobMetric).values(
         [{"job_id": job.id, "step": step.step, "fence": job.fence, "values": step.metrics} for step in steps]
     )
-    newest = {"fence": rows.excluded.fence, "values": rows.excluded["values"]}
+    # Its time too: the pace is told by the steps of this attempt.
+    newest = {"fence": rows.excluded.fence, "values": rows.excluded["values"], "created_at": NOW}
     session.execute(rows.on_conflict_do_update(index_elements=["job_id", "step"], set_=newest))
     for step in steps:
         payload = {"step": step.step, "total_steps": step.total_steps, **step.metrics}

@@ -77,6 +77,8 @@ def transition(
     if status in TERMINAL:
         columns |= {"phase": "done", "finished_at": NOW}
         forget_states(session, job)
+    else:
+        columns |= {"phase_done": None, "phase_total": None}
     unmoved = (Job.id == job.id, Job.status == job.status, Job.fence == job.fence)
     if not session.scalar(update(Job).where(*unmoved).values(status=status, **columns).returning(Job.id)):
         raise LeaseLost(job.id)
@@ -142,6 +144,13 @@ def held(session: Session, claim: Claim) -> Job:
     if job is None:
         raise LeaseLost(claim.job_id)
     return job
+
+
+def begin_anew(session: Session, claim: Claim, message: str) -> None:
+    """Say that this attempt starts at the first step after all: its checkpoint is not to be had."""
+    job = held(session, claim)
+    job.progress_step = session.get_one(JobAttempt, (job.id, job.fence)).first_step = 0
+    note(session, job, message, level="warn")
 
 
 def release_preempted(session: Session, claim: Claim) -> None:

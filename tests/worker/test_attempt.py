@@ -169,6 +169,12 @@ def test_a_checkpoint_that_is_gone_costs_time_and_not_the_job(site: Site, no_wai
     assert isinstance(order, Order)
     assert order.resume_step is None
     assert Order.model_validate_json((folder / "order.json").read_bytes()) == order
+    # The history does not go on saying that it went on from there.
+    job = site.job(claim.job_id)
+    assert (job.progress_step, site.attempts(job.id)[-1].first_step) == (0, 0)
+    with site.sessions() as session:
+        last = select(models.JobEvent.message).order_by(models.JobEvent.seq.desc()).limit(1)
+        assert session.scalar(last) == "The last checkpoint is not in the store; this attempt begins anew."
 
 
 def test_a_worker_that_starts_is_not_taken_for_one_that_is_gone(

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import AdapterVersion, Checkpoint, File, Job, JobAttempt, JobEvent, JobMetric
@@ -11,6 +11,7 @@ from app.domain.errors import Conflict
 from app.domain.lifecycle import MAX_PREEMPTIONS
 from app.domain.trainer_protocol import Noted, StepDone
 from app.services import publishing, records, runs
+from app.services.standings import standings
 from app.storage.store import StoredBlob
 from tests import factories
 from tests.worker.stages import results
@@ -181,6 +182,39 @@ def test_steps_run_again_overwrite_their_metrics(session: Session) -> None:
     stored = session.scalars(select(JobMetric).order_by(JobMetric.step)).all()
     assert [row.values for row in stored] == [{"train_loss": 3.0}, {"train_loss": 1.5}]
     assert (job.progress_step, job.total_steps) == (2, 9)
+
+
+def test_the_pace_after_a_lost_worker_is_that_of_the_steps_run_again(session: Session) -> None:
+    """Fault caught: overwritten steps that kept the time of the attempt before, hours ago."""
+    job = factories.make_job(session)
+    first = claim(session)
+    for number in (1, 2, 3):
+        records.record_steps(session, first, [step(number)])
+    session.execute(update(JobMetric).values(created_at=JobMetric.created_at - timedelta(hours=5)))
+    runs.fail_or_retry(session, first, "worker_lost", "Gone.")
+    job.available_at = PAST
+    session.flush()
+    second = claim(session)
+    records.record_phase(session, second, "training")
+    for number in (1, 2, 3, 4):
+        records.record_steps(session, second, [step(number)])
+    [standing] = standings(session, [job])
+    assert standing.seconds_remaining is not None
+    assert standing.seconds_remaining < 60
+
+
+def test_a_job_that_waits_again_shows_no_progress_of_the_attempt_before(session: Session) -> None:
+    job = factories.make_job(session)
+    for give_back in (
+        runs.release_preempted,
+        lambda session, taken: runs.fail_or_retry(session, taken, "worker_lost", "Gone."),
+    ):
+        job.available_at = PAST
+        session.flush()
+        taken = claim(session)
+        records.record_progress(session, taken, 300, 900)
+        give_back(session, taken)
+        assert (job.status, job.phase_done, job.phase_total) == ("queued", None, None)
 
 
 def test_retries_wait_and_are_counted(session: Session) -> None:
