@@ -21,7 +21,8 @@ def answer_memory(order: AnyOrder, policy: HfPolicy) -> AnswerMemory | None:
     """
     if order.answers is None:
         return None
-    base = order.base.weights_sha256
+    # The revision pins the config too: the same weights under another one may answer otherwise.
+    base = f"{order.base.weights_sha256} {order.base.revision}"
     parent, student, twin = (
         f"{base} {alpha} {factors_sha256(factors)}" if factors else base
         for alpha, factors in (

@@ -46,7 +46,7 @@ class GateRule(_Frozen):
     )
     max_forgetting: float = Field(
         0.1,
-        gt=0,
+        ge=0.001,  # less takes more questions than a suite may have, and a 1e-310 has no reciprocal
         le=10,
         description="No other suite may score lower than before, or than the base, by more than this, nor lose more "
         "than this share of what was right there.",

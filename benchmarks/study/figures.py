@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple, Self
 
-from worker.evals.statistics import wilson
+from app.domain.proportions import wilson
 from worker.evals.suites import general_suite
 
 LOSSES = {

@@ -36,7 +36,8 @@ def test_a_job_without_a_gate_has_none(http, base, file_id):
     [
         ({"min_gian": 0.1}, "unknown_parameter", "gate.min_gian", "did you mean min_gain"),
         ({"min_gain": -1}, "invalid_value", "gate.min_gain", "0"),
-        ({"max_forgetting": 0}, "invalid_value", "gate.max_forgetting", "0"),
+        ({"max_forgetting": 0}, "invalid_value", "gate.max_forgetting", "0.001"),
+        ({"max_forgetting": 1e-310}, "invalid_value", "gate.max_forgetting", "0.001"),
         ({"confidence": 1}, "invalid_value", "gate.confidence", "0.999"),
         ({"confidence": "high"}, "invalid_value", "gate.confidence", "0.5"),
         ({"on_pass": "Prod 1"}, "invalid_value", "gate.on_pass", "[a-z]"),

@@ -20,7 +20,7 @@ SAID = [Rollout([1], [2, 0], stopped=True)]
 def asked(tmp_path: Path) -> Any:
     """What the base is remembered to have said; it says something first."""
 
-    def recall(device: str = "cpu", *, keep: bool = False) -> list[Rollout] | None:
+    def recall(device: str = "cpu", *, keep: bool = False, revision: str = "r") -> list[Rollout] | None:
         policy: Any = SimpleNamespace(
             device=torch.device(device),
             head=SimpleNamespace(weight_VH=torch.zeros(1, 1)),
@@ -31,7 +31,7 @@ def asked(tmp_path: Path) -> Any:
             parameters=dict,
             twin_parameters=dict,
         )
-        order: Any = SimpleNamespace(answers=str(tmp_path), base=SimpleNamespace(weights_sha256="b"))
+        order: Any = SimpleNamespace(answers=str(tmp_path), base=SimpleNamespace(weights_sha256="b", revision=revision))
         memory = answer_memory(order, policy)
         assert memory is not None
         if keep:
@@ -45,6 +45,12 @@ def test_answers_of_other_code_are_not_given_again(asked: Any, monkeypatch: pyte
     assert asked(keep=True) == asked() == SAID
     monkeypatch.setattr(answers, "code_sha256", lambda *_: "a fix of decoding")
     assert asked() is None
+
+
+def test_answers_of_the_same_weights_under_another_config_are_not_given_again(asked: Any) -> None:
+    """Fault caught: a base imported anew with another rope_theta answers as the old one did."""
+    assert asked(keep=True) == SAID
+    assert asked(revision="another") is None
 
 
 def test_answers_with_another_number_of_threads_are_not_given_again(

@@ -9,12 +9,12 @@ import pytest
 
 from app.demo.skills import PARTS
 from app.domain.json_rules import tool_call
+from app.domain.proportions import wilson
 from benchmarks import forgetting
 from benchmarks.study import plot, table, tool_calls
 from benchmarks.study.cells import ARMS, SEEDS, SKILLS, USUAL_ARMS, Cell, plan
 from benchmarks.study.figures import Count, Known, Outcome, outcome, pool
 from benchmarks.study.store import PUBLISHED
-from worker.evals.statistics import wilson
 
 
 def kept(suite, group, had, num_kept, *, reference="base", num_kinds=1):

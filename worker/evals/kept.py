@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from app.domain.proportions import wilson
 from worker.evals.differences import REFERENCES
 from worker.evals.marks import Marks
 from worker.evals.run import ArmName
 from worker.evals.schema import Bounds, Flip, Kept
-from worker.evals.statistics import wilson
 from worker.evals.suites import Item
 
 MAX_FLIPS: Final = 100

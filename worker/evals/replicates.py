@@ -43,7 +43,7 @@ def _scores(marks: Marks, suite: SuiteReport) -> Iterator[SeedScore]:
             yield SeedScore(suite=suite.name, measure=suite.measure, arm=one.arm, n=suite.n, score=one.score, kept=kept)
 
 
-def side_by_side(runs: Sequence[SeedRun]) -> Replicates:
+def all_seeds(runs: Sequence[SeedRun]) -> Replicates:
     """All seeds, the version's first, with mean and range of what each came to."""
     found: dict[tuple[str, str], list[SeedScore]] = {}
     for run in runs:

@@ -9,13 +9,13 @@ from functools import partial
 from statistics import mean
 from typing import Any, Final
 
-from app.domain.proportions import tail
+from app.domain.proportions import tail, wilson
 from worker.evals.behaviour import describe
 from worker.evals.differences import SEED, bounds, difference, list_changes
 from worker.evals.kept import count_kept, list_flips
 from worker.evals.marks import Marks, mark
 from worker.evals.matrix import retention_matrix
-from worker.evals.replicates import Replicate, agreement, seed_run, side_by_side
+from worker.evals.replicates import Replicate, agreement, all_seeds, seed_run
 from worker.evals.run import ArmName, Measured
 from worker.evals.schema import (
     ArmScore,
@@ -45,7 +45,6 @@ from worker.evals.statistics import (
     mcnemar,
     paired_shift,
     shift_p_value,
-    wilson,
 )
 from worker.evals.suites import Split
 from worker.evals.summary import caveats, summarize
@@ -187,7 +186,7 @@ def _over_seeds(
         else SeedRun(seed=one.seed, recommendation=None, scores=[])
         for one in replicates
     ]
-    return side_by_side([version, *others])
+    return all_seeds([version, *others])
 
 
 def _as_asked(measured: Measured, version: Measured) -> Measured:

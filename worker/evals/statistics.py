@@ -22,8 +22,6 @@ CHUNK_ELEMENTS: Final = 2_000_000
 MIN_BELOW: Final = 10
 """Right answers that a rate must have to be divided by."""
 
-wilson = proportions.wilson
-
 
 @dataclass(frozen=True)
 class Estimate:

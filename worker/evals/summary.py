@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
-from app.domain.proportions import DIGITS, MIN_LIKELIHOODS, Interval, independent, num_to_show
+from app.domain.proportions import DIGITS, MIN_LIKELIHOODS, Interval, independent, num_to_show, wilson
 from worker.evals.differences import difference
 from worker.evals.headline import UNITS, limit, recommend, starting_point
 from worker.evals.marks import Marks
@@ -19,7 +19,7 @@ from worker.evals.schema import (
     Summary,
     Unjudged,
 )
-from worker.evals.statistics import GRAVEST, Verdict, paired_ratio, shift_ratio, wilson
+from worker.evals.statistics import GRAVEST, Verdict, paired_ratio, shift_ratio
 from worker.evals.suites import GENERAL_NAME
 
 ENOUGH: Final = 97

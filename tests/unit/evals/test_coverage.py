@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.domain.proportions import Interval, exceeds, paired_ratio, tail
+from app.domain.proportions import Interval, exceeds, paired_ratio, tail, wilson
 from worker.evals import statistics
 from worker.evals.statistics import (
     Estimate,
@@ -23,7 +23,6 @@ from worker.evals.statistics import (
     paired_shift,
     shift_p_value,
     shift_ratio,
-    wilson,
 )
 
 TRIALS = 400

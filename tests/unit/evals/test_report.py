@@ -7,6 +7,7 @@ import pytest
 
 from app.domain.demonstrations import Demonstration
 from app.domain.gate import GateDecision, GateRule, decide
+from app.domain.proportions import wilson
 from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.headline import recommend
@@ -14,7 +15,6 @@ from worker.evals.report import build_report
 from worker.evals.run import Answer, Peculiar, evaluate
 from worker.evals.schema import Bounds, CeilingQuestion, Cost, LineageScore, Report, TwinRun
 from worker.evals.scorers import ScorerChoice
-from worker.evals.statistics import wilson
 from worker.evals.suites import Item, Role, Split, Suite, Unaskable, demonstration_suite, general_suite
 from worker.sdft.policy import Arm
 
