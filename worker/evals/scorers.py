@@ -45,8 +45,8 @@ SCORERS: Final[dict[str, Scorer]] = {
     scorer.name: scorer
     for scorer in (
         Scorer("exact", 1, text_rules.exact),
-        Scorer("normalized", 2, text_rules.normalized),
-        Scorer("contains", 1, text_rules.contains),
+        Scorer("normalized", 3, text_rules.normalized),
+        Scorer("contains", 2, text_rules.contains),
         Scorer("regex", 2, text_rules.matches),
         Scorer("numeric", 2, text_rules.numeric),
         Scorer("choice", 3, text_rules.choice),

@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.evaluation import unusable
 from app.domain.json_rules import json_field_f1
-from app.domain.text_rules import CannotScore
+from app.domain.text_rules import CannotScore, affirms
 from worker.evals.scorers import SCORERS, infer_scorer
 
 ACTIONS = """Thought: I look it up.
@@ -36,6 +36,26 @@ Action Input: {"day": "today"}"""
         ("contains", "2 + 3 = 15", "5", False),
         ("contains", "Hello, Mr. Lee!", "Mr Lee", True),
         ("contains", "", "Paris", False),
+        # A mark is a part of its word, and another one makes another word: Hindi, Thai, Arabic.
+        ("contains", "\u0926\u0940\u0928", "\u0926\u093f\u0928", False),
+        ("contains", "\u092f\u0939 \u0926\u093f\u0928 \u0939\u0948", "\u0926\u093f\u0928", True),
+        ("contains", "\u0e44\u0e21\u0e48", "\u0e44\u0e21", False),
+        ("contains", "\u0643\u064f\u062a\u0628", "\u0643\u064e\u062a\u0628", False),
+        # Where no space parts words, they are found inside: Chinese, Japanese, Thai; but not digits in a number.
+        ("contains", "\u7b54\u6848\u662f\u5317\u4eac\u3002", "\u5317\u4eac", True),
+        ("contains", "\u6771\u4eac\u3067\u3059", "\u6771\u4eac", True),
+        ("contains", "\u30b3\u30fc\u30d2\u30fcbar", "\u30b3\u30fc\u30d2\u30fc", True),
+        ("contains", "iPhone15\u3092\u8cb7\u3046", "iphone15", True),
+        ("contains", "\u0e04\u0e37\u0e2d\u0e01\u0e23\u0e38\u0e07", "\u0e01\u0e23\u0e38\u0e07", True),
+        ("contains", "\u0e51\u0e55", "\u0e55", False),
+        ("contains", "\u5357\u5317\u3002\u4eac", "\u5317\u4eac", False),
+        # What is not seen parts nothing: a joiner in Persian, the variant of an emoji.
+        ("contains", "\u0645\u06cc\u200c\u0634\u0648\u062f", "\u0645\u06cc\u0634\u0648\u062f", True),
+        ("contains", "5\ufe0f\u20e3", "5", True),
+        ("normalized", "\u6771\u4eac\u3002", "\u6771\u4eac", True),
+        ("normalized", "\u300c\u6771\u4eac\u300d\uff01", "\u6771\u4eac", True),
+        ("normalized", "\u0939\u093e\u0901\u0964", "\u0939\u093e\u0901", True),
+        ("normalized", "\u3002", "", False),
         ("json", '{"b": [1, 2], "a": 1.0}', '{"a": 1, "b": [1, 2]}', True),
         ("json", '{"a": true}', '{"a": 1}', False),
         ("json", "[2, 1]", "[1, 2]", False),
@@ -80,6 +100,20 @@ Action Input: {"day": "today"}"""
 )  # fmt: skip
 def test_a_scorer_tells_right_from_wrong(scorer: str, answer: str, expected: str, right: bool) -> None:
     assert SCORERS[scorer].score(answer, [expected]) == float(right)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "affirmed"),
+    [
+        ("A noun, not a verb.", "noun", True),
+        ("A noun, not a verb.", "verb", False),
+        ("It isn't the verb.", "verb", False),
+        ("It is nouns.", "noun", False),
+        ("\u0e44\u0e21\u0e48", "\u0e44\u0e21", False),
+    ],
+)
+def test_words_behind_a_not_are_not_affirmed(answer: str, words: str, *, affirmed: bool) -> None:
+    assert affirms(answer, words) is affirmed
 
 
 def test_any_of_the_expected_answers_is_right() -> None:
@@ -157,8 +191,10 @@ def test_a_pattern_that_has_no_bound_is_refused_at_upload_as_in_scoring(pattern:
         "\u0660.5 \u00bd",
         "1" + ",111" * 250_000 + "2",
         "Action: x" + " " * 1_000_000 + "y",
+        "\u5317\u4eac" * 50_000,
+        "\u0e40" + "\u0e48" * 200_000,
     ],
-    ids=["digits", "tags", "actions", "commas", "foreign", "thousands", "a wide action"],
+    ids=["digits", "tags", "actions", "commas", "foreign", "thousands", "a wide action", "Chinese", "marks"],
 )
 def test_no_answer_takes_long_or_breaks_a_rule(scorer: str, text: str) -> None:
     expected = {"json": "{}", "numeric": "1", "choice": "A", "tool_call": ACTIONS}.get(scorer, "b")
