@@ -6,6 +6,7 @@ The worker measures the lengths exactly, and fixes what counts.
 import math
 import statistics
 
+from app.db.models import File
 from app.domain.distillation import Contradiction
 from app.domain.errors import Invalid
 from app.domain.training import (
@@ -29,8 +30,7 @@ def check(store: Store, asked: JobRequest, checked: Checked) -> None:
     """
     if depends_on_data(checked.hyperparameters):
         training = measure(checked.counter, store, checked.training)
-        validation = measure(checked.counter, store, checked.validation) if checked.validation else None
-        config(asked, checked, training, num_trained=parts(training, validation)[1])
+        config(asked, checked, training, num_trained=parts(checked.training, checked.validation)[1])
         return
     try:
         peak_learning_rate(checked.hyperparameters, method=asked.method, num_parameters=checked.base.num_parameters)
@@ -38,12 +38,22 @@ def check(store: Store, asked: JobRequest, checked: Checked) -> None:
         raise _refused(asked, error) from error
 
 
-def parts(training: FileLengths, validation: FileLengths | None) -> tuple[int, int]:
+def parts(training: File, validation: File | None) -> tuple[int, int]:
     """Examples held out and trained on, as ``worker.evals.suites`` parts them."""
+    num_examples, num_prompts = _count(training)
     if validation:
-        return count_heldout(validation.num_prompts, of_validation=True), training.num_examples
-    held_out = count_heldout(training.num_prompts, of_validation=False)
-    return held_out, training.num_examples - round(held_out * training.num_examples / training.num_prompts)
+        return count_heldout(_count(validation)[1], of_validation=True), num_examples
+    held_out = count_heldout(num_prompts, of_validation=False)
+    return held_out, num_examples - round(held_out * num_examples / num_prompts)
+
+
+def _count(file: File) -> tuple[int, int]:
+    """Examples of a file and their different prompts, of all its lines and blind to case and spacing.
+
+    A file of before these were counted is taken to have no two of the same.
+    """
+    found = file.validation or {}
+    return found["n_examples"], found["stats"].get("prompts", found["n_examples"])
 
 
 def config(asked: JobRequest, checked: Checked, training: FileLengths, *, num_trained: int) -> TrainingConfig:

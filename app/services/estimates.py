@@ -97,7 +97,7 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
     counter = checked.counter
     training = measure(counter, store, checked.training)
     validation = measure(counter, store, checked.validation) if checked.validation else None
-    num_heldout, num_trained = configs.parts(training, validation)
+    num_heldout, num_trained = configs.parts(checked.training, checked.validation)
     config = configs.config(asked, checked, training, num_trained=num_trained)
 
     with transaction(sessions) as session:
@@ -111,13 +111,15 @@ def estimate(sessions: sessionmaker[Session], store: Store, project_id: str, ask
     measured = asked.evaluation or EvaluationOptions()
     seeds = measured.seeds
     judged = measured.scorer != "nll" if measured.scorer else (validation or training).judged
-    clients = [measure(counter, store, file) for file in checked.suites]
     work = Work(
         seeds * estimates.count_tokens(config, lengths),
         past.answers(
             checked,
             skill=count_decoded(num_heldout, judged=judged),
-            client=sum(count_decoded(suite.num_examples, judged=suite.judged) for suite in clients),
+            client=sum(
+                count_decoded(_num_questions(file), judged=measure(counter, store, file).judged)
+                for file in checked.suites
+            ),
             seeds=seeds,
         ),
         seeds * _twin_tokens(checked.row, config, lengths),
@@ -267,6 +269,12 @@ class _Past:
             has_twin=checked.row.compare is not None,
             seeds=seeds,
         )
+
+
+def _num_questions(file: File) -> int:
+    """Of a client's file: equal prompts are asked once."""
+    found = file.validation or {}
+    return int(found["n_examples"] - found["counts"].get("duplicate_example", 0))
 
 
 def _said(session: Session, job: Job) -> float | None:

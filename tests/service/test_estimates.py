@@ -183,6 +183,7 @@ def test_questions_of_ones_own_are_counted_and_those_of_the_harness_named(http, 
     finish(http)
     same = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
     content = b"".join(b'{"prompt": "%d?", "expected": "no", "scorer": "exact"}\n' % number for number in range(100))
+    content += content.splitlines(keepends=True)[0] * 300  # repeated, so not asked
     suite = http.post("/v1/files", files={"file": ("own.jsonl", content)}, data={"purpose": "evals"}).json()["id"]
     without = told(http, same)
     own = told(http, same, evaluation={"suites": [suite]})
@@ -269,6 +270,17 @@ def test_tokens_of_a_supervised_job_are_exact(http, base):
     file_id = upload(http, lines(64, prompt=30, answer=12)).json()["id"]
     asked = {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}}}}
     assert told(http, file_id, **asked)["tokens"]["trained"] == 2 * 56 * 13
+
+
+def test_prompts_are_told_apart_as_the_worker_does_in_all_of_a_large_file(http, base):
+    """Fault caught: of 2,500 lines a third was looked at, and case and spacing told prompts apart."""
+    thrice = [f"{text} {number}" for number in range(30) for text in ("Say", "say", "SAY ")]
+    content = b"".join(json.dumps({"prompt": text, "completion": "a"}).encode() + b"\n" for text in thrice)
+    examples = told(http, upload(http, content).json()["id"])["examples"]
+    assert examples == {"total": 90, "held_out": 8}
+    content = b"".join(b'{"prompt": "p%d", "completion": "a"}\n' % (number // 3) for number in range(2500))
+    examples = told(http, upload(http, content).json()["id"])["examples"]
+    assert examples == {"total": 2500, "held_out": 83}
 
 
 def test_a_validation_file_is_what_is_held_out(http, base):
