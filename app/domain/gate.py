@@ -53,7 +53,10 @@ class GateRule(_Frozen):
     )
     confidence: float = Field(0.95, ge=0.5, le=0.999, description="Of the intervals that must lie within the limits.")
     on_pass: str | None = Field(
-        None, pattern=f"^{ALIAS_PATTERN}$", description="Alias of the adapter to point at the version if it passes."
+        None,
+        pattern=f"^{ALIAS_PATTERN}$",
+        description="Alias of the adapter to point at the version if it passes, and goes on from where the alias "
+        "points, if anywhere.",
     )
 
     @property
@@ -61,7 +64,9 @@ class GateRule(_Frozen):
         """What it asks for, and what a pass does."""
         asked = f"The skill has to gain more than {self.min_gain:g}, nothing else may lose more than "
         asked += f"{self.max_forgetting:g}, at {100 * self.confidence:g} % confidence."
-        return f"{asked} A pass points {self.on_pass} at the version." if self.on_pass else asked
+        if self.on_pass is None:
+            return asked
+        return f"{asked} A pass points {self.on_pass} at the version, if it goes on from where that points now."
 
 
 class Criterion(_Frozen):

@@ -10,11 +10,12 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.db.models import Adapter, AdapterFile, AdapterVersion, Evaluation, Job, Project
+from app.db.models import Adapter, AdapterFile, AdapterVersion, Alias, Evaluation, Job, Project
 from app.domain.errors import Conflict
 from app.domain.gate import GateDecision, GateRule, decide
 from app.domain.ids import new_id, short
 from app.services import aliases
+from app.services.lineage import ancestors
 from app.services.records import result_file
 from app.services.runs import Claim, Level, held, note, succeed
 from app.storage.store import StoredBlob
@@ -153,7 +154,10 @@ def _decide(job: Job, report: dict[str, Any]) -> GateDecision | None:
 
 
 def _heed(session: Session, job: Job, version: AdapterVersion, decision: GateDecision) -> None:
-    """Tell the client what its gate says, and move the alias that waited for a pass."""
+    """Tell the client what its gate says, and move the alias that waited for a pass.
+
+    But not away from a version that this one does not go back to: nothing was compared with what that one knows.
+    """
     sentences = " ".join(criterion.sentence for criterion in decision.criteria)
     level: Level = "info" if decision.verdict == "pass" else "warn"
     payload = {"verdict": decision.verdict}
@@ -161,6 +165,15 @@ def _heed(session: Session, job: Job, version: AdapterVersion, decision: GateDec
     name = decision.rule.on_pass
     if name and decision.verdict == "pass":
         adapter = session.get_one(Adapter, version.adapter_id)
+        alias = session.get(Alias, (adapter.id, name))
+        if alias and alias.version_id not in {one.id for one in ancestors(session, version.parent_version_id)}:
+            other = session.get_one(AdapterVersion, alias.version_id).version
+            message = (
+                f"{adapter.name}@{name} stays at version {other}: version {version.version} does not go on from it, so "
+                "what that one knows was not asked. Compare the two, and move the alias if you want it moved."
+            )
+            note(session, job, message, level="warn")
+            return
         details = {"verdict": decision.verdict, "override": False, "reason": None}
         aliases.point(session, adapter, version, name, actor=job.id, details=details)
         note(session, job, f"{adapter.name}@{name} points at version {version.version} now.")

@@ -268,7 +268,7 @@ def test_a_rule_says_what_it_asks_for_and_what_a_pass_does():
     rule = GateRule(min_gain=0.05, max_forgetting=0.02, confidence=0.999, on_pass="production")
     assert rule.sentence == (
         "The skill has to gain more than 0.05, nothing else may lose more than 0.02, at 99.9 % confidence. A pass "
-        "points production at the version."
+        "points production at the version, if it goes on from where that points now."
     )
 
 

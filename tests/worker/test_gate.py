@@ -26,9 +26,10 @@ def published(session: Session) -> Any:
     project = factories.make_project(session)
 
     def publish(
-        suites: Any, gate: dict[str, Any] | None = RULE, *, unjudged: Any = (), lineage: Any = ()
+        suites: Any, gate: dict[str, Any] | None = RULE, *, unjudged: Any = (), lineage: Any = (), parent: Any = None
     ) -> AdapterVersion:
-        factories.make_job(session, project=project, adapter_name="home", gate=gate)
+        parent_id = parent and parent.id
+        factories.make_job(session, project=project, adapter_name="home", gate=gate, parent_version_id=parent_id)
         claim = runs.claim_next(session, factories.make_worker(session).id, 60)
         assert claim
         return publishing.publish(session, claim, results(session, suites=suites, unjudged=unjudged, lineage=lineage))
@@ -50,7 +51,8 @@ def told(session: Session, version: AdapterVersion) -> list[tuple[str, str]]:
 
 
 def test_a_version_that_passes_takes_the_alias(session: Session, published: Any) -> None:
-    first, second = published(GOOD), published(GOOD)
+    first = published(GOOD)
+    second = published(GOOD, parent=first)
     assert decision(session, second)["verdict"] == "pass"
     assert [(one["question"], one["value"]) for one in decision(session, second)["criteria"]] == [
         ("gain", 0.5),
@@ -67,6 +69,22 @@ def test_a_version_that_passes_takes_the_alias(session: Session, published: Any)
     assert gate_level == "info"
     assert gate.startswith("Gate: pass. skill: gain +0.500 (+0.451 to +0.549)")
     assert moved == "home@production points at version 2 now."
+
+
+def test_a_version_that_passes_takes_no_alias_from_one_that_it_does_not_go_on_from(
+    session: Session, published: Any
+) -> None:
+    """Fault caught: a version of two skills replaced by one that was trained from the base and has neither."""
+    first = published(GOOD)
+    second = published(BAD, parent=first)
+    third = published(GOOD, parent=second)
+    assert pointed_at(session) == {"production": third.id}  # past one that failed
+    other = published(GOOD)
+    assert decision(session, other)["verdict"] == "pass"
+    assert pointed_at(session) == {"production": third.id}
+    level, message = told(session, other)[1]
+    assert level == "warn"
+    assert message.startswith("home@production stays at version 3: version 4 does not go on from it")
 
 
 def test_a_version_that_fails_is_published_and_takes_no_alias(session: Session, published: Any) -> None:
