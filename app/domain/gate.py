@@ -107,11 +107,11 @@ def decide(
         unjudged: What the report says could not be judged as it was asked for: never a pass.
         lineage: What the report has on the skills of the lineage, by version.
     """
-    doubts = [_unjudged(rule, one) for one in unjudged]
+    doubts, doubtful = [_unjudged(rule, one) for one in unjudged], {one["suite"] for one in unjudged}
     gains = [*_gains(rule, suites), *(one for one in doubts if one.question == "gain")]
     forgettings = [
         *_forgettings(rule, suites),
-        *_since_best(rule, suites, lineage),
+        *_since_best(rule, [suite for suite in suites if suite["n"] and suite["name"] not in doubtful], lineage),
         *(one for one in doubts if one.question == "forgetting"),
     ]
     criteria = [

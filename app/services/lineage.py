@@ -178,7 +178,10 @@ class _Table:
     def _enter(self, evaluation: Evaluation, arm: str) -> None:
         arms = {"candidate": evaluation.version_id, "parent": evaluation.against_version_id, "base": None}
         version_id = arms[arm]
+        unjudged = {one["suite"] for one in (evaluation.report or {}).get("unjudged", ())}
         for skill_id, suite in self._asked(evaluation):
+            if not suite["n"] or suite["name"] in unjudged:
+                continue  # the score is of nothing, or of what is no fair sample
             for asked in suite["arms"]:
                 if asked["arm"] == arm:
                     bounds = asked["score"]

@@ -24,7 +24,7 @@ def line(session, project, base):
     """Publishes versions of one line, each from the one before unless told otherwise."""
     versions = []
 
-    def publish(*suites, **values):
+    def publish(*suites, report_unjudged=(), **values):
         parent = versions[-1] if versions else None
         version = factories.make_version(
             session,
@@ -34,7 +34,10 @@ def line(session, project, base):
             **{
                 "version": len(versions) + 1,
                 "parent_version_id": parent and parent.id,
-                "report": {"suites": [GENERAL, *suites]},
+                "report": {
+                    "suites": [GENERAL, *suites],
+                    "unjudged": [{"suite": name} for name in report_unjudged],
+                },
             }
             | values,
         )
@@ -62,6 +65,21 @@ def three_skills(line):
 
 def scores_of(lineage):
     return [[cell and cell["score"] for cell in row] for row in lineage["scores"]]
+
+
+def test_a_suite_of_which_nothing_could_be_judged_has_no_cell(http, line):
+    line(suite("home", "skill", base=0.0, candidate=0.9))
+    line(
+        suite("home", "skill", base=0.1, parent=0.2, candidate=0.8),
+        suite("home:1", "earlier", parent=0.0, candidate=0.0) | {"n": 0},
+    )
+    line(
+        suite("home", "skill", base=0.1, parent=0.2, candidate=0.8),
+        suite("home:1", "earlier", parent=0.5, candidate=0.5),
+        report_unjudged=["home:1"],
+    )
+    lineage = http.get("/v1/adapters/home/lineage").json()
+    assert [row[0] for row in scores_of(lineage)] == [0.9, None, None]
 
 
 def test_three_skills_give_a_matrix_that_is_full_up_to_its_diagonal(http, line):

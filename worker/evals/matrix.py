@@ -1,6 +1,6 @@
 """The retention matrix: what each version of a lineage scores on each skill it was taught, where anyone asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from worker.evals.run import ArmName
 from worker.evals.schema import LineageScore, SuiteReport
@@ -9,7 +9,11 @@ BASE = "base"
 
 
 def retention_matrix(
-    suites: Sequence[SuiteReport], past: Sequence[LineageScore], names: Mapping[ArmName, str]
+    suites: Sequence[SuiteReport],
+    past: Sequence[LineageScore],
+    names: Mapping[ArmName, str],
+    *,
+    unjudged: Collection[str] = (),
 ) -> list[LineageScore]:
     """Put together what this report measured and what those of earlier versions did.
 
@@ -17,6 +21,7 @@ def retention_matrix(
         suites: Of this report, earlier skills nearest first.
         past: Scores from earlier reports, oldest version first.
         names: What arms are called as versions, where they have a name.
+        unjudged: Suites of which too little could be judged for a score.
 
     Returns:
         Cells by version, the base first, and by skill, oldest first; none where there is no earlier skill.
@@ -27,6 +32,7 @@ def retention_matrix(
     now = [
         LineageScore(version=names.get(one.arm, one.arm), suite=suite.name, score=one.score)
         for suite in skills
+        if suite.n and suite.name not in unjudged
         for one in suite.arms
         if one.arm != "ceiling"
     ]

@@ -37,7 +37,7 @@ def seed_run(
 
 def _scores(marks: Marks, suite: SuiteReport) -> Iterator[SeedScore]:
     for one in suite.arms:
-        if one.arm in TRAINED:
+        if one.arm in TRAINED and suite.n:
             rows = count_kept(marks, one.arm) if marks.suite.judged and marks.suite.role != "skill" else ()
             kept = next((row for row in rows if (row.reference, row.group) == (marks.reference, "all")), None)
             yield SeedScore(suite=suite.name, measure=suite.measure, arm=one.arm, n=suite.n, score=one.score, kept=kept)

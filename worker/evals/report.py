@@ -171,7 +171,7 @@ def _judge(measured: Measured, *, past: Sequence[LineageScore], names: Mapping[A
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
     kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
     unjudged = list(list_unjudged(measured, marked))
-    lineage = retention_matrix(suites, past, names)
+    lineage = retention_matrix(suites, past, names, unjudged={one.suite for one in unjudged})
     summary = summarize(marked, suites, lineage, kept, unjudged, margin=MARGIN)
     return _Judged(marked, suites, lineage, kept, unjudged, summary)
 

@@ -304,6 +304,7 @@ class Report(_Frozen):
     suites: list[SuiteReport]
     lineage: list[LineageScore] = Field(
         description="Versions and skills in the order in which they came, the base first; empty without earlier skills."
+        " There is no cell where too little could be judged."
     )
     kept: list[Kept]
     drift: list[DriftReport]

@@ -159,7 +159,9 @@ def _left(
     ]
     if compared and not sentences:
         sentences = [f"Free text lost no more than {limit(rest, margin)}."]
-    fallen = [found for suite in rest if (found := _fallen(suite, lineage, margin=margin))]
+    doubtful = {one.suite for one in unjudged}
+    judged = [suite for suite in rest if suite.n and suite.name not in doubtful]
+    fallen = [found for suite in judged if (found := _fallen(suite, lineage, margin=margin))]
     verdicts = [*(one.verdict for _, one in compared), *(verdict for verdict, _ in fallen)]
     sentences += [sentence for _, sentence in fallen]
     return _answer(verdicts, sentences, unjudged, nothing="Nothing else was tested.")
@@ -179,7 +181,7 @@ def _fallen(suite: SuiteReport, lineage: Sequence[LineageScore], *, margin: floa
     That one's answers are not at hand, so the interval is one of two independent samples, and wider than of the same
     questions: it shows a loss, but is not asked to show that there is none.
     """
-    if suite.role != "earlier" or not suite.n:
+    if suite.role != "earlier":
         return None
     arms = {score.arm: score.score for score in suite.arms}
     scores = [one for one in lineage if one.suite == suite.name and one.version not in TRAINED]

@@ -51,6 +51,16 @@ def test_a_skill_that_is_not_asked_now_has_no_column() -> None:
     assert {one.suite for one in retention_matrix(suites, PAST, {"parent": "home:2"})} == {"home:2", "route"}
 
 
+def test_a_skill_that_could_not_be_judged_has_no_score_now() -> None:
+    """Fault caught: nothing right of nothing asked was a score of 0, the worst of the column."""
+    nothing = [one.model_copy(update={"n": 0}) if one.name == "home:1" else one for one in third()]
+    for suites, unjudged in ((nothing, ()), (third(), {"home:1"})):
+        found = retention_matrix(suites, PAST, {"parent": "home:2"}, unjudged=unjudged)
+        assert {one.version for one in found if one.suite == "home:1"} == {"base", "home:1", "home:2"}
+        [before] = [one.score.value for one in found if (one.version, one.suite) == ("home:2", "home:1")]
+        assert before == 0.7
+
+
 def test_without_an_earlier_skill_there_is_none() -> None:
     first = report(suite("skill", "base", "candidate"), suite("general", "base", "candidate"))
     assert retention_matrix(first.suites, PAST, {}) == []

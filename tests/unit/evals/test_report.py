@@ -735,6 +735,16 @@ def test_a_suite_that_was_asked_for_and_not_judged_is_no_evidence_of_anything(su
     assert (doubt.question, doubt.suite, doubt.sentence) == ("forgetting", "file mine.jsonl", sentence)
 
 
+@pytest.mark.parametrize("count", [40, 5])
+def test_an_earlier_skill_that_was_not_judged_has_not_fallen_since_its_best(count: int) -> None:
+    past = [LineageScore(version="home:1", suite="home:1", score=Bounds(value=1.0, low=0.9, high=1.0))]
+    report = _build(_json_speaker, SKILL, _broken(count, name="home:1", role="earlier"), past=past, has_parent=True)
+    assert {one.version for one in report.lineage if one.suite == "home:1"} == {"home:1"}
+    assert "less than home:1 had" not in report.summary.retention.sentence
+    assert report.summary.retention.verdict == "insufficient_evidence"
+    assert not [one for one in _gate(report).criteria if one.against == "home:1"]
+
+
 def test_a_few_questions_that_could_not_be_judged_leave_the_verdict_alone() -> None:
     report = _build(_json_speaker, SKILL, GENERAL, _broken(4))
     assert (report.unjudged, report.summary.retention.verdict) == ([], "same")
