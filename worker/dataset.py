@@ -6,7 +6,7 @@ Knows the attempt's folder and a chat template; no weights.
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from worker.evals.suites import (
     Messages,
     Split,
     Suite,
+    count_trained,
     demonstration_suite,
     general_suite,
     hold_out,
@@ -57,7 +58,16 @@ def part(order: Order, folder: Path) -> Split:
             "Every prompt of the training file is one that an earlier version is measured on. Add others.",
             param="training_file",
         )
-    return parts
+    return replace(parts, caveats=tuple(caveats_of_deleted(order.deleted)))
+
+
+def caveats_of_deleted(versions: Sequence[str]) -> list[str]:
+    """What is to be said where the training files of these are gone."""
+    if not versions:
+        return []
+    file, it = ("file", "it") if len(versions) == 1 else ("files", "them")
+    named = f"The training {file} of {', '.join(versions)} {'has' if it == 'it' else 'have'} been deleted"
+    return [f"{named}: questions that were in {it} cannot be told, and flatter what was trained on {it}."]
 
 
 def asked_before(order: Order, folder: Path) -> set[str]:
@@ -66,7 +76,7 @@ def asked_before(order: Order, folder: Path) -> set[str]:
 
 
 def taught_before(order: Order, folder: Path) -> set[str]:
-    """Digests of the prompts that earlier versions of the lineage were trained on."""
+    """Digests of the prompts that earlier versions of the lineage were trained on, as far as their files are there."""
     return prompts_of(folder, order.rehearsal) - asked_before(order, folder)
 
 
@@ -154,9 +164,18 @@ def make_suites(
         )
         for one in order.earlier
     ]
-    trained = taught_before(order, folder) | {prompt_sha256(one.messages) for one in data.training}
-    clients = [question_suite(one.name, list(stream_questions(folder / one.path)), trained) for one in order.suites]
-    general = general_suite(rehearsed=config.rehearses_shipped)
+    before = taught_before(order, folder)
+    now = before | {prompt_sha256(one.messages) for one in data.training}
+    trained = {"parent": before, "candidate": now, "supervised": now}
+    clients = [
+        count_trained(
+            question_suite(one.name, list(stream_questions(folder / one.path))),
+            trained,
+            in_doubt=trained if order.deleted else (),
+        )
+        for one in order.suites
+    ]
+    general = general_suite(rehearsed=order.rehearsed or config.rehearses_shipped)
     return [*([skill] if data.heldout else []), *earlier, general, *clients]
 
 

@@ -9,7 +9,7 @@ from app.domain.trainer_protocol import EarlierSkill, EvaluationOrder
 from worker import memory
 from worker.answers import answer_memory
 from worker.circumstances import circumstances
-from worker.dataset import past_scores, prompts_of, question_digests
+from worker.dataset import caveats_of_deleted, past_scores, question_digests
 from worker.evals.page import render_html
 from worker.evals.report import build_report
 from worker.evals.run import ArmName, Measured, Peculiar, evaluate
@@ -27,6 +27,12 @@ from worker.harness import open_tasks
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
 from worker.reporting import PhaseClock, PipeReporter, RunFailed
+from worker.seen import Seen, deleted
+
+HELD_OUT = (
+    "The questions were held out when each version was made. One that neither goes on from that version nor came "
+    "before it may have been trained on some."
+)
 
 
 class Evaluation:
@@ -92,24 +98,22 @@ class Evaluation:
 
     def suites(self) -> tuple[list[Suite], list[Demonstration]]:
         """What is asked, and of that what was held out of the version's own skill."""
-        suites, own = [], []
+        suites, own, seen = [], [], Seen(self.order, self.folder)
         for skill in self.order.skills:
             questions = read_demonstrations(self.folder / skill.path)
-            is_own = skill == self.own_skill
+            is_own, label = skill == self.own_skill, f"{skill.adapter}:{skill.version}"
             own += questions if is_own else []
-            suites.append(
-                demonstration_suite(
-                    skill.adapter if is_own else f"{skill.adapter}:{skill.version}",
-                    "skill" if is_own else "earlier" if skill.inherited else "other",
-                    questions,
-                    scorer=skill.scorer,
-                    max_new_tokens=skill.max_completion_tokens,
-                    tolerance=skill.tolerance,
-                )
+            suite = demonstration_suite(
+                skill.adapter if is_own else label,
+                "skill" if is_own else "earlier" if skill.inherited else "other",
+                questions,
+                scorer=skill.scorer,
+                max_new_tokens=skill.max_completion_tokens,
+                tolerance=skill.tolerance,
             )
-        trained = prompts_of(self.folder, self.order.trained) - prompts_of(self.folder, self.order.held_out)
+            suites.append(seen.count(suite, skill_of=label))
         clients = [
-            question_suite(suite.name, list(stream_questions(self.folder / suite.path)), trained)
+            seen.count(question_suite(suite.name, list(stream_questions(self.folder / suite.path))))
             for suite in self.order.suites
         ]
         general = [general_suite(rehearsed=self.order.rehearsed)] if self.order.general else []
@@ -144,7 +148,7 @@ class Evaluation:
             measured,
             title=order.version.model_id,
             scorer=self.scorer(),
-            split=Split([], heldout, "The questions were held out when each version was made."),
+            split=Split([], heldout, HELD_OUT, tuple(caveats_of_deleted(deleted(order)))),
             template=None,
             cost=Cost(
                 seconds=self.phase.seconds,

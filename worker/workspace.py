@@ -27,11 +27,12 @@ from app.domain.trainer_protocol import (
     Order,
     ParentRef,
     SuiteFile,
+    Taught,
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
 from app.services.blobs import blob_of
-from app.services.evaluations import GENERAL
+from app.services.evaluations import GENERAL, label
 from app.services.lineage import ancestors, past_scores
 from app.services.publishing import model_id
 from app.services.runs import Claim, begin_anew, held, latest_checkpoint
@@ -144,7 +145,7 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
     named = [session.get_one(AdapterVersion, suite["version_id"]) for suite in suites if suite["version_id"]]
     file_ids = [suite["file_id"] for suite in suites if "file_id" in suite]
     version, against = session.get_one(AdapterVersion, asked.version_id), asked.against_version_id
-    lineage = ancestors(session, version.id)
+    lineage, of_against = ancestors(session, version.id), ancestors(session, against)
     skills = [one for one in lineage if one in named] + [one for one in named if one not in lineage]
     return EvaluationOrder(
         job_id=job.id,
@@ -155,18 +156,18 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
         skills=_earlier(session, skills, plan, lineage),
         past=past_scores(session, lineage[:0:-1]),
         general=any(suite["name"] == GENERAL for suite in suites),
-        rehearsed=_rehearses_shipped(session, version),
+        rehearsed=_rehearsed_shipped(session, lineage),
         suites=_suites(session, file_ids, plan),
-        trained=_rehearsal(session, lineage if file_ids else [], plan),
-        held_out=_held_out(session, lineage if file_ids else [], plan),
+        taught=_taught(session, lineage if skills or file_ids else [], plan),
+        against_taught=_taught(session, of_against if skills or file_ids else [], plan),
         tasks=[suite["task"] for suite in suites if "task" in suite],
     )
 
 
-def _rehearses_shipped(session: Session, version: AdapterVersion) -> bool:
-    """Whether the job that made a version had the prompts that ship with the project among its own."""
-    resolved = session.get_one(Job, version.job_id).resolved
-    return resolved is not None and TrainingConfig.model_validate(resolved).rehearses_shipped
+def _rehearsed_shipped(session: Session, lineage: list[AdapterVersion]) -> bool:
+    """Whether a job that made one of these versions had the prompts that ship with the project among its own."""
+    configs = [session.get_one(Job, version.job_id).resolved for version in lineage]
+    return any(TrainingConfig.model_validate(config).rehearses_shipped for config in configs if config)
 
 
 def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
@@ -203,7 +204,9 @@ def _order(session: Session, job: Job, plan: _Plan, models: Path) -> Order:
             "compare": job.compare,
             "gate": job.gate,
             "seeds": measured.seeds,
-            "rehearsal": _rehearsal(session, lineage, plan),
+            "rehearsal": _training_files(session, lineage, plan),
+            "deleted": _deleted(session, lineage),
+            "rehearsed": _rehearsed_shipped(session, lineage),
             "rehearsal_file": REHEARSAL_NAME if _data(session, rehearsal_file, REHEARSAL_NAME, plan) else None,
             "resume_step": checkpoint.step if checkpoint else None,
         }
@@ -292,27 +295,43 @@ def _suite_name(file: File) -> str:
     return f"file {file.filename}"
 
 
+def _taught(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> Taught:
+    return Taught(
+        versions=[label(version) for version in lineage],
+        files=_training_files(session, lineage, plan),
+        held_out=_held_out(session, lineage, plan),
+        deleted=_deleted(session, lineage),
+    )
+
+
 def _held_out(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:
     """What was held out when each of these versions was made."""
-    made_by = [version.job_id for version in lineage]
-    query = select(Evaluation.heldout_sha256).where(
-        Evaluation.job_id.in_(made_by), Evaluation.heldout_sha256.is_not(None)
-    )
     paths: list[str] = []
-    for sha256 in session.scalars(query):
-        path = HELD_OUT_FOLDER / f"{len(paths)}.jsonl"
-        plan.copy(session, str(sha256), path)
-        paths.append(str(path))
+    for version in lineage:
+        sha256 = session.scalar(select(Evaluation.heldout_sha256).where(Evaluation.job_id == version.job_id))
+        if sha256 is not None:
+            path = HELD_OUT_FOLDER / f"{version.id}.jsonl"
+            plan.copy(session, sha256, path)
+            paths.append(str(path))
     return paths
 
 
-def _rehearsal(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:
+def _training_files(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> list[str]:
     """What each of these versions was trained on; a file that its owner has deleted is not used again."""
     paths: list[str] = []
     for version in lineage:
-        file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)
+        file = _training_file(session, version)
         if file.deleted_at is None:
-            path = REHEARSAL_FOLDER / f"{len(paths)}.jsonl"
+            path = REHEARSAL_FOLDER / f"{version.id}.jsonl"
             plan.copy(session, blob_of(file).sha256, path)
             paths.append(str(path))
     return paths
+
+
+def _deleted(session: Session, lineage: list[AdapterVersion]) -> list[str]:
+    """Those of which that is so."""
+    return [label(version) for version in lineage if _training_file(session, version).deleted_at is not None]
+
+
+def _training_file(session: Session, version: AdapterVersion) -> File:
+    return session.get_one(File, session.get_one(Job, version.job_id).training_file_id)

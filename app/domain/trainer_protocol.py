@@ -13,7 +13,8 @@ The folder of one attempt::
     version/              PEFT folder of the version that an evaluation is of; parent/ then is the one beside it
     earlier/<n>.jsonl     held-out demonstrations of earlier versions of the lineage, or of any that are asked about
     suites/<n>.jsonl      files of questions that the client named
-    rehearsal/<n>.jsonl   training files of the lineage, as far as the client has not deleted them
+    rehearsal/<id>.jsonl  training files of versions of the lineage, as far as the client has not deleted them
+    held_out/<id>.jsonl   what was held out of these, for an evaluation
     rehearsal.jsonl       the file that the client wants rehearsed, if one is named
     resume/adapter/       PEFT folder of the last checkpoint, if this is a resumed attempt
     resume/state.safetensors
@@ -141,6 +142,8 @@ class Order(_Frozen):
     earlier: list[EarlierSkill] = []
     past: list[PastScore] = Field([], description="Of the lineage, oldest version first.")
     rehearsal: list[str] = Field([], description="Training files of the lineage, relative to the attempt's folder.")
+    deleted: list[str] = Field([], description="Versions of the lineage whose training file the client has deleted.")
+    rehearsed: bool = Field(default=False, description="Whether one of the lineage had the shipped rehearsal prompts.")
     scorer: ScorerName | None = Field(None, description="Of the skill, as the client asked.")
     tolerance: float | None = None
     suites: list[SuiteFile] = []
@@ -175,6 +178,15 @@ class Stay(_Frozen):
     trust_seconds: float = Field(gt=0, description="Silence in a job after which its lease may be someone else's.")
 
 
+class Taught(_Frozen):
+    """What a version and those that it goes back to were trained on, to tell which questions they have seen."""
+
+    versions: list[str] = Field([], description="They, as clients call them, nearest first.")
+    files: list[str] = Field([], description="Their training files, relative to the attempt's folder.")
+    held_out: list[str] = Field([], description="What was held out of these, and so not trained on.")
+    deleted: list[str] = Field([], description="Those whose training file the client has deleted.")
+
+
 class EvaluationOrder(_Frozen):
     """All that a trainer process is told about an evaluation asked for by itself."""
 
@@ -189,14 +201,10 @@ class EvaluationOrder(_Frozen):
     )
     past: list[PastScore] = Field([], description="Of the version's ancestors, oldest first.")
     general: bool = Field(description="Whether to ask the suite that ships.")
-    rehearsed: bool = Field(description="Whether the version's training had the shipped rehearsal prompts.")
+    rehearsed: bool = Field(description="Whether the version or an ancestor had the shipped rehearsal prompts.")
     suites: list[SuiteFile] = []
-    trained: list[str] = Field(
-        [],
-        description="Training files of the version and its ancestors, to tell which of the suites' questions they "
-        "have; a deleted one is missing.",
-    )
-    held_out: list[str] = Field([], description="What was held out of these, and so not trained on.")
+    taught: Taught = Field(Taught(), description="Of the version; empty where nothing that is asked can be among it.")
+    against_taught: Taught = Field(Taught(), description="Of the one beside it.")
     tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
     tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")
     answers: str | None = Field(None, description="Folder of this machine with answers that earlier trainers got.")

@@ -183,7 +183,8 @@ class _Table:
             if not suite["n"] or suite["name"] in unjudged:
                 continue  # the score is of nothing, or of what is no fair sample
             for asked in suite["arms"]:
-                if asked["arm"] == arm:
+                # What an arm was trained on shows nothing of what it can do; null is not known.
+                if asked["arm"] == arm and asked.get("num_trained", 0) == 0:
                     bounds = asked["score"]
                     cell = Cell(bounds["value"], bounds["low"], bounds["high"], evaluation.id)
                     self._cells.setdefault((version_id, skill_id), cell)

@@ -82,6 +82,16 @@ def test_a_suite_of_which_nothing_could_be_judged_has_no_cell(http, line):
     assert [row[0] for row in scores_of(lineage)] == [0.9, None, None]
 
 
+@pytest.mark.parametrize("num_trained", [3, None])
+def test_a_score_on_what_a_version_was_trained_on_or_may_have_been_is_no_cell(http, line, num_trained):
+    """Two versions from the base on one file, parted by other seeds, know most of each other's questions."""
+    line(suite("home", "skill", base=0.0, candidate=0.9))
+    seen = suite("home:1", "other", base=0.0, candidate=1.0)
+    seen["arms"][1]["num_trained"] = num_trained
+    line(suite("home", "skill", base=0.1, candidate=0.8), seen, parent_version_id=None)
+    assert scores_of(http.get("/v1/adapters/home/lineage").json()) == [[0.9, None], [None, 0.8]]
+
+
 def test_three_skills_give_a_matrix_that_is_full_up_to_its_diagonal(http, line):
     versions = three_skills(line)
     lineage = http.get("/v1/adapters/home/lineage").json()

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from app.domain.trainer_protocol import (
     ParentRef,
     PastScore,
     SuiteFile,
+    Taught,
 )
 from app.domain.training import SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run  # noqa: F401 - base is a fixture
@@ -41,7 +43,7 @@ def versions(base: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def ask(
     folder: Path, versions: list[Path], *, against: bool = True, general: bool = True, rehearsed: bool = True,
-    questions: bytes | None = None, **order: Any,
+    questions: bytes | None = None, held_out: Sequence[str] = (), **order: Any,
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """Ask the first version its own skill and the second one's; the report and what was said on the pipe."""
     folder.mkdir()
@@ -76,7 +78,7 @@ def ask(
         general=general,
         rehearsed=rehearsed,
         suites=[] if questions is None else [SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="9" * 64)],
-        trained=[] if questions is None else [str(first / "train.jsonl")],
+        taught=Taught(files=[] if questions is None else [str(first / "train.jsonl")], held_out=held_out),
         num_threads=1,
         **order,
     )
@@ -161,7 +163,7 @@ def test_a_skill_of_a_later_version_is_not_called_an_earlier_one(tmp_path: Path)
         (tmp_path / skill.path).write_bytes(b'{"prompt": "a", "completion": "1"}\n')
     order = EvaluationOrder.model_construct(
         version=ParentRef(adapter="home", version=2, model_id="ft:tiny:default:home:2"),
-        skills=skills, trained=[], suites=[], general=False,
+        against=None, skills=skills, suites=[], general=False,
     )  # fmt: skip
     evaluation = Evaluation(tmp_path, order, PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
     suites, _ = evaluation.suites()
@@ -171,19 +173,81 @@ def test_a_skill_of_a_later_version_is_not_called_an_earlier_one(tmp_path: Path)
     assert evaluation.scorer().name == "normalized"
 
 
+def lines(name: str, numbers: Sequence[int]) -> str:
+    return "".join(json.dumps({"prompt": f"{name} {number}", "completion": "1"}) + "\n" for number in numbers)
+
+
+def counted(folder: Path, **taught: Taught) -> dict[str, Any]:
+    """By suite, how many questions home:3 and the version beside it, home:1, have seen."""
+    skills = [
+        EarlierSkill(
+            adapter="home", version=version, path=f"{version}.jsonl", sha256="0" * 64, scorer="exact",
+            max_completion_tokens=8, inherited=version == 3,
+        )
+        for version in (3, 1)
+    ]  # fmt: skip
+    home = [ParentRef(adapter="home", version=version, model_id=f"ft:{version}") for version in (1, 3)]
+    order = EvaluationOrder.model_construct(
+        version=home[1], against=home[0], skills=skills, general=False,
+        suites=[SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="0" * 64)], **taught,
+    )  # fmt: skip
+    suites, _ = Evaluation(folder, order, PipeReporter(io.BytesIO(), folder, threading.Event())).suites()
+    return {suite.name: dict(suite.num_trained) for suite in suites}
+
+
+def test_what_either_version_was_trained_on_is_counted_in_every_suite(tmp_path: Path) -> None:
+    """Fault caught: two trainings from the base on one file, parted by other seeds, said to be asked held-out ones."""
+    questions = {1: range(8), 3: range(5, 13)}
+    (tmp_path / "train.jsonl").write_text(lines("p", range(30)))
+    for version, numbers in questions.items():
+        (tmp_path / f"{version}.jsonl").write_text(lines("p", numbers))
+    asked = {"prompt": "P  6", "expected": "1", "scorer": "exact"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(asked) + "\n" + json.dumps(asked | {"prompt": "p 12"}) + "\n")
+    first, third = (
+        Taught(versions=[f"home:{version}"], files=["train.jsonl"], held_out=[f"{version}.jsonl"]) for version in (1, 3)
+    )
+    assert counted(tmp_path, taught=third, against_taught=first) == {
+        "home": {"candidate": 0, "parent": 5},
+        "home:1": {"candidate": 5, "parent": 0},
+        "file mine.jsonl": {"candidate": 0, "parent": 1},
+    }
+    # Where a file is gone, only what a version was itself measured on is known not to have been in it.
+    gone = first.model_copy(update={"files": [], "deleted": first.versions})
+    assert counted(tmp_path, taught=third, against_taught=gone) == {
+        "home": {"candidate": 0, "parent": None},
+        "home:1": {"candidate": 5, "parent": 0},
+        "file mine.jsonl": {"candidate": 0, "parent": None},
+    }
+
+
+def test_a_deleted_file_is_owned_up_to(versions: list[Path], tmp_path: Path) -> None:
+    gone = Taught(versions=["fan:1"], deleted=["fan:1"])
+    report, _ = ask(tmp_path / "asked", versions, general=False, against_taught=gone)
+    assert any(note.startswith("The training file of fan:1 has been deleted") for note in report["caveats"])
+    assert ("fan:1", "lamp") not in {(one["version"], one["suite"]) for one in report["lineage"]}
+
+
 def test_questions_of_the_clients_own_are_asked_of_all_and_said_to_be_known_where_they_were_trained_on(
     versions: list[Path], tmp_path: Path
 ) -> None:
-    questions = b"""{"prompt": "lamp 3", "expected": "on 3", "scorer": "exact"}
+    own = str(versions[0] / "out" / "heldout.jsonl")
+    held_out = Path(own).read_text()
+    known = next(number for number in range(30) if f'lamp {number}"' not in held_out)
+    questions = (
+        b"""{"prompt": "lamp %d", "expected": "on", "scorer": "exact"}
 {"prompt": "Is it?", "expected": ["It is", "is"], "scorer": "contains", "max_tokens": 5}
 """
-    report, _ = ask(tmp_path / "asked", versions, general=False, questions=questions)
+        % known
+    )
+    report, _ = ask(tmp_path / "asked", versions, general=False, questions=questions, held_out=[own])
     [mine] = [suite for suite in report["suites"] if suite["role"] == "client"]
     assert (mine["name"], mine["n"], mine["measure"]) == ("file mine.jsonl", 2, "share_right")
     assert {arm["arm"] for arm in mine["arms"]} == {"base", "parent", "candidate"}
-    [said] = [note for note in report["caveats"] if "training file" in note]
-    assert said.startswith("file mine.jsonl: the prompts of 1 questions")
+    [said] = [note for note in report["caveats"] if "was trained on" in note]
+    assert said.startswith(
+        "file mine.jsonl: this version, or one that it goes on from, was trained on the prompts of 1"
+    )
     # What was held out of that file was not trained on, whether its own skill is asked now or not.
-    held_out = [str(versions[0] / "train.jsonl")]
-    report, _ = ask(tmp_path / "again", versions, general=False, questions=questions, held_out=held_out)
-    assert not [note for note in report["caveats"] if "training file" in note]
+    every = [str(versions[0] / "train.jsonl")]
+    report, _ = ask(tmp_path / "again", versions, general=False, questions=questions, held_out=every)
+    assert not [note for note in report["caveats"] if "was trained on" in note]

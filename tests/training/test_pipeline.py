@@ -444,7 +444,21 @@ def test_questions_that_an_earlier_version_was_trained_on_are_counted_too(
     data, lengths = attempt_data(attempt)
     config = attempt.resolve(lengths)
     suites = make_suites(attempt.order, folder, data, config, scorer=EXACT, longest_answer=12)
-    assert suites[-1].num_trained == len(lines) - len((folder / "earlier.jsonl").read_text().splitlines())
+    num_taught = len(lines) - len((folder / "earlier.jsonl").read_text().splitlines())
+    assert suites[-1].num_trained == dict.fromkeys(("parent", "candidate", "supervised"), num_taught)
+
+
+def test_a_deleted_file_of_an_earlier_version_is_owned_up_to(base: BaseModelRef, tmp_path: Path) -> None:
+    """What was in it cannot be told, so some of that may be held out now, and look learned, or kept."""
+    suite = SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="2" * 64)
+    folder = lay_out(tmp_path / "next", base, deleted=["lamp:1"], suites=[suite])
+    (folder / "mine.jsonl").write_text('{"prompt": "new", "expected": "a", "scorer": "exact"}\n')
+    attempt = Training(folder, PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
+    data, lengths = attempt_data(attempt)
+    [caveat] = data.caveats
+    assert caveat.startswith("The training file of lamp:1 has been deleted: questions that were in it cannot be told")
+    suites = make_suites(attempt.order, folder, data, attempt.resolve(lengths), scorer=EXACT, longest_answer=8)
+    assert set(suites[-1].num_trained.values()) == {None}
 
 
 def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: BaseModelRef, tmp_path: Path) -> None:
@@ -465,6 +479,9 @@ def test_only_shipped_prompts_make_kinds_of_the_general_suite_rehearsed(base: Ba
         counts.append(len(suites[-1].rehearsed))
     assert counts[0] > 0
     assert counts[1:] == [0, 0]
+    before = attempt.order.model_copy(update={"rehearsed": True})
+    suites = make_suites(before, attempt.folder, data, fixed, scorer=EXACT, longest_answer=8)
+    assert len(suites[-1].rehearsed) == counts[0]  # an earlier version's training had them
 
 
 @pytest.mark.parametrize(("words", "is_offline"), [(1, False), (9, True)])

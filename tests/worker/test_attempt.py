@@ -444,6 +444,10 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
         factories.make_job(
             session, project=project, training_file=file, parent_version_id=second.id, evaluation=asked, gate=rule
         )
+        jobs[0].resolved = {
+            "method": "sdft", "seed": 1, "num_epochs": 2, "batch_size": 8, "total_steps": 10, "learning_rate": 1e-3,
+            "warmup_steps": 2, "lora_rank": 4, "lora_alpha": 8, "max_completion_tokens": 16, "rehearsal_share": 0.33,
+        }  # fmt: skip
         session.get_one(models.Job, second.job_id).evaluation = {"scorer": "numeric", "tolerance": 0.25, "suites": []}
         second_suite_id = suites[1].id
     slot = site.slot()
@@ -464,6 +468,7 @@ def test_order_names_parent_and_earlier_skills(site: Site) -> None:
     named = {"version": f"{line.name}:1", "skill": f"{line.name}:1"}
     assert order["past"] == [named | {"value": 0.5, "low": 0.25, "high": 0.75}]
     assert [(seen / path).read_text() for path in order["rehearsal"]] == ["trained two", "trained one"]
+    assert (order["deleted"], order["rehearsed"]) == ([], True)
     assert [skill["tolerance"] for skill in order["earlier"]] == [0.25, None]
     assert (order["scorer"], order["tolerance"], order["seeds"]) == ("numeric", 0.5, 3)
     assert order["gate"] == rule  # for the page; the verdict that counts is the one at publication
@@ -495,6 +500,7 @@ def test_a_training_file_that_its_owner_deleted_is_not_rehearsed(site: Site) -> 
         first = factories.make_version(session, project=project, store=site.store)
         trained_on = session.get_one(models.File, session.get_one(models.Job, first.job_id).training_file_id)
         trained_on.deleted_at = NOW
+        line = session.get_one(models.Adapter, first.adapter_id)
         file = factories.make_file(session, project, content=b"{}", store=site.store)
         factories.make_job(session, project=project, training_file=file, parent_version_id=first.id)
     slot = site.slot()
@@ -502,7 +508,8 @@ def test_a_training_file_that_its_owner_deleted_is_not_rehearsed(site: Site) -> 
     assert claim is not None
     seen = site.folder / "seen"
     run_attempt(looking(slot, seen), claim, claimed_at=time.monotonic())
-    assert json.loads((seen / "order.json").read_text())["rehearsal"] == []
+    order = json.loads((seen / "order.json").read_text())
+    assert (order["rehearsal"], order["deleted"]) == ([], [f"{line.name}:1"])
 
 
 def looking(slot: Slot, seen: Path) -> Slot:

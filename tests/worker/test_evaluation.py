@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from app.db.models import Adapter, AdapterVersion, Evaluation, File, Job
 from app.domain.ids import new_id
-from app.domain.trainer_protocol import ORDERS, EvaluationOrder, Finished, ReportFinished
+from app.domain.trainer_protocol import ORDERS, EvaluationOrder, Finished, ReportFinished, Taught
 from app.services import runs
 from tests import factories
 from tests.worker.conftest import TIMES, Site
@@ -107,7 +107,7 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     ],
     ids=["shipped prompts", "its own prompts", "none", "a supervised job"],
 )
-def test_what_counts_as_rehearsed_is_what_the_versions_own_job_rehearsed(
+def test_what_counts_as_rehearsed_is_what_the_versions_job_rehearsed(
     *, site: Site, asked: str, resolved: dict[str, Any], rehearsed: bool
 ) -> None:
     with site.sessions.begin() as session:
@@ -115,6 +115,18 @@ def test_what_counts_as_rehearsed_is_what_the_versions_own_job_rehearsed(
         session.get_one(Job, version.job_id).resolved = CONFIG | resolved
     order = order_of(site, site.claim(site.slot()), "attempt")
     assert order.rehearsed is rehearsed
+
+
+def test_what_a_version_before_it_rehearsed_counts_too(site: Site, asked: str) -> None:
+    """Fault caught: kinds that version 1 rehearsed were called other kinds, as version 2 was taught by itself."""
+    with site.sessions.begin() as session:
+        evaluation = session.get_one(Evaluation, asked)
+        second = session.get_one(AdapterVersion, evaluation.version_id)
+        second.parent_version_id = evaluation.against_version_id
+        first = session.get_one(AdapterVersion, evaluation.against_version_id)
+        session.get_one(Job, first.job_id).resolved = CONFIG | {"method": "sdft", "rehearsal_share": 0.33}
+        session.get_one(Job, second.job_id).resolved = CONFIG | {"method": "supervised"}
+    assert order_of(site, site.claim(site.slot()), "attempt").rehearsed
 
 
 def test_skills_are_ordered_by_ancestry_and_those_of_others_are_told_apart(site: Site, asked: str) -> None:
@@ -146,18 +158,28 @@ def test_skills_are_ordered_by_ancestry_and_those_of_others_are_told_apart(site:
     assert [(one.version.partition(":")[2], one.value) for one in order.past] == [("1", 0.9)]
 
 
-def test_what_was_trained_on_is_known_unless_it_was_deleted(site: Site, asked: str) -> None:
+def test_what_both_versions_were_trained_on_is_known_unless_it_was_deleted(site: Site, asked: str) -> None:
     claim = site.claim(site.slot())
-    for name, deleted_at, trained in (("before", None, ["rehearsal/0.jsonl"]), ("after", datetime.now(UTC), [])):
+    with site.sessions() as session:
+        evaluation = session.get_one(Evaluation, asked)
+        second_id, first_id = evaluation.version_id, str(evaluation.against_version_id)
+        name = session.get_one(Adapter, session.get_one(AdapterVersion, second_id).adapter_id).name
+    for folder, deleted_at in (("before", None), ("after", datetime.now(UTC))):
         with site.sessions.begin() as session:
-            version = session.get_one(AdapterVersion, session.get_one(Evaluation, asked).version_id)
+            version = session.get_one(AdapterVersion, second_id)
             file = session.get_one(File, session.get_one(Job, version.job_id).training_file_id)
             file.deleted_at = deleted_at
-        order = order_of(site, claim, name)
-        assert order.trained == trained
-        assert order.held_out == ["held_out/0.jsonl"]
-        assert (site.folder / name / "held_out/0.jsonl").read_bytes() == b"two\n"
-    assert (site.folder / "before" / "rehearsal/0.jsonl").read_bytes() == factories.TRAINING_LINES
+        order = order_of(site, claim, folder)
+        taught, gone = order.taught, deleted_at is not None
+        assert taught.files == ([] if gone else [f"rehearsal/{second_id}.jsonl"])
+        assert (taught.versions, taught.deleted) == ([f"{name}:2"], [f"{name}:2"] if gone else [])
+        assert taught.held_out == [f"held_out/{second_id}.jsonl"]
+        assert (site.folder / folder / taught.held_out[0]).read_bytes() == b"two\n"
+        assert order.against_taught == Taught(
+            versions=[f"{name}:1"], files=[f"rehearsal/{first_id}.jsonl"], held_out=[f"held_out/{first_id}.jsonl"]
+        )
+    for version_id in (first_id, second_id):
+        assert (site.folder / "before" / f"rehearsal/{version_id}.jsonl").read_bytes() == factories.TRAINING_LINES
 
 
 def test_the_report_is_stored_and_the_job_has_succeeded(site: Site, asked: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def retention_matrix(
         for suite in skills
         if suite.n and suite.name not in unjudged
         for one in suite.arms
-        if one.arm != "ceiling"
+        if one.arm != "ceiling" and one.num_trained == 0
     ]
     cells = {(one.version, one.suite): one for one in [*past, *now]}
     versions = dict.fromkeys([BASE, *(one.version for one in past), *(one.version for one in now)])

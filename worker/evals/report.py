@@ -139,7 +139,9 @@ def build_report(
                 num_trained={suite.name: suite.num_trained for suite in measured.suites},
                 num_repeated={suite.name: suite.num_repeated for suite in measured.suites},
                 num_dropped=measured.num_dropped,
+                names=names or {},
             ),
+            *split.caveats,
             *measured.notes,
             *notes,
         ],
@@ -229,6 +231,7 @@ def _arm_score(marks: Marks, arm: ArmName) -> ArmScore:
         score=Bounds(value=mean(scores) if scores else 0.0, low=interval.low, high=interval.high),
         nll=marks.nll.get(arm),
         field_f1=marks.field_f1.get(arm),
+        num_trained=marks.suite.num_trained.get(arm, 0),
     )
 
 

@@ -36,6 +36,11 @@ class ArmScore(_Frozen):
     score: Bounds
     nll: float | None = Field(description="Mean negative log-likelihood of the demonstration, nats per token.")
     field_f1: float | None = Field(description="Of JSON answers: F1 over fields.")
+    num_trained: int | None = Field(
+        0,
+        description="Questions, of a skill or of a client's file, that the arm was trained on, or a version that it "
+        "goes on from. None where a deleted file leaves that open; no cell of a lineage is made of such a score.",
+    )
 
 
 class Comparison(_Frozen):
@@ -298,13 +303,13 @@ class Unjudged(_Frozen):
 class Report(_Frozen):
     """Everything that a job measured."""
 
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
     title: str
     summary: Summary
     suites: list[SuiteReport]
     lineage: list[LineageScore] = Field(
         description="Versions and skills in the order in which they came, the base first; empty without earlier skills."
-        " There is no cell where too little could be judged."
+        " There is no cell where too little could be judged, or where questions were trained on."
     )
     kept: list[Kept]
     drift: list[DriftReport]

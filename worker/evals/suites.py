@@ -5,9 +5,9 @@ Splits here, before training, so that nothing asked later was ever trained on. K
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any, Final, Literal
 
@@ -73,7 +73,8 @@ class Suite:
             taught, or what a client wants to know besides.
         items: In a fixed order; all arms see the same.
         rehearsed: Kinds of which the rehearsal prompts have examples too, on other subjects.
-        num_trained: Questions whose prompt was trained on; only a client's file can have any.
+        num_trained: By arm, questions whose prompt it, or a version that it goes on from, was trained on. None where
+            that is not known; an arm that is not named has seen none.
         num_repeated: Lines of a client's file that are no items, because an earlier one has their prompt.
     """
 
@@ -81,7 +82,7 @@ class Suite:
     role: Role
     items: tuple[Item, ...]
     rehearsed: frozenset[str] = frozenset()
-    num_trained: int = 0
+    num_trained: Mapping[str, int | None] = field(default_factory=dict)
     num_repeated: int = 0
 
     @property
@@ -92,11 +93,19 @@ class Suite:
 
 @dataclass(frozen=True)
 class Split:
-    """A training part and questions that it does not hold; ``statement`` says in a sentence how they were parted."""
+    """A training part and questions that it does not hold.
+
+    Args:
+        training: To train on.
+        heldout: To ask.
+        statement: Says in a sentence how they were parted.
+        caveats: What that leaves open.
+    """
 
     training: list[Demonstration]
     heldout: list[Demonstration]
     statement: str
+    caveats: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -186,7 +195,7 @@ def demonstration_suite(
     return Suite(name, role, items)
 
 
-def question_suite(name: str, questions: Sequence[Question], trained: AbstractSet[str]) -> Suite:
+def question_suite(name: str, questions: Sequence[Question]) -> Suite:
     """A client's questions, equal prompts once. An answer may be as long as what is expected, in bytes, within bounds.
 
     Answers to equal prompts are equal: counted twice, they would narrow intervals without telling anything.
@@ -194,7 +203,6 @@ def question_suite(name: str, questions: Sequence[Question], trained: AbstractSe
     Args:
         name: Of the suite.
         questions: Of its file.
-        trained: Digests of the prompts that the version or one before it was trained on.
     """
     different: dict[str, Question] = {}
     for one in questions:
@@ -212,13 +220,21 @@ def question_suite(name: str, questions: Sequence[Question], trained: AbstractSe
         )
         for one in different.values()
     )
-    return Suite(
-        name,
-        "client",
-        items,
-        num_trained=sum(prompt_sha256(one.messages) in trained for one in different.values()),
-        num_repeated=len(questions) - len(different),
-    )
+    return Suite(name, "client", items, num_repeated=len(questions) - len(different))
+
+
+def count_trained(suite: Suite, trained: Mapping[str, AbstractSet[str]], *, in_doubt: Collection[str] = ()) -> Suite:
+    """The suite, with how many of its questions each arm has seen.
+
+    Args:
+        suite: Any.
+        trained: By arm, digests of the prompts that it, or a version that it goes on from, was trained on.
+        in_doubt: Arms of which not all of these are known: that none is among the questions says nothing.
+    """
+    digests = [prompt_sha256(item.messages) for item in suite.items]
+    counts = {arm: sum(digest in prompts for digest in digests) for arm, prompts in trained.items()}
+    told = {arm: None if arm in in_doubt and not count else count for arm, count in counts.items()}
+    return replace(suite, num_trained=told)
 
 
 def general_suite(*, rehearsed: bool = True) -> Suite:

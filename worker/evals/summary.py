@@ -8,7 +8,7 @@ from app.domain.proportions import DIGITS, MIN_LIKELIHOODS, Interval, independen
 from worker.evals.differences import difference
 from worker.evals.headline import UNITS, limit, recommend, starting_point
 from worker.evals.marks import Marks
-from worker.evals.run import TRAINED
+from worker.evals.run import TRAINED, ArmName
 from worker.evals.schema import (
     Bounds,
     CeilingQuestion,
@@ -60,9 +60,10 @@ def caveats(
     kept: Sequence[Kept],
     unjudged: Sequence[Unjudged],
     *,
-    num_trained: Mapping[str, int],
+    num_trained: Mapping[str, Mapping[str, int | None]],
     num_repeated: Mapping[str, int],
     num_dropped: int,
+    names: Mapping[ArmName, str],
 ) -> list[str]:
     """What a reader should not conclude."""
     notes = []
@@ -82,11 +83,13 @@ def caveats(
     notes.extend(
         f"The general suite is easy and short. {_reach(suites, kept)}" for one in suites if one.role == "general"
     )
+    called = {"candidate": "this version", "parent": names.get("parent", "the starting point")}
     notes.extend(
-        f"{name}: the prompts of {count} questions are in the training file of this version, or of one that it "
-        "goes on from, so it flatters this version."
-        for name, count in num_trained.items()
-        if count
+        f"{name}: {who}, or one that it goes on from, was trained on the prompts of {count} questions, so this suite "
+        "flatters it."
+        for name, counts in num_trained.items()
+        for arm, who in called.items()
+        if (count := counts.get(arm))
     )
     notes.extend(
         f"{name}: {count} lines repeat the prompt of another one and were not asked."
@@ -185,7 +188,9 @@ def _fallen(suite: SuiteReport, lineage: Sequence[LineageScore], *, margin: floa
         return None
     arms = {score.arm: score.score for score in suite.arms}
     scores = [one for one in lineage if one.suite == suite.name and one.version not in TRAINED]
-    best = max(scores, key=lambda one: one.score.value)
+    best = max(scores, key=lambda one: one.score.value, default=None)
+    if best is None:
+        return None
     before, start, now = best.score, arms[starting_point(suite).against], arms["candidate"]
     fallen = round(before.value - now.value, DIGITS)
     if before.value <= start.value or fallen <= margin:

@@ -422,7 +422,7 @@ def test_free_text_alone_that_stayed_is_said_to_have_stayed() -> None:
 
 
 def test_a_clients_questions_that_the_candidate_lost_stop_it_and_trained_ones_are_owned_up_to() -> None:
-    mine = replace(SKILL, name="file mine.jsonl", role="client", num_trained=3, num_repeated=2)
+    mine = replace(SKILL, name="file mine.jsonl", role="client", num_trained={"candidate": 3}, num_repeated=2)
 
     def speak(arm: Arm, conversation: str) -> str:
         return "gone" if arm == "student" else RIGHT[conversation.splitlines()[-1]]
@@ -430,7 +430,9 @@ def test_a_clients_questions_that_the_candidate_lost_stop_it_and_trained_ones_ar
     report = _build(speak, mine)
     assert report.summary.retention.verdict == "worse"
     assert "file mine.jsonl, right for the base: 0 of 40 kept" in report.summary.retention.sentence
-    assert any(note.startswith("file mine.jsonl: the prompts of 3 questions are in the") for note in report.caveats)
+    said = "file mine.jsonl: this version, or one that it goes on from, was trained on the prompts of 3 questions"
+    assert f"{said}, so this suite flatters it." in report.caveats
+    assert [(arm.arm, arm.num_trained) for arm in report.suites[0].arms] == [("base", 0), ("candidate", 3)]
     assert "file mine.jsonl: 2 lines repeat the prompt of another one and were not asked." in report.caveats
 
 
@@ -733,6 +735,18 @@ def test_a_suite_that_was_asked_for_and_not_judged_is_no_evidence_of_anything(su
     assert decision.verdict == "insufficient_evidence"
     [doubt] = [one for one in decision.criteria if one.verdict != "pass"]
     assert (doubt.question, doubt.suite, doubt.sentence) == ("forgetting", "file mine.jsonl", sentence)
+
+
+def test_what_an_arm_was_trained_on_is_owned_up_to_and_no_cell_of_the_lineage() -> None:
+    """Fault caught: 32 of 40 held-out questions known to the version beside it, and not a word of that."""
+    skill = replace(SKILL, num_trained={"candidate": 0, "parent": 32})
+    earlier = replace(SKILL, name="home:1", role="earlier", num_trained={"candidate": 0, "parent": None})
+    report = _build(_speaker(), skill, earlier, has_parent=True)
+    said = "codes: the starting point, or one that it goes on from, was trained on the prompts of 32 questions"
+    assert f"{said}, so this suite flatters it." in report.caveats
+    assert {(one.version, one.suite) for one in report.lineage} == {
+        ("base", "codes"), ("candidate", "codes"), ("candidate", "home:1"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [40, 5])

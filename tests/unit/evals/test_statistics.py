@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from app.domain import proportions
+from app.domain.proportions import wilson
 from worker.evals.statistics import (
     RESAMPLES,
     Estimate,
@@ -21,7 +22,6 @@ from worker.evals.statistics import (
     paired_shift,
     shift_p_value,
     shift_ratio,
-    wilson,
 )
 
 

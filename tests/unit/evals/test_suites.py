@@ -16,6 +16,7 @@ from worker.evals.scorers import SCORERS
 from worker.evals.suites import (
     Item,
     Suite,
+    count_trained,
     demonstration_suite,
     general_suite,
     hold_out,
@@ -95,8 +96,13 @@ def test_a_clients_questions_become_items_and_trained_ones_are_counted() -> None
         {"prompt": "new", "expected": "7", "scorer": "numeric", "tolerance": 1, "max_tokens": 5},
     ]
     questions = [parse_question(json.dumps(line).encode(), number) for number, line in enumerate(lines, 1)]
-    suite = question_suite("file mine.jsonl", questions, {prompt_sha256(one.messages) for one in _many(10)})
-    assert (suite.role, suite.num_trained) == ("client", 1)
+    suite = question_suite("file mine.jsonl", questions)
+    assert (suite.role, suite.num_trained) == ("client", {})
+    seen = {prompt_sha256(one.messages) for one in _many(10)}
+    trained = {"candidate": seen, "parent": set[str]()}
+    assert count_trained(suite, trained).num_trained == {"candidate": 1, "parent": 0}
+    # Of an arm of which not all is known, what was found is said, and nothing found is no zero.
+    assert count_trained(suite, trained, in_doubt=trained).num_trained == {"candidate": 1, "parent": None}
     first, second = suite.items
     assert (first.id, first.expected, first.max_new_tokens) == ("line 1", ("a", "b" * 100), 100)
     assert (second.scorer, second.tolerance, second.max_new_tokens) == ("numeric", 1.0, 5)
@@ -106,7 +112,7 @@ def test_equal_prompts_of_a_client_are_asked_once() -> None:
     """Copies bought a narrow interval, and with it a verdict of "same"."""
     lines = [{"prompt": prompt, "expected": "a", "scorer": "exact"} for prompt in ("one", "two", "one", "one", "Two")]
     questions = [parse_question(json.dumps(line).encode(), number) for number, line in enumerate(lines, 1)]
-    suite = question_suite("file mine.jsonl", questions, [])
+    suite = question_suite("file mine.jsonl", questions)
     assert [item.id for item in suite.items] == ["line 1", "line 2", "line 5"]
     assert suite.num_repeated == 2
 
