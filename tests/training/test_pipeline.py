@@ -258,7 +258,7 @@ def test_a_job_asks_its_own_questions_with_its_own_scorer(base: BaseModelRef, tm
     report = json.loads((folder / "out" / "report.json").read_text())
     assert (report["method"]["scorer"], report["method"]["scorer_reason"]) == ("contains", "the job asked for it")
     suites = {suite["name"]: suite for suite in report["suites"]}
-    assert suites["lamp"]["scorers"] == {"contains": 1}
+    assert suites["lamp"]["scorers"] == {"contains": 2}
     mine = suites["file mine.jsonl"]
     assert (mine["role"], mine["n"], mine["scorers"]) == ("client", 2, {"regex": 2, "numeric": 2})
     assert {arm["arm"]: arm["num_right"] >= 1 for arm in mine["arms"]} == {"base": True, "candidate": True}
