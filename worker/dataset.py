@@ -65,9 +65,12 @@ def caveats_of_deleted(versions: Sequence[str]) -> list[str]:
     """What is to be said where the training files of these are gone."""
     if not versions:
         return []
-    file, it = ("file", "it") if len(versions) == 1 else ("files", "them")
-    named = f"The training {file} of {', '.join(versions)} {'has' if it == 'it' else 'have'} been deleted"
-    return [f"{named}: questions that were in {it} cannot be told, and flatter what was trained on {it}."]
+    files, them = f"The training file of {versions[0]} has", "it"
+    if len(versions) > 1:
+        files, them = f"The training files of {', '.join(versions)} have", "them"
+    return [
+        f"{files} been deleted: questions that were in {them} cannot be told, and flatter what learned from {them}."
+    ]
 
 
 def asked_before(order: Order, folder: Path) -> set[str]:
