@@ -120,7 +120,6 @@ class FileLengths:
 
     Args:
         num_examples: In the file.
-        num_prompts: Different ones, as far as was counted.
         lines: Of the counted examples.
         prompts: Their tokens.
         demonstrations: Their tokens, less the one that ends a turn.
@@ -129,7 +128,6 @@ class FileLengths:
     """
 
     num_examples: int
-    num_prompts: int
     lines: list[int]
     prompts: list[int]
     demonstrations: list[int]
@@ -178,10 +176,8 @@ def _count(counter: TokenCounter, store: Store, file: File) -> FileLengths:
     with _local(store, file) as path:
         stream = stream_questions if file.purpose == SUITE_PURPOSE else stream_demonstrations
         sample = list[Demonstration](islice(stream(path), 0, None, ceil(num_examples / MAX_COUNTED)))
-    num_prompts = len({repr(demonstration.messages) for demonstration in sample})
     return FileLengths(
         num_examples=num_examples,
-        num_prompts=round(num_prompts * num_examples / len(sample)),
         lines=[demonstration.line for demonstration in sample],
         prompts=[counter.prompt(demonstration.messages) for demonstration in sample],
         demonstrations=[counter.text(demonstration.completion) for demonstration in sample],

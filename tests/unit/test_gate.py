@@ -278,6 +278,6 @@ def test_at_the_terminal_the_gate_stands_right_below_the_recommendation():
     with console.capture() as capture:
         show_findings(SHAPES["a first version"].model_dump(mode="json"), decision, console)
     assert capture.get().splitlines()[1:3] == [
-        "Do not ship it: the skill did not arrive.",
+        "Do not ship it: the skill was not learned.",
         "Gate: insufficient evidence",
     ]

@@ -14,32 +14,32 @@ UNITS: Final[dict[Measure, tuple[int, str]]] = {
 
 
 def recommend(
-    suites: Sequence[SuiteReport], unjudged: Sequence[Unjudged], *, arrived: Verdict, left: Verdict, margin: float
+    suites: Sequence[SuiteReport], unjudged: Sequence[Unjudged], *, learned: Verdict, left: Verdict, margin: float
 ) -> tuple[Recommendation, str]:
     """What to do with a version, and the sentence that says so.
 
     Args:
         suites: All that was judged.
         unjudged: What was to be judged besides.
-        arrived: Of the skill.
+        learned: Of the skill.
         left: Of everything else.
         margin: Changes within it are called the same.
     """
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     rest = [suite for suite in suites if suite.role != "skill" and suite.n]
-    known = _known(skill, margin) if skill and arrived == "same" else None
-    came = known or _came(skill, arrived, [one for one in unjudged if one.role == "skill"])
+    known = _known(skill, margin) if skill and learned == "same" else None
+    came = known or _came(skill, learned, [one for one in unjudged if one.role == "skill"])
     if left == "worse":
         return "do_not_ship", f"Do not ship it: {came}, and {_lost(rest)}."
-    if arrived in {"same", "worse"} and not known:
+    if learned in {"same", "worse"} and not known:
         return "do_not_ship", f"Do not ship it: {came}."
-    if arrived == "better" and left in {"same", "better"}:
+    if learned == "better" and left in {"same", "better"}:
         kept = f"nothing else that was tested lost more than {limit(rest, margin)}"
         if skill and _falls_short(skill):
             return "look_closer", f"Look closer: {came}, and {kept}. More epochs may bring the rest."
         return "ship", f"Ship it: {came}, and {kept}."
     doubt = (
-        f", but {_doubt(rest, [one for one in unjudged if one.role != 'skill'], margin)}" if arrived == "better" else ""
+        f", but {_doubt(rest, [one for one in unjudged if one.role != 'skill'], margin)}" if learned == "better" else ""
     )
     return "look_closer", f"Look closer: {came}{doubt}."
 
@@ -78,27 +78,27 @@ def _lost(rest: Sequence[SuiteReport]) -> str:
     return "it is worse at what another version was taught" if worse == {"other"} else "other abilities were lost"
 
 
-def _came(skill: SuiteReport | None, arrived: Verdict, unjudged: Sequence[Unjudged]) -> str:
-    if unjudged and arrived == "insufficient_evidence":
+def _came(skill: SuiteReport | None, learned: Verdict, unjudged: Sequence[Unjudged]) -> str:
+    if unjudged and learned == "insufficient_evidence":
         return _not_enough(unjudged)
     if skill is None:
-        return "no held-out questions were asked to show that the skill arrived"
-    if arrived == "insufficient_evidence":
-        return "too few questions were held out to say whether the skill arrived"
-    if arrived != "better":
-        return "the skill did not arrive"
+        return "no held-out questions were asked to show that the skill was learned"
+    if learned == "insufficient_evidence":
+        return "too few questions were held out to say whether the skill was learned"
+    if learned != "better":
+        return "the skill was not learned"
     return _how_much(skill)
 
 
 def _how_much(skill: SuiteReport) -> str:
-    """Of a skill that arrived: all that could be distilled, or surely less than its teacher shows."""
+    """Of a skill that was learned: all that could be distilled, or surely less than its teacher shows."""
     arms = {score.arm: score for score in skill.arms}
     if arms["candidate"].num_right is None:
-        return "the skill arrived"
+        return "the skill was learned"
     right = f"{arms['candidate'].num_right} of {skill.n} right"
     if _falls_short(skill):
-        return f"a part of the skill arrived ({right}, its teacher {arms['ceiling'].num_right})"
-    return f"the skill arrived ({right})"
+        return f"a part of the skill was learned ({right}, its teacher {arms['ceiling'].num_right})"
+    return f"the skill was learned ({right})"
 
 
 def _falls_short(skill: SuiteReport) -> bool:

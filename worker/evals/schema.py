@@ -180,7 +180,7 @@ class Question(_Frozen):
 
 
 class CeilingQuestion(_Frozen):
-    """How much of what could be distilled has arrived."""
+    """How much of what could be distilled was learned."""
 
     share: Bounds | None
     sentence: str

@@ -43,13 +43,13 @@ def summarize(
     """Answer the three questions."""
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     marks = next((one for one in marked if one.suite.role == "skill" and one.items), None)
-    arrived = _arrived(skill, [one for one in unjudged if one.role == "skill"])
+    learned = _learned(skill, [one for one in unjudged if one.role == "skill"])
     left = _left(suites, lineage, kept, [one for one in unjudged if one.role != "skill"], margin=margin)
-    recommendation, headline = recommend(suites, unjudged, arrived=arrived.verdict, left=left.verdict, margin=margin)
+    recommendation, headline = recommend(suites, unjudged, learned=learned.verdict, left=left.verdict, margin=margin)
     return Summary(
         recommendation=recommendation,
         headline=headline,
-        skill=arrived,
+        skill=learned,
         retention=left,
         ceiling=_ceiling(marks),
     )
@@ -68,7 +68,7 @@ def caveats(
     """What a reader should not conclude."""
     notes = []
     if "skill" not in {suite.role for suite in suites} | {one.role for one in unjudged}:
-        notes.append("No held-out questions were asked, so this report cannot say whether the skill arrived.")
+        notes.append("No held-out questions were asked, so this report cannot say whether the skill was learned.")
     for suite in suites:
         if suite.measure == "share_right" and 0 < suite.n < ENOUGH:
             half = (wilson(suite.n // 2, suite.n).high - wilson(suite.n // 2, suite.n).low) / 2
@@ -118,7 +118,7 @@ def _reach(suites: Sequence[SuiteReport], kept: Sequence[Kept]) -> str:
     return f"{said}."
 
 
-def _arrived(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Question:
+def _learned(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Question:
     if skill is None:
         return _answer([], [], unjudged, nothing="No held-out questions were asked.")
     arms = {score.arm: score for score in skill.arms}
@@ -232,7 +232,7 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
     )
     return CeilingQuestion(
         share=share,
-        sentence=f"{_percent(share)} of what the teacher, with the demonstration before its eyes, reaches ({shown}).",
+        sentence=f"{_percent(share)} of what the teacher, with the demonstration in its context, reaches ({shown}).",
     )
 
 

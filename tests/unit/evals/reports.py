@@ -88,7 +88,7 @@ def report(*suites: Row, text: str = "plain", lineage: Sequence[Row] = (), **val
         "title": text,
         "summary": {
             "recommendation": "do_not_ship",
-            "headline": "Do not ship it: the skill did not arrive.",
+            "headline": "Do not ship it: the skill was not learned.",
             "skill": {"verdict": "same", "sentence": text},
             "retention": {"verdict": "same", "sentence": text},
             "ceiling": {"share": None, "sentence": text},

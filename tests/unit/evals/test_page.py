@@ -67,7 +67,7 @@ def test_what_comes_from_data_is_escaped_wherever_it_stands() -> None:
 
 def test_the_recommendation_comes_before_everything_else() -> None:
     text = text_of(render_html(PLAIN))
-    assert re.match(r" Evaluation of plain Do not ship it The skill did not arrive\.", text)
+    assert re.match(r" Evaluation of plain Do not ship it The skill was not learned\.", text)
 
 
 def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons() -> None:
@@ -84,7 +84,7 @@ def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons
     ]
     page = render_html(PLAIN, decide(GateRule(min_gain=0.2, on_pass="production"), asked))
     text = text_of(page)
-    at = [text.index(said) for said in ("Do not ship it", "Does it pass its gate? fail", "Did the skill arrive?")]
+    at = [text.index(said) for said in ("Do not ship it", "Does it pass its gate? fail", "Was the skill learned?")]
     assert at == sorted(at)
     assert (
         "The skill has to gain more than 0.2, nothing else may lose more than 0.1, at 95 % confidence. A pass" in text
@@ -140,7 +140,7 @@ def test_answers_of_an_earlier_job_are_owned_up_to() -> None:
 
 def test_an_unchanged_score_is_a_miss_for_the_skill_and_fine_for_the_rest() -> None:
     page = render_html(PLAIN)
-    assert re.search(r'Did the skill arrive\? <span class="chip missed">', page)
+    assert re.search(r'Was the skill learned\? <span class="chip missed">', page)
     assert re.search(r'Did anything else leave\? <span class="chip same">', page)
 
 

@@ -85,7 +85,7 @@ def _speaker(*, learnt: int = 40, lost: int = 0) -> Callable[[Arm, str], str]:
 def test_a_skill_that_arrived_and_harmed_nothing_is_shipped() -> None:
     summary = _build(_speaker(), SKILL, GENERAL).summary
     assert (summary.recommendation, summary.skill.verdict, summary.retention.verdict) == ("ship", "better", "same")
-    assert summary.headline.startswith("Ship it: the skill arrived (40 of 40 right)")
+    assert summary.headline.startswith("Ship it: the skill was learned (40 of 40 right)")
     assert "40 of 40 held-out questions right" in summary.skill.sentence
     assert summary.ceiling.share is not None
     assert summary.ceiling.share.value == 1.0
@@ -98,14 +98,17 @@ def test_a_skill_that_arrived_and_harmed_nothing_is_shipped() -> None:
             19,
             "look_closer",
             (
-                "Look closer: a part of the skill arrived (19 of 40 right, its teacher 40), and nothing else that was "
-                "tested lost more than 10 points. More epochs may bring the rest."
+                "Look closer: a part of the skill was learned (19 of 40 right, its teacher 40), and nothing else that "
+                "was tested lost more than 10 points. More epochs may bring the rest."
             ),
         ),
         (
             36,
             "ship",
-            ("Ship it: the skill arrived (36 of 40 right), and nothing else that was tested lost more than 10 points."),
+            (
+                "Ship it: the skill was learned (36 of 40 right), and nothing else that was tested lost more than 10 "
+                "points."
+            ),
         ),
     ],
 )
@@ -338,13 +341,13 @@ def test_what_was_known_is_kept_or_not_whatever_was_gained_elsewhere(
 def test_a_loss_that_may_be_chance_is_told_from_too_few_questions(*, had: int, lost: int, doubt: str) -> None:
     """Fault caught: 312 questions were "too few" although 24 of 237 right answers were wrong now."""
     headline = _build(_knowing(had, lost, lost), SKILL, GENERAL).summary.headline
-    assert headline.startswith(f"Look closer: the skill arrived (40 of 40 right), but {doubt}")
+    assert headline.startswith(f"Look closer: the skill was learned (40 of 40 right), but {doubt}")
     assert headline.endswith(", which may be chance.") == (lost > 0)
 
 
 def test_what_a_lineage_may_have_lost_is_not_put_down_to_too_few_questions() -> None:
     suites = _build(_speaker(), SKILL, GENERAL).suites  # of which nothing is in doubt
-    headline = recommend(suites, [], arrived="better", left="insufficient_evidence", margin=0.1)[1]
+    headline = recommend(suites, [], learned="better", left="insufficient_evidence", margin=0.1)[1]
     assert headline.endswith("but an earlier skill may have lost more than 10 points since its best version.")
 
 
@@ -562,9 +565,11 @@ def test_free_text_is_judged_by_likelihood_alone() -> None:
 def test_without_held_out_questions_the_report_does_not_claim_a_skill() -> None:
     """Whether none were held out, or an evaluation did not ask them."""
     report = _build(_speaker(), GENERAL)
-    assert report.summary.headline == "Look closer: no held-out questions were asked to show that the skill arrived."
+    assert (
+        report.summary.headline == "Look closer: no held-out questions were asked to show that the skill was learned."
+    )
     assert report.summary.skill.sentence == "No held-out questions were asked."
-    assert any("cannot say whether the skill arrived" in note for note in report.caveats)
+    assert any("cannot say whether the skill was learned" in note for note in report.caveats)
 
 
 def test_a_skill_that_was_there_before_is_no_reason_against_shipping() -> None:
@@ -586,7 +591,7 @@ def test_a_skill_that_was_there_before_is_no_reason_against_shipping() -> None:
 
 def test_a_skill_that_was_not_there_before_and_is_not_now_did_not_arrive() -> None:
     summary = _build(_speaker(learnt=0), SKILL, GENERAL).summary
-    assert summary.headline == "Do not ship it: the skill did not arrive."
+    assert summary.headline == "Do not ship it: the skill was not learned."
 
 
 @pytest.mark.parametrize(
@@ -601,7 +606,7 @@ def test_what_nothing_else_lost_is_said_in_the_units_of_what_was_tested(suites: 
     headline = _build(_writer(0), SKILL, *suites).summary.headline
     assert (
         headline
-        == f"Ship it: the skill arrived (40 of 40 right), and nothing else that was tested lost more than {limit}."
+        == f"Ship it: the skill was learned (40 of 40 right), and nothing else that was tested lost more than {limit}."
     )
 
 
@@ -613,7 +618,7 @@ def test_what_improved_is_not_said_to_have_stayed() -> None:
 
 def test_where_nothing_else_was_tested_nobody_is_told_to_ask_more_questions_of_it() -> None:
     headline = _build(_speaker(), SKILL).summary.headline
-    assert headline == "Look closer: the skill arrived (40 of 40 right), but nothing else was tested."
+    assert headline == "Look closer: the skill was learned (40 of 40 right), but nothing else was tested."
 
 
 def test_entropy_and_weights_are_reported() -> None:
@@ -814,7 +819,7 @@ def test_a_skill_that_could_not_be_judged_has_not_arrived(count: int) -> None:
     assert report.summary.skill.verdict == "insufficient_evidence"
     assert f"codes: {count} of 40 questions could not be judged, which is too many." in report.summary.skill.sentence
     assert report.summary.headline == "Look closer: not enough of codes could be judged."
-    assert not any("cannot say whether the skill arrived" in note for note in report.caveats)
+    assert not any("cannot say whether the skill was learned" in note for note in report.caveats)
     decision = _gate(report)
     assert decision.verdict == "insufficient_evidence"
     assert [one.suite for one in decision.criteria if one.question == "gain" and one.value is None] == ["codes"]

@@ -19,7 +19,7 @@ def said(name: str, *, width: int = 120, brief: bool = False) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_shown_with_the_verdict_first(shape: str) -> None:
-    assert said(shape).splitlines()[1] == "Do not ship it: the skill did not arrive."
+    assert said(shape).splitlines()[1] == "Do not ship it: the skill was not learned."
 
 
 def test_sections_come_in_the_order_of_the_page() -> None:
