@@ -13,11 +13,13 @@ from starlette.responses import JSONResponse
 from app.api.dependencies import ResourcesDep
 from app.db.migrate import is_at_head
 from app.resources import Resources
+from app.services.workers import count_live
 
 log = structlog.get_logger()
 router = APIRouter(tags=["health"])
 
 _PATIENCE_SECONDS = 1.5
+_CAN_WAIT = ("broker", "workers")
 Outcome = Literal["ok", "failed", "warning"]
 
 
@@ -28,7 +30,10 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """What the process needs, one by one. Without the broker jobs are still taken: a sweeper rings later."""
+    """What the process needs, one by one.
+
+    Without the broker jobs are still taken: a sweeper rings later. Without a worker they wait.
+    """
 
     status: Literal["ready", "not_ready"]
     checks: dict[str, Outcome]
@@ -44,7 +49,7 @@ async def healthz() -> Health:
 @router.get("/readyz", response_model=Readiness)
 @router.head("/readyz", include_in_schema=False)
 async def readyz(resources: ResourcesDep) -> JSONResponse:
-    """Asks the database, the store and the broker, all at once and none for long."""
+    """Asks the database, the store and the broker, all at once and none for long, and whether any worker lives."""
     probes = _probes(resources)
     checks: dict[str, Outcome] = dict.fromkeys(probes, "failed")
 
@@ -56,8 +61,9 @@ async def readyz(resources: ResourcesDep) -> JSONResponse:
     async with anyio.create_task_group() as group:
         for name in probes:
             group.start_soon(check, name)
-    if checks["broker"] == "failed":
-        checks["broker"] = "warning"
+    for name in _CAN_WAIT:
+        if checks[name] == "failed":
+            checks[name] = "warning"
     is_ready = "failed" not in checks.values()
     body = Readiness(status="ready" if is_ready else "not_ready", checks=checks)
     return JSONResponse(body.model_dump(), status_code=200 if is_ready else 503)
@@ -70,7 +76,13 @@ def _probes(resources: Resources) -> dict[str, Callable[[], object]]:
         "schema": lambda: is_at_head(engine),
         "store": resources.store.check,
         "broker": resources.broker.ping,
+        "workers": lambda: _any_worker(resources),
     }
+
+
+def _any_worker(resources: Resources) -> bool:
+    with resources.sessions() as session:
+        return count_live(session) > 0
 
 
 def _passes(name: str, probe: Callable[[], object]) -> bool:

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -15,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.clock import NOW
-from app.db.models import Evaluation, File, Job, JobMetric, Worker
+from app.db.models import Evaluation, File, Job, JobMetric
 from app.db.session import transaction
 from app.domain import estimates
 from app.domain.estimates import Finished, Lengths, Peak, Size, Spread, Work
@@ -25,12 +24,11 @@ from app.services import configs, jobs, lineage
 from app.services.base_models import TokenCounter
 from app.services.jobs import Checked, JobRequest
 from app.services.lengths import FileLengths, measure
+from app.services.workers import count_live
 from app.storage.store import Store
 
 MAX_CALIBRATED: Final = 10
 """Newest finished jobs that are looked at: the machine that they ran on is the one that will run the next."""
-LIVE_SECONDS: Final = 60
-"""A worker reports itself four times in that time."""
 _BESIDES: Final = ("replicating", "evaluation_tasks")
 """Phases that a job has only if it asks for them, and that tell nothing of another."""
 
@@ -336,8 +334,7 @@ def _num_earlier(session: Session, parent_version_id: str | None) -> int:
 
 def _queue(session: Session) -> Queue:
     """How long a job posted now would wait, if each one before it takes as long as its kind usually does."""
-    alive = (Worker.heartbeat_at > NOW - timedelta(seconds=LIVE_SECONDS)) & ~Worker.draining
-    num_workers = session.scalar(select(func.count()).select_from(Worker).where(alive)) or 0
+    num_workers = count_live(session)
     waiting = session.scalars(select(Job.kind).where(Job.status == "queued")).all()
     passed = func.extract("epoch", NOW - Job.started_at)
     running = session.execute(select(Job.kind, passed).where(Job.status == "running")).all()

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from app.api import health
 from app.db.session import make_sessions, transaction
 from app.domain.errors import NotFound
-from app.services import adapters, base_models
+from app.services import adapters, base_models, workers
 from tests import factories
 from tests.service.conftest import error_of, make_app
 
@@ -163,6 +163,7 @@ def test_healthz_touches_nothing(anonymous, monkeypatch, app):
     ("broken", "status", "checks"),
     [
         (None, 200, {}),
+        ("workers", 200, {"workers": "warning"}),
         ("broker", 200, {"broker": "warning"}),
         ("store", 503, {"store": "failed"}),
         ("schema", 503, {"schema": "failed"}),
@@ -180,9 +181,11 @@ def test_readyz_names_what_is_missing(
         monkeypatch.setattr(store, "check", fail)
     elif broken == "schema":
         monkeypatch.setattr(health, "is_at_head", lambda _: False)
+    with committed_sessions.begin() as session:
+        workers.report(session, workers.WorkerProcess("w1", "host", 1, "cpu"), draining=broken == "workers")
     http = TestClient(make_app(committed_sessions, store, broker, settings))
     response = http.get("/readyz")
-    well = {"database": "ok", "schema": "ok", "store": "ok", "broker": "ok"}
+    well = {"database": "ok", "schema": "ok", "store": "ok", "broker": "ok", "workers": "ok"}
     assert (response.status_code, response.json()["checks"]) == (status, well | checks)
     assert http.head("/readyz").status_code == status
 
