@@ -8,7 +8,7 @@ import shutil
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeVar
@@ -50,6 +50,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.25
 WRITE_SECONDS = 1.0
 """Steps of a small model take milliseconds: they are written down together, this often."""
+DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 INSIST_SECONDS = 600.0
 STALL_STEPS = 20
 """A trainer is stuck after so many times its usual time between two messages, but not before ``stall_seconds``."""
@@ -100,6 +101,9 @@ def run_attempt(slot: Slot, claim: Claim, *, claimed_at: float) -> None:
         except OSError:
             log.exception("disk_unusable")
             attempt.write(runs.fail_or_retry, "worker_lost", "The worker cannot use its disk now.")
+        except DATABASE_ERRORS:
+            log.exception("database_refuses")
+            attempt.write(runs.fail_or_retry, "worker_lost", "The worker could not write down what it did.")
         except Exception:
             attempt.write(runs.fail_or_retry, "internal_error", "An internal error ended this attempt.")
             raise
@@ -115,7 +119,7 @@ class Attempt:
         self._stop: Stop | None = None
         self._kill_at = 0.0
         self._steps: list[StepDone] = []
-        self._written_at = self._heard_at = time.monotonic()
+        self._written_at = self._heard_at = self._told_at = time.monotonic()
         self._silences: deque[float] = deque(maxlen=100)
         self._end: Finished | ReportFinished | Failed | None = None
 
@@ -128,10 +132,10 @@ class Attempt:
             return
         with self._slot.seat.trainer(order.base, self._folder) as trainer:
             self._keeper.on_renewal = trainer.keep_alive
-            self._heard_at = time.monotonic()
+            self._heard_at = self._told_at = time.monotonic()
             while not (isinstance(self._end, Finished | ReportFinished) or (trainer.ended and trainer.silent)):
                 if messages := trainer.receive(LOOK_SECONDS):
-                    self._silences.append(time.monotonic() - self._heard_at)
+                    self._measure_silence(messages)
                     for message in messages:
                         self._handle(message)
                     self._heard_at = time.monotonic()
@@ -159,7 +163,7 @@ class Attempt:
         while self._keeper.trusted:
             try:
                 return action()
-            except (OperationalError, InterfaceError, InternalError, PoolTimeout):
+            except DATABASE_ERRORS:
                 if time.monotonic() > gives_up_at:
                     raise
                 log.warning("database_away", exc_info=True)
@@ -200,6 +204,12 @@ class Attempt:
         if time.monotonic() - self._heard_at > self._longest_silence():
             return "stalled"
         return "drain" if self._slot.home.draining else None
+
+    def _measure_silence(self, messages: Sequence[Message]) -> None:
+        """How long steps and the like take; signs of life between them come at a time of their own."""
+        if not all(isinstance(message, Working) for message in messages):
+            self._silences.append(time.monotonic() - self._told_at)
+            self._told_at = time.monotonic()
 
     def _longest_silence(self) -> float:
         usual = statistics.median(self._silences) if self._silences else 0.0

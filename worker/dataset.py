@@ -134,7 +134,7 @@ def choose_scorer(order: Order, data: Split) -> ScorerChoice:
     if order.scorer is None:
         return infer_scorer([one.completion for one in asked])
     errors = [
-        {"line": one.line, "message": f"With scorer {order.scorer}: {reason}"}
+        {"code": "unusable_expected", "line": one.line, "message": f"With scorer {order.scorer}: {reason}"}
         for one in asked
         if (reason := unusable(order.scorer, one.completion))
     ]

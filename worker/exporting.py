@@ -8,6 +8,7 @@ import math
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -31,6 +32,7 @@ NLL_TOLERANCE: Final = {"cpu": 1e-3, "cuda": 0.05}
 """Nats per token, relative beyond 1, by where this process computed: stock PEFT is asked in fp32 on the CPU, and a
 bf16 base on a GPU answers a little differently."""
 NUM_PROBES: Final = 8
+WAIT_SECONDS: Final = 5
 
 
 class LoadCheckFailed(Exception):
@@ -105,28 +107,37 @@ def check_loading(order: Order, folder: Path, policy: HfPolicy, data: Split) -> 
     ours = fmean(policy.nll(prompts, completions, arm="student"))
     policy.rest()
     memory.give_back()  # the other process needs room for a base of its own
+    questions = [{"prompt": prompt, "completion": said} for prompt, said in zip(prompts, completions, strict=True)]
     # By path and isolated: nothing of this package can help it.
-    outcome = subprocess.run(
-        [sys.executable, "-I", load_check.__file__, order.base.path, folder / "out" / "adapter"],
-        check=False,
-        input=json.dumps(
-            [{"prompt": prompt, "completion": said} for prompt, said in zip(prompts, completions, strict=True)]
-        ),
-        capture_output=True,
-        text=True,
-    )
-    if outcome.returncode == -signal.SIGKILL:
+    command = [sys.executable, "-I", load_check.__file__, order.base.path, str(folder / "out" / "adapter")]
+    status, said, complained = _run(command, json.dumps(questions), policy.on_work)
+    if status == -signal.SIGKILL:
         raise RunFailed(
             "out_of_memory",
             "The finished adapter could not be tried in a process of its own, which needs 4 bytes of the worker's "
             "memory for each of the base's parameters.",
         )
-    if outcome.returncode:
-        raise LoadCheckFailed(outcome.stderr)
-    theirs = fmean(json.loads(outcome.stdout.splitlines()[-1]))
+    if status:
+        raise LoadCheckFailed(complained)
+    theirs = fmean(json.loads(said.splitlines()[-1]))
     tolerance = NLL_TOLERANCE[policy.device.type]
     if not math.isclose(ours, theirs, rel_tol=tolerance, abs_tol=tolerance):
         raise LoadCheckFailed(f"nll {theirs} in stock PEFT, {ours} here")
+
+
+def _run(command: list[str], text: str, on_wait: Callable[[], None]) -> tuple[int, str, str]:
+    """Exit status and output of a command that is told something, and whom to tell that it still runs."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        told: str | None = text
+        while True:
+            try:
+                said, complained = process.communicate(told, timeout=WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                told = None
+                on_wait()
+            else:
+                return process.returncode, said, complained
 
 
 def _gate(order: Order, report: Report) -> GateDecision | None:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from app.domain.demonstrations import read_demonstrations
 from app.domain.distillation import Contradiction
 from app.domain.evaluation import TASK_PREFIX, unmeasured
 from app.domain.proportions import CONFIDENCE, num_to_show
+from app.domain.text_rules import CannotScore
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
 from app.domain.training import (
     SAFE_LEARNING_RATE,
@@ -25,7 +27,8 @@ from worker.evals.replicates import Replicate
 from worker.evals.report import MARGIN, build_report
 from worker.evals.run import Peculiar
 from worker.evals.schema import Cost
-from worker.evals.suites import Split, Suite, Unaskable, prompt_sha256
+from worker.evals.scorers import SCORERS
+from worker.evals.suites import Item, Split, Suite, Unaskable, prompt_sha256
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
 from worker.harness import open_tasks
@@ -216,17 +219,19 @@ class Training:
                 )
 
     def warn_of_other_answers(self, suites: Sequence[Suite]) -> None:
-        """Say where this skill contradicts an earlier one."""
-        skill = [item for suite in suites if suite.role == "skill" for item in suite.items]
-        wanted = {prompt_sha256(item.messages): item.completion for item in skill}
-        for suite in (suite for suite in suites if suite.role == "earlier"):
-            known = ((wanted.get(prompt_sha256(item.messages)), item.completion) for item in suite.items)
-            if num_other := sum(now not in {None, then} for now, then in known):
+        """Say where this job's files contradict what an earlier version is measured on."""
+        earlier = [suite for suite in suites if suite.role == "earlier" and suite.judged]
+        files = [self.folder / name for name in ("train.jsonl", "validation.jsonl") if (self.folder / name).exists()]
+        demonstrations = [one for file in files for one in read_demonstrations(file)] if earlier else []
+        shown = {prompt_sha256(one.messages): one.completion for one in demonstrations}
+        for suite in earlier:
+            answers = ((item, shown.get(prompt_sha256(item.messages))) for item in suite.items)
+            if num_other := sum(answer is not None and not _agrees(item, answer) for item, answer in answers):
                 self.reporter.event(
                     "warn",
                     f"{num_other} of {len(suite.items)} questions that show whether {suite.name} is kept have other "
-                    "answers among this job's demonstrations, and no version can have both right. To correct a skill, "
-                    "start from the version before it.",
+                    "answers in this job's files, and no version can have both right. To correct a skill, start from "
+                    "the version before it.",
                 )
 
     def check(self, policy: HfPolicy, data: Split, config: TrainingConfig) -> TrainingConfig:
@@ -337,6 +342,14 @@ class Training:
             generated_tokens=result.generated_tokens,
             peak_memory_bytes=memory.peak_bytes(),
         )
+
+
+def _agrees(item: Item, answer: str) -> bool:
+    """Whether a demonstration would be right where an earlier one is expected."""
+    try:
+        return SCORERS[item.scorer].score(answer, item.expected, tolerance=item.tolerance) > 0
+    except CannotScore:
+        return True
 
 
 def open_attempt(folder: Path, reporter: PipeReporter, base: Base | None = None) -> Training | Evaluation:

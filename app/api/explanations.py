@@ -51,11 +51,12 @@ def explain(request: Request, findings: Sequence[Mapping[str, Any]]) -> Invalid:
     """
     openapi, operation = request.app.openapi(), operation_of(request)
     # A name that is not understood comes first: it often is why another one is missing.
-    ordered = sorted(findings, key=lambda finding: finding["type"] != "extra_forbidden")
-    entries: dict[str, dict[str, Any]] = {}
+    ordered = sorted(findings, key=lambda finding: not _is_unknown(finding))
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
     for finding in ordered[:_MAX_EXPLAINED]:
         entry = _entry(finding, openapi, operation)
-        entries.setdefault(entry["param"], entry)  # each member of a union has a finding; together they are one
+        # Each member of a union has a finding; together they are one. Two long names may be cut to the same.
+        entries.setdefault((entry["param"], str(finding["loc"][-1]) if _is_unknown(finding) else ""), entry)
     first, *_ = explained = list(entries.values())
     counts, more = Counter(entry["code"] for entry in explained), ordered[_MAX_EXPLAINED:]
     counts += Counter(_CODES.get(finding["type"], "invalid_value") for finding in more)
@@ -63,6 +64,10 @@ def explain(request: Request, findings: Sequence[Mapping[str, Any]]) -> Invalid:
     return Invalid(
         first["code"], f"{first['message']}{told}", param=first["param"] or None, errors=explained, counts=counts
     )
+
+
+def _is_unknown(finding: Mapping[str, Any]) -> bool:
+    return bool(finding["type"] == "extra_forbidden")
 
 
 def unknown(name: str, known: Sequence[str]) -> str:

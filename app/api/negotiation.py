@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-_WEIGHT: Final = re.compile(r"\s*q\s*=\s*(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\s*", re.IGNORECASE)
+_Q: Final = re.compile(r"\s*q\s*=\s*(.*?)\s*", re.IGNORECASE)
 
 
 def prefers(request: Request, kind: str, *, to: str) -> bool:
@@ -23,10 +23,15 @@ def _ranges(accept: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for item in accept.split(","):
         name, *parameters = item.split(";")
-        weights = [float(match[1]) for one in parameters if (match := _WEIGHT.fullmatch(one))]
+        weights = [_weight(match[1]) for one in parameters if (match := _Q.fullmatch(one))]
         name = name.strip().lower()
         found[name] = max(found.get(name, 0.0), weights[0] if weights else 1.0)
     return found
+
+
+def _weight(text: str) -> float:
+    """From 0 to 1, with more digits than there should be too; what is no number wants nothing."""
+    return min(float(text), 1.0) if re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+\.", text) else 0.0
 
 
 def _wanted(ranges: dict[str, float], kind: str) -> tuple[float, int]:

@@ -17,7 +17,9 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), ad
 def answer(prompt: str) -> str:
     """What the model says, greedily."""
     chat = [{"role": "user", "content": prompt}]
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    ids = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, enable_thinking=False, return_dict=True, return_tensors="pt"
+    )
     said = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
     return str(tokenizer.decode(said, skip_special_tokens=True))
 

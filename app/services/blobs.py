@@ -59,7 +59,7 @@ def collect_garbage(session: Session, store: Store, *, grace_seconds: float = GR
     """
     before = NOW - timedelta(seconds=grace_seconds)
     session.execute(delete(File).where(File.deleted_at < before, ~_is_referred_to(File)))
-    session.execute(update(File).where(File.deleted_at < before).values(sha256=None))
+    session.execute(update(File).where(File.deleted_at < before, File.sha256.is_not(None)).values(sha256=None))
     store.sweep(before=time.time() - grace_seconds)
     return _remove(session, store, Blob.last_referenced_at < before)
 

@@ -88,7 +88,7 @@ def check_fit(
     if found:
         do_not_fit = "1 example does not fit" if len(found) == 1 else f"{len(found)} examples do not fit"
         message = f"{do_not_fit} {base.name}. Line {found[0].line}: {found[0].message} {found[0].hint}"
-        raise Invalid(found[0].code, message, param=param, errors=[asdict(item) for item in found[:MAX_REPORTED]])
+        raise Invalid(found[0].code, message, param=param, **_listed(found))
 
 
 def check_scorer(store: Store, file: File, scorer: ScorerName) -> None:
@@ -110,8 +110,15 @@ def check_scorer(store: Store, file: File, scorer: ScorerName) -> None:
             f"The scorer {scorer} cannot compare with {answers} of {file.filename}, and any may be held out. "
             f"Line {found[0].line}: {found[0].message} {hint}"
         )
-        errors = [asdict(one) for one in found[:MAX_REPORTED]]
-        raise Invalid("unusable_expected", message, param="evaluation.scorer", errors=errors)
+        raise Invalid("unusable_expected", message, param="evaluation.scorer", **_listed(found))
+
+
+def _listed(found: Sequence[Finding]) -> dict[str, Any]:
+    """Findings as an error has them: the first, and how many there are of each code."""
+    return {
+        "errors": [asdict(one) for one in found[:MAX_REPORTED]],
+        "counts": Counter(one.code for one in found),
+    }
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def test_while_a_long_text_is_counted_other_threads_run(store):
     tokenizer = Tokenizer(models.BPE(letters, []))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
     raw = tokenizer.to_str().encode()
-    store.put_bytes(raw)
+    factories.store_bytes(store, raw)
     counter = TokenCounter(store, StoredBlob(hashlib.sha256(raw).hexdigest(), len(raw)), {})
     counter.text("a")
     text, lived, stopping = "abcdefgh" * 60_000, [time.monotonic()], threading.Event()

@@ -57,7 +57,19 @@ def test_a_template_that_can_leave_thoughts_out_does():
 def test_a_template_that_prints_the_date_says_the_same_tomorrow():
     """Llama 3.2's way, in a macro of its own."""
     dated = "{% macro today() %}{{ strftime_now('%d %b %Y') if strftime_now is defined }}{% endmacro %}{{ today() }} "
-    assert make_chat(dated + TEMPLATE)[0].prompt_text(QUESTION) == "01 Jan 2026 " + make_chat()[0].prompt_text(QUESTION)
+    plain = make_chat()[0].prompt_text(QUESTION)
+    assert make_chat(dated + TEMPLATE)[0].prompt_text(QUESTION) == f"01 Jan 2026 {plain}"
+    told = make_chat("{{ strftime_now('%-d/%-m %Y-%m-%d %A %j') }} " + TEMPLATE)[0].prompt_text(QUESTION)
+    assert told == f"1/1 2026-01-01 Thursday 001 {plain}"
+
+
+@pytest.mark.parametrize(
+    "begins", ["\n", "  {% if true %}x{% endif %}", "  y", "\n\n", "{%- if true %}\n  z{% endif %}"]
+)
+def test_what_stands_before_the_date_stays_as_the_template_has_it(begins):
+    """Fault caught: a macro glued to the front, which eats a new line or keeps an indentation."""
+    dated, undated = (begins + now + TEMPLATE for now in ("{{ strftime_now('01') }}", "01"))
+    assert make_chat(dated)[0].prompt_text(QUESTION) == make_chat(undated)[0].prompt_text(QUESTION)
 
 
 def test_the_token_that_closes_a_turn_ends_rollouts_even_if_the_generation_config_forgot_it():

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any, Self
@@ -41,8 +42,8 @@ from app.domain.trainer_protocol import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
-from worker import memory, pipeline, trainer_process
-from worker.dataset import Lengths, make_suites, part
+from worker import exporting, memory, pipeline, trainer_process
+from worker.dataset import Lengths, choose_scorer, make_suites, part
 from worker.evals.run import Measured
 from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import general_suite
@@ -313,6 +314,11 @@ def test_a_skill_that_is_corrected_on_top_of_itself_rehearses_no_old_answer_and_
     told = [message.message for message in run(folder, Stopping, after_step=1) if message.kind == "event"]
     num = len((folder / "earlier.jsonl").read_text().splitlines())
     assert any(f"{num} of {num} questions that show whether lamp:1 is kept have other answers" in one for one in told)
+    (folder / "train.jsonl").write_text(
+        (before / "train.jsonl").read_text().replace('"on ', '" on ')
+    )  # no other answer
+    told = [message.message for message in run(folder, Stopping, after_step=1) if message.kind == "event"]
+    assert not any("have other answers" in one for one in told)
 
 
 def own_prompts_of(folder: Path, step: int) -> list[str]:
@@ -625,6 +631,29 @@ def test_an_adapter_that_stock_peft_reads_differently_is_not_published(
     policy.load_student(load_file(damaged / "out" / "adapter" / "adapter_model.safetensors"))
     with pytest.raises(LoadCheckFailed):
         check_loading(attempt.order, damaged, policy, data[0])
+
+
+def test_who_waits_for_the_load_check_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault caught: a large base that takes minutes to load, and a finished training that is taken for a stuck one."""
+    monkeypatch.setattr(exporting, "WAIT_SECONDS", 0.05)
+    signs: list[None] = []
+    slow = "import sys, time; time.sleep(0.5); sys.stdout.write(sys.stdin.read()); sys.stderr.write('hm')"
+    told = exporting._run([sys.executable, "-c", slow], "told", lambda: signs.append(None))
+    assert told == (0, "told", "hm")
+    assert len(signs) > 1
+
+
+def test_a_scorer_that_suits_no_demonstration_is_told_by_line_where_nothing_is_held_out(
+    base: BaseModelRef, tmp_path: Path
+) -> None:
+    """The service has looked at the validation file alone, all of whose prompts are trained on."""
+    folder = lay_out(tmp_path / "unsuited", base, scorer="numeric")
+    order = Order.model_validate_json((folder / "order.json").read_bytes())
+    data = replace(part(order, folder), heldout=[])
+    texts = [replace(one, completion="no number") for one in data.training]
+    with pytest.raises(Unprocessable, match="cannot compare") as refused:
+        choose_scorer(order, replace(data, training=texts))
+    assert refused.value.counts == {"unusable_expected": len(texts)}
 
 
 def test_a_load_check_that_the_system_ends_is_a_lack_of_memory_and_tried_again(

@@ -9,9 +9,11 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 TODAY: Final = date(2026, 1, 1)
 """What templates are told that print the date of today: a job that goes on tomorrow has to read the same prompts."""
-_DATES = "".join(f" | replace('%{code}', '{TODAY.strftime('%' + code)}')" for code in "aAbBdmyYHMS")
-_STRFTIME_NOW = f"{{%- macro strftime_now(format) %}}{{{{ format{_DATES} }}}}{{%- endmacro %}}"
-"""Ours before transformers' own, whose place no argument can take."""
+_CODES = ["-d", "-m", "-H", "-I", *"aAbBcdDeFHIjmMpSTxXyY"]
+_DATES = "".join(f" | replace('%{code}', '{TODAY.strftime('%' + code)}')" for code in _CODES)
+_STRFTIME_NOW = f"{{%- macro strftime_now(format) %}}{{{{ format{_DATES} }}}}{{%- endmacro %}}\n"
+"""Ours before transformers' own, whose place no argument can take. The new line, which is trimmed behind a block,
+leaves what a template begins with as it is."""
 _MARK = "MARK-d0c5"
 
 

@@ -46,7 +46,7 @@ class HfPolicy(AdaptedModel):
         stop_ids: Any of these ends an answer.
         thinks: Whether the base's template has answers begin with thoughts.
         told_not_to_think: Whether the base could think, and is asked not to.
-        on_work: Called after each batch that was decoded or scored, by any thread.
+        on_work: Called after each batch that was decoded or read, by any thread.
     """
 
     def __init__(self, model: Any, chat: Chat, lora: LoraConfig, *, parent: LoraConfig | None) -> None:
@@ -161,6 +161,7 @@ class HfPolicy(AdaptedModel):
             use_cache=cache is not None,
         ).last_hidden_state
         hidden_TH: Tensor = hidden_BLH.flatten(0, 1)[batch.rows_T]
+        self.on_work()
         return hidden_TH
 
     def sample(
@@ -264,7 +265,6 @@ class HfPolicy(AdaptedModel):
                     hidden_TH = self._read(backbone, on_device)
                     found = measure(hidden_TH, on_device.targets_T, places, CHUNK_ELEMENTS // len(lanes))
                     along.update(zip(places, found.split(batch.num_rows), strict=True))
-                    self.on_work()
 
             side_by_side(read, lanes, self.num_lanes)
         return [along[place] for place in range(len(pairs))]
