@@ -5,6 +5,9 @@ from typing import Literal
 
 import structlog
 
+# Tracebacks without the values of variables: among those are keys and whole files, and rendering them takes long.
+CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
 
 def configure_logging(log_format: Literal["json", "console"]) -> None:
     """Send structlog and the standard library's loggers through one formatter."""
@@ -21,7 +24,7 @@ def configure_logging(log_format: Literal["json", "console"]) -> None:
     last: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer()]
+        else [CONSOLE]
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -18,7 +19,11 @@ from app.db.migrate import upgrade
 from app.db.models import Base
 from app.db.session import make_sessions
 from app.embedded import start_postgres, start_valkey
+from app.logs import CONSOLE
 from app.storage.store import Store
+
+# An app that no test has configured the logs of prints as the service does on a terminal.
+structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level, CONSOLE])
 
 
 @pytest.fixture(scope="session")
