@@ -35,9 +35,21 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": platform.machine(),
+        "processor": _processor(),
         "threads": torch.get_num_threads(),
         "compiled_pass": compiled_pass() if device.type == "cpu" else None,
     }
+
+
+@cache
+def _processor() -> str:
+    """The CPU's name; Linux has it in a file, and an ARM there has none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 @cache

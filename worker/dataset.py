@@ -12,7 +12,7 @@ from typing import Self
 
 from app.domain.demonstrations import read_demonstrations
 from app.domain.errors import Unprocessable
-from app.domain.evaluation import unusable
+from app.domain.evaluation import TASK_PREFIX, unusable
 from app.domain.questions import stream_questions
 from app.domain.trainer_protocol import EarlierSkill, EvaluationOrder, Order, SuiteFile
 from app.domain.training import MAX_COMPLETION_TOKENS, DatasetFacts, TrainingConfig
@@ -170,22 +170,27 @@ def make_suites(
     before = taught_before(order, folder)
     now = before | {prompt_sha256(one.messages) for one in data.training}
     trained = {"parent": before, "candidate": now, "supervised": now}
-    clients = [
-        count_trained(
-            question_suite(one.name, list(stream_questions(folder / one.path))),
-            trained,
-            in_doubt=trained if order.deleted else (),
-        )
-        for one in order.suites
+    others = [
+        general_suite(rehearsed=order.rehearsed or config.rehearses_shipped),
+        *(question_suite(one.name, list(stream_questions(folder / one.path))) for one in order.suites),
     ]
-    general = general_suite(rehearsed=order.rehearsed or config.rehearses_shipped)
-    return [*([skill] if data.heldout else []), *earlier, general, *clients]
+    counted = [count_trained(suite, trained, in_doubt=trained if order.deleted else ()) for suite in others]
+    return [*([skill] if data.heldout else []), *earlier, *counted]
 
 
-def question_digests(skills: Sequence[EarlierSkill], suites: Sequence[SuiteFile]) -> dict[str, str]:
-    """What identifies the questions that do not ship with the project, by suite."""
-    by_skill = {f"{skill.adapter}:{skill.version}": skill.sha256 for skill in skills}
-    return by_skill | {suite.name: suite.sha256 for suite in suites}
+def question_digests(
+    skills: Sequence[EarlierSkill], suites: Sequence[SuiteFile], asked: Sequence[Suite]
+) -> dict[str, str]:
+    """What identifies the questions that do not ship with the project, by suite.
+
+    Args:
+        skills: By their files.
+        suites: Likewise.
+        asked: All suites; those of lm-evaluation-harness, whose data are the worker's, by what was asked.
+    """
+    by_file = {f"{skill.adapter}:{skill.version}": skill.sha256 for skill in skills}
+    by_file |= {suite.name: suite.sha256 for suite in suites}
+    return by_file | {suite.name: suite.sha256 for suite in asked if suite.name.startswith(TASK_PREFIX)}
 
 
 def past_scores(order: Order | EvaluationOrder) -> list[LineageScore]:

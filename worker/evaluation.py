@@ -116,7 +116,7 @@ class Evaluation:
             seen.count(question_suite(suite.name, list(stream_questions(self.folder / suite.path))))
             for suite in self.order.suites
         ]
-        general = [general_suite(rehearsed=self.order.rehearsed)] if self.order.general else []
+        general = [seen.count(general_suite(rehearsed=self.order.rehearsed))] if self.order.general else []
         return [*suites, *general, *clients], own
 
     def tasks(self, policy: HfPolicy) -> list[Peculiar]:
@@ -160,10 +160,11 @@ class Evaluation:
                 "base": order.base.model_dump(exclude={"path"}),
                 "version": order.version.model_dump(),
                 "against": order.against.model_dump() if order.against else None,
-                "questions_sha256": question_digests(order.skills, order.suites),
+                "questions_sha256": question_digests(order.skills, order.suites, measured.suites),
                 **circumstances,
             },
             names=self.names(),
+            beside=order.against.label if order.against else None,
             past=past_scores(order),
         )
 

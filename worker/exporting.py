@@ -8,7 +8,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -21,7 +21,7 @@ from worker.circumstances import circumstances
 from worker.dataset import question_digests
 from worker.evals.page import render_html
 from worker.evals.schema import Report
-from worker.evals.suites import Split, render_demonstrations
+from worker.evals.suites import Split, Suite, render_demonstrations
 from worker.hf import load_check
 from worker.hf.adapter_files import finish_folder, model_card, write_tar
 from worker.hf.model import HfPolicy
@@ -39,8 +39,10 @@ class LoadCheckFailed(Exception):
     """The finished adapter does not do in stock PEFT what it did here."""
 
 
-def provenance(order: Order, config: TrainingConfig, data: Split, policy: HfPolicy) -> dict[str, Any]:
-    """All that identifies a run: what was asked, on what, with what."""
+def provenance(
+    order: Order, config: TrainingConfig, *, data: Split, policy: HfPolicy, asked: Sequence[Suite]
+) -> dict[str, Any]:
+    """All that identifies a run: what was trained, on what, with what, and what it was asked."""
     template = TEMPLATES.get(config.template)
     return {
         "job_id": order.job_id,
@@ -58,7 +60,7 @@ def provenance(order: Order, config: TrainingConfig, data: Split, policy: HfPoli
             "num_heldout": len(data.heldout),
             "heldout_sha256": data.sha256 if data.heldout else None,
         },
-        "questions_sha256": question_digests(order.earlier, order.suites),
+        "questions_sha256": question_digests(order.earlier, order.suites, asked),
         **circumstances(policy.device),
     }
 

@@ -119,7 +119,7 @@ class Training:
                 split=data,
                 template=config.template if config.method == "sdft" else None,
                 cost=self.cost(result),
-                provenance=provenance(self.order, config, data, policy),
+                provenance=provenance(self.order, config, data=data, policy=policy, asked=measured.suites),
                 names={"parent": self.order.parent.label} if self.order.parent else {},
                 past=past_scores(self.order),
                 twin=twin.run(beside=result) if twin else None,

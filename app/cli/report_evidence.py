@@ -110,7 +110,7 @@ def _counted(suite: dict[str, Any], arm: str) -> list[dict[str, Any]]:
 def _some(flips: list[dict[str, Any]]) -> Iterator[Text]:
     for flip in islice(flips, NUM_FLIPS):
         yield Text(f"  {flip['change']}: {_line(flip['prompt'])}")
-        yield Text(f"    expected {_line(flip['expected'][0])}", style="dim")
+        yield Text(f"    expected {_line(' / '.join(flip['expected']))}", style="dim")
         yield from (Text(f"    {arm} {_line(answer)}", style="dim") for arm, answer in flip["answers"].items())
 
 

@@ -46,6 +46,9 @@ def parse_question(raw: bytes, line: int) -> Question:
     given = "prompt" if "prompt" in record else "messages"
     refuse_unknown(record, (given, *_KEYS), "")
     scorer, expected = _scorer(record), _expected(record)
+    if scorer == "nll" and len(expected) > 1:
+        told = f'Scorer nll tells how likely one text is, and "expected" has {len(expected)}.'
+        raise Malformed("too_many_expected", told, "Keep the best of them, or name another scorer.", "expected")
     for index, one in enumerate(expected):
         if reason := unusable(scorer, one):
             hint = "Correct the answer or name another scorer."

@@ -116,6 +116,11 @@ def choice(answer: str, expected: str) -> bool:
     return _chosen(answer) == wanted.upper()
 
 
+def split_words(text: str) -> tuple[str, ...]:
+    """Words in one form and case; each letter where a script has no spaces."""
+    return tuple(_words(text).replace("[", " ").replace("]", " ").split())
+
+
 def _normalize(text: str) -> str:
     """Lower case, one space, no quotes around the whole and no sentence punctuation at its end, if that leaves any."""
     folded = " ".join(_fold(text).split())

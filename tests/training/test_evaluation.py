@@ -23,6 +23,7 @@ from app.domain.trainer_protocol import (
 )
 from app.domain.training import SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run  # noqa: F401 - base is a fixture
+from worker.evals.suites import general_suite
 from worker.evaluation import Evaluation
 from worker.pipeline import open_attempt
 from worker.reporting import PipeReporter
@@ -188,7 +189,7 @@ def counted(folder: Path, **taught: Taught) -> dict[str, Any]:
     ]  # fmt: skip
     home = [ParentRef(adapter="home", version=version, model_id=f"ft:{version}") for version in (1, 3)]
     order = EvaluationOrder.model_construct(
-        version=home[1], against=home[0], skills=skills, general=False,
+        version=home[1], against=home[0], skills=skills, general=True, rehearsed=False,
         suites=[SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="0" * 64)], **taught,
     )  # fmt: skip
     suites, _ = Evaluation(folder, order, PipeReporter(io.BytesIO(), folder, threading.Event())).suites()
@@ -198,7 +199,8 @@ def counted(folder: Path, **taught: Taught) -> dict[str, Any]:
 def test_what_either_version_was_trained_on_is_counted_in_every_suite(tmp_path: Path) -> None:
     """Fault caught: two trainings from the base on one file, parted by other seeds, said to be asked held-out ones."""
     questions = {1: range(8), 3: range(5, 13)}
-    (tmp_path / "train.jsonl").write_text(lines("p", range(30)))
+    of_general = {"messages": [*general_suite().items[0].messages, {"role": "assistant", "content": "1"}]}
+    (tmp_path / "train.jsonl").write_text(lines("p", range(30)) + json.dumps(of_general) + "\n")
     for version, numbers in questions.items():
         (tmp_path / f"{version}.jsonl").write_text(lines("p", numbers))
     asked = {"prompt": "P  6", "expected": "1", "scorer": "exact"}
@@ -209,6 +211,7 @@ def test_what_either_version_was_trained_on_is_counted_in_every_suite(tmp_path: 
     assert counted(tmp_path, taught=third, against_taught=first) == {
         "home": {"candidate": 0, "parent": 5},
         "home:1": {"candidate": 5, "parent": 0},
+        "general ability": {"candidate": 1, "parent": 1},
         "file mine.jsonl": {"candidate": 0, "parent": 1},
     }
     # Where a file is gone, only what a version was itself measured on is known not to have been in it.
@@ -216,6 +219,7 @@ def test_what_either_version_was_trained_on_is_counted_in_every_suite(tmp_path: 
     assert counted(tmp_path, taught=third, against_taught=gone) == {
         "home": {"candidate": 0, "parent": None},
         "home:1": {"candidate": 5, "parent": 0},
+        "general ability": {"candidate": 1, "parent": None},
         "file mine.jsonl": {"candidate": 0, "parent": None},
     }
 

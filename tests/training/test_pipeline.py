@@ -444,6 +444,9 @@ def test_questions_that_an_earlier_version_was_trained_on_are_counted_too(
     shutil.copy(before / "out" / "heldout.jsonl", folder / "earlier.jsonl")
     shutil.copy(before / "train.jsonl", folder / "lamp.jsonl")
     lines = [json.loads(line) for line in (before / "train.jsonl").read_text().splitlines()]
+    of_general = {"messages": [*general_suite().items[0].messages, {"role": "assistant", "content": "on"}]}
+    with (folder / "train.jsonl").open("a") as train:
+        train.write(json.dumps(of_general) + "\n")
     questions = [{"messages": line["messages"][:-1], "expected": "a", "scorer": "exact"} for line in lines]
     (folder / "mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
     attempt = Training(folder, PipeReporter(io.BytesIO(), tmp_path, threading.Event()))
@@ -452,6 +455,7 @@ def test_questions_that_an_earlier_version_was_trained_on_are_counted_too(
     suites = make_suites(attempt.order, folder, data, config, scorer=EXACT, longest_answer=12)
     num_taught = len(lines) - len((folder / "earlier.jsonl").read_text().splitlines())
     assert suites[-1].num_trained == dict.fromkeys(("parent", "candidate", "supervised"), num_taught)
+    assert suites[-2].num_trained == {"parent": 0, "candidate": 1, "supervised": 1}
 
 
 def test_a_deleted_file_of_an_earlier_version_is_owned_up_to(base: BaseModelRef, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_a_line_is_a_question_with_its_scorer(tmp_path: Path) -> None:
         ({"expected": "(", "scorer": "regex"}, "unusable_expected", "expected[0]"),
         ({"expected": "x" * 1001, "scorer": "regex"}, "unusable_expected", "expected[0]"),
         ({"expected": "{", "scorer": "json"}, "unusable_expected", "expected[0]"),
+        ({"expected": ["a", "b"], "scorer": "nll"}, "too_many_expected", "expected"),
         ({"tolerance": -1}, "unrecognized_key", "tolerance"),
         ({"tolerance": True}, "unrecognized_key", "tolerance"),
         ({"tolerance": 0.1, "scorer": "exact"}, "unrecognized_key", "tolerance"),

@@ -1,18 +1,16 @@
 """How answers look, whether right or wrong: length, repetition, traces of the teacher's prompt, copied passages."""
 
-import re
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
+from app.domain.text_rules import split_words
 from worker.evals.run import Answer, ArmName
 from worker.evals.schema import Behaviour
-from worker.sdft.monitor import artefact_rate, distinct_4
+from worker.sdft.monitor import artefact_rate, distinct_4, grams
 
 COPIED_WORDS: Final = 8
-"""A run of this many words shared with a training demonstration is copied, not coincidence."""
-
-Words = tuple[str, ...]
+"""A run of this many words, or letters of a script without spaces, that a demonstration has too is copied."""
 
 
 def describe(
@@ -27,9 +25,12 @@ def describe(
         demonstrations: Completions that were trained on; none where they are not known.
         entropy: Of the next token along some of the answers, where it was measured.
     """
-    trained = [_words(text) for text in demonstrations]
-    whole, runs = set(trained), {run for words in trained for run in _runs(words)}
-    said = [_words(one.text) for one in answers]
+    trained = [split_words(text) for text in demonstrations]
+    whole, runs = (
+        {words for words in trained if words},
+        {run for words in trained for run in grams(words, COPIED_WORDS)},
+    )
+    said = [split_words(one.text) for one in answers]
     return Behaviour(
         suite=suite,
         arm=arm,
@@ -38,14 +39,8 @@ def describe(
         truncated=fmean(not one.stopped for one in answers),
         distinct_4=distinct_4([one.ids for one in answers]),
         artefacts=artefact_rate([one.text for one in answers]),
-        copied=fmean(words in whole or not runs.isdisjoint(_runs(words)) for words in said) if trained else None,
+        copied=fmean(words in whole or not runs.isdisjoint(grams(words, COPIED_WORDS)) for words in said)
+        if trained
+        else None,
         entropy=entropy,
     )
-
-
-def _words(text: str) -> Words:
-    return tuple(re.findall(r"\w+", text.casefold()))
-
-
-def _runs(words: Words) -> list[Words]:
-    return [words[start : start + COPIED_WORDS] for start in range(len(words) - COPIED_WORDS + 1)]

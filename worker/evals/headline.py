@@ -14,7 +14,13 @@ UNITS: Final[dict[Measure, tuple[int, str]]] = {
 
 
 def recommend(
-    suites: Sequence[SuiteReport], unjudged: Sequence[Unjudged], *, learned: Verdict, left: Verdict, margin: float
+    suites: Sequence[SuiteReport],
+    unjudged: Sequence[Unjudged],
+    *,
+    learned: Verdict,
+    left: Verdict,
+    margin: float,
+    beside: str | None = None,
 ) -> tuple[Recommendation, str]:
     """What to do with a version, and the sentence that says so.
 
@@ -24,11 +30,12 @@ def recommend(
         learned: Of the skill.
         left: Of everything else.
         margin: Changes within it are called the same.
+        beside: The version that it is compared with, where it did not start from that one.
     """
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     rest = [suite for suite in suites if suite.role != "skill" and suite.n]
-    known = _known(skill, margin) if skill and learned == "same" else None
-    came = known or _came(skill, learned, [one for one in unjudged if one.role == "skill"])
+    known = _known(skill, margin, beside) if skill and learned == "same" else None
+    came = known or _came(skill, learned, [one for one in unjudged if one.role == "skill"], beside)
     if left == "worse":
         return "do_not_ship", f"Do not ship it: {came}, and {_lost(rest)}."
     if learned in {"same", "worse"} and not known:
@@ -57,9 +64,11 @@ def limit(suites: Sequence[SuiteReport], margin: float) -> str:
     )
 
 
-def _known(skill: SuiteReport, margin: float) -> str | None:
-    """That there was no room for a gain, where there was none: no fault of the version's."""
+def _known(skill: SuiteReport, margin: float, beside: str | None) -> str | None:
+    """Why nothing was gained, where that is no fault of the version's: no room for it, or one beside it is as good."""
     arms, start = {score.arm: score for score in skill.arms}, starting_point(skill).against
+    if beside and _is_better_than_base(skill):
+        return f"at the skill it is no better than {beside}{_beside(skill)}"
     if skill.measure != "share_right" or arms[start].score.value < 1 - margin:
         return None
     before, now = arms[start].num_right, arms["candidate"].num_right
@@ -78,13 +87,30 @@ def _lost(rest: Sequence[SuiteReport]) -> str:
     return "it is worse at what another version was taught" if worse == {"other"} else "other abilities were lost"
 
 
-def _came(skill: SuiteReport | None, learned: Verdict, unjudged: Sequence[Unjudged]) -> str:
+def _is_better_than_base(skill: SuiteReport) -> bool:
+    return any(one.against == "base" and one.verdict == "better" for one in skill.comparisons)
+
+
+def _beside(skill: SuiteReport) -> str:
+    """How many both have right, where answers are counted."""
+    right = {score.arm: score.num_right for score in skill.arms}
+    return (
+        f" ({right['candidate']} of {skill.n} right, that one {right['parent']})"
+        if skill.measure == "share_right"
+        else ""
+    )
+
+
+def _came(skill: SuiteReport | None, learned: Verdict, unjudged: Sequence[Unjudged], beside: str | None) -> str:
     if unjudged and learned == "insufficient_evidence":
         return _not_enough(unjudged)
     if skill is None:
         return "no held-out questions were asked to show that the skill was learned"
     if learned == "insufficient_evidence":
-        return "too few questions were held out to say whether the skill was learned"
+        asked = f"it is better at the skill than {beside}" if beside else "the skill was learned"
+        return f"too few questions were held out to say whether {asked}"
+    if learned == "worse" and beside:
+        return f"at the skill it is worse than {beside}{_beside(skill)}"
     if learned != "better":
         return "the skill was not learned"
     return _how_much(skill)
@@ -96,6 +122,8 @@ def _how_much(skill: SuiteReport) -> str:
     if arms["candidate"].num_right is None:
         return "the skill was learned"
     right = f"{arms['candidate'].num_right} of {skill.n} right"
+    if "ceiling" not in arms:
+        return f"the skill was learned ({right}; no teacher was asked)"
     if _falls_short(skill):
         return f"a part of the skill was learned ({right}, its teacher {arms['ceiling'].num_right})"
     return f"the skill was learned ({right})"

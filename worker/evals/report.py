@@ -65,6 +65,7 @@ def build_report(
     cost: Cost,
     provenance: dict[str, Any],
     names: Mapping[ArmName, str] | None = None,
+    beside: str | None = None,
     past: Sequence[LineageScore] = (),
     twin: TwinRun | None = None,
     seed: int = 0,
@@ -82,13 +83,14 @@ def build_report(
         cost: Of the job so far; the evaluation's own is added.
         provenance: Whatever identifies what was run; shown as it is.
         names: What arms are called as versions of a lineage, where they have a name.
+        beside: The version in the parent's place, where the candidate did not start from one.
         past: What earlier reports have on the lineage, oldest version first.
         twin: What the supervised twin took, where ``measured`` has one.
         seed: Of the version's run.
         replicates: The same under other seeds, where that was asked for.
         notes: What else a reader should not conclude.
     """
-    judge = partial(_judge, past=past, names=names or {})
+    judge = partial(_judge, past=past, names=names or {}, beside=beside)
     judged = judge(measured)
     marked, suites, kept = judged.marked, judged.suites, judged.kept
     seeds = _over_seeds(judged.run(seed), measured, judge, replicates) if replicates else None
@@ -167,14 +169,16 @@ class _Judged:
         return seed_run(seed, self.summary.recommendation, self.marked, self.suites)
 
 
-def _judge(measured: Measured, *, past: Sequence[LineageScore], names: Mapping[ArmName, str]) -> _Judged:
+def _judge(
+    measured: Measured, *, past: Sequence[LineageScore], names: Mapping[ArmName, str], beside: str | None
+) -> _Judged:
     marked = [mark(measured, suite) for suite in measured.suites if suite.items]
     comparisons = _compare(marked)
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
     kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
     unjudged = list(list_unjudged(measured, marked))
     lineage = retention_matrix(suites, past, names, unjudged={one.suite for one in unjudged})
-    summary = summarize(marked, suites, lineage, kept, unjudged, margin=MARGIN)
+    summary = summarize(marked, suites, lineage, kept, unjudged, margin=MARGIN, beside=beside)
     return _Judged(marked, suites, lineage, kept, unjudged, summary)
 
 

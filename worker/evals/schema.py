@@ -38,8 +38,9 @@ class ArmScore(_Frozen):
     field_f1: float | None = Field(description="Of JSON answers: F1 over fields.")
     num_trained: int | None = Field(
         0,
-        description="Questions, of a skill or of a client's file, that the arm was trained on, or a version that it "
-        "goes on from. None where a deleted file leaves that open; no cell of a lineage is made of such a score.",
+        description="Questions that the arm was trained on, or a version that it goes on from; those of "
+        "lm-evaluation-harness are not looked up. None where a deleted file leaves that open. No cell of a lineage is "
+        "made of such a score.",
     )
 
 

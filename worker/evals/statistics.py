@@ -183,9 +183,9 @@ class Loss:
 def conclude_kept(difference: Estimate, loss: Loss | None, *, margin: float, p_value: float) -> Verdict:
     """The same of what was there before, where a gain is no harm: ``same`` is that no more than the margin was lost.
 
-    Gains elsewhere do not make up for answers lost, and only what was right can be lost. So besides the net difference
-    the share lost of what was right must not exceed the margin, and what was right be enough to tell, or the suite be
-    better on the whole.
+    A score is net, and gains elsewhere would hide what is lost, of which there is only what was right. So besides the
+    net difference the share lost of what was right must not exceed the margin, and what was right be enough to tell,
+    or the suite be better on the whole.
 
     Args:
         difference: Of the scores.

@@ -90,6 +90,12 @@ class Suite:
         """Whether answers are compared; else only the demonstrations' likelihood counts."""
         return all(item.scorer != NLL for item in self.items)
 
+    @property
+    def sha256(self) -> str:
+        """Digest of what is asked, what is right, and by what rule."""
+        asked = [[item.id, list(item.messages), item.expected, item.scorer, item.max_new_tokens] for item in self.items]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Split:

@@ -39,13 +39,16 @@ def summarize(
     unjudged: Sequence[Unjudged],
     *,
     margin: float,
+    beside: str | None = None,
 ) -> Summary:
-    """Answer the three questions."""
+    """Answer the three questions; ``beside`` as ``recommend`` has it."""
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     marks = next((one for one in marked if one.suite.role == "skill" and one.items), None)
     learned = _learned(skill, [one for one in unjudged if one.role == "skill"])
     left = _left(suites, lineage, kept, [one for one in unjudged if one.role != "skill"], margin=margin)
-    recommendation, headline = recommend(suites, unjudged, learned=learned.verdict, left=left.verdict, margin=margin)
+    recommendation, headline = recommend(
+        suites, unjudged, learned=learned.verdict, left=left.verdict, margin=margin, beside=beside
+    )
     return Summary(
         recommendation=recommendation,
         headline=headline,

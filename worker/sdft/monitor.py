@@ -7,11 +7,30 @@ import math
 import re
 from collections.abc import Sequence
 from statistics import fmean
+from typing import TypeVar
+
+from worker.sdft.prompts import TEMPLATES
+
+T = TypeVar("T")
+
+
+def grams(items: Sequence[T], size: int) -> list[tuple[T, ...]]:
+    """All runs of ``size`` neighbours."""
+    return [tuple(items[start : start + size]) for start in range(len(items) - size + 1)]
+
 
 _ARTEFACT = re.compile(
     r"\b(?:based on|according to|following|as (?:shown|given|seen) in|similar to) the (?:\w+ )?"
     r"(?:example|demonstration|text|response)\b",
     re.IGNORECASE,
+)
+GRAM = 6
+"""Words in a row of what a template says to the teacher alone."""
+_GRAMS = frozenset(
+    gram
+    for template in TEMPLATES.values()
+    for part in re.split(r"\{\w+\}", template.text)
+    for gram in grams(re.findall(r"\w+", part.casefold()), GRAM)
 )
 WINDOW = 10
 """Steps that make the reference, and over which a sign is averaged before it counts: one step is a small sample."""
@@ -27,17 +46,17 @@ class Diverged(Exception):
 
 def distinct_4(completions: Sequence[Sequence[int]]) -> float:
     """Share of 4-grams that are the first of their kind in their completion; 1 where none is long enough."""
-    shares = []
-    for ids in completions:
-        grams = [tuple(ids[start : start + 4]) for start in range(len(ids) - 3)]
-        if grams:
-            shares.append(len(set(grams)) / len(grams))
+    shares = [len(set(found)) / len(found) for ids in completions if (found := grams(ids, 4))]
     return fmean(shares) if shares else 1.0
 
 
 def artefact_rate(texts: Sequence[str]) -> float:
-    """Share of texts that speak of a demonstration which the student never saw."""
-    return fmean(bool(_ARTEFACT.search(text)) for text in texts) if texts else 0.0
+    """Share of texts that speak of a demonstration which the student never saw, or repeat a template's words."""
+    return fmean(map(_speaks_of_it, texts)) if texts else 0.0
+
+
+def _speaks_of_it(text: str) -> bool:
+    return bool(_ARTEFACT.search(text)) or not _GRAMS.isdisjoint(grams(re.findall(r"\w+", text.casefold()), GRAM))
 
 
 class Guards:

@@ -191,6 +191,8 @@ def test_a_job_reports_its_tasks_item_by_item_for_every_arm(report: Any) -> None
         ("lm_eval:sdft_say", "client", 12),
     ]
     assert list(choose["scorers"]) == ["acc of lm_eval 0.4.13"]
+    digests = report["provenance"]["questions_sha256"]
+    assert [len(digests[suite["name"]]) for suite in (choose, say)] == [64, 64]
     scores = {score["arm"]: score for score in choose["arms"]}
     assert list(scores) == ["base", "candidate", "supervised"]
     for score in scores.values():

@@ -146,6 +146,11 @@ def spread(name: str, low: float, high: float, *, measure: str = "share_right", 
     return {"suite": name, "measure": measure, "arm": "candidate", "num_seeds": 2, "score": score, "kept": kept}
 
 
+def expecting_nothing(asked: Row) -> Row:
+    """As a task of lm-evaluation-harness may: silence is right."""
+    return asked | {"flips": [flip | {"expected": []} for flip in asked["flips"]]}
+
+
 SHAPES: dict[str, Report] = {
     "a first version": report(suite("skill", "base", "candidate", "ceiling"), suite("general", "base", "candidate")),
     "a later version": report(
@@ -161,6 +166,7 @@ SHAPES: dict[str, Report] = {
         suite("general", "base", "parent", "candidate"),
         lineage=lineage(),
     ),
+    "nothing expected": report(expecting_nothing(suite("client", "base", "candidate", name="lm_eval:quiet"))),
     "nothing held out": report(suite("general", "base", "candidate")),
     "nothing but the skill": report(suite("skill", "base", "candidate"), kept=[], drift=[]),
     "nothing asked": report(kept=[], drift=[], cost={

@@ -312,7 +312,7 @@ def test_time_is_divided_among_phases_and_parts_are_not_counted_twice() -> None:
     page = render_html(PLAIN)
     [bar] = pictures(page, "cost")
     assert [(rect.get("x"), rect.get("width")) for rect in bar] == [("0.000", "25.000"), ("25.000", "75.000")]
-    assert "1 min 40 s in all" in text_of(page)
+    assert "1 min 40 s until this report" in text_of(page)
     assert "of which evaluation answers" in page
 
 

@@ -42,6 +42,7 @@ def _build(
     peculiar: Sequence[Peculiar] = (),
     context_tokens: int = 10_000,
     past: Sequence[LineageScore] = (),
+    beside: str | None = None,
 ) -> Report:
     measured = evaluate(
         FakePolicy(speak, context_tokens=context_tokens),
@@ -63,6 +64,7 @@ def _build(
         provenance={"seed": 1},
         twin=twin,
         past=past,
+        beside=beside,
     )
 
 
@@ -589,6 +591,38 @@ def test_a_skill_that_was_there_before_is_no_reason_against_shipping() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("that_one", "this_one", "headline"),
+    [
+        (30, 30, "Look closer: at the skill it is no better than codes:3 (30 of 40 right, that one 30)."),
+        (40, 10, "Do not ship it: at the skill it is worse than codes:3 (10 of 40 right, that one 40)."),
+        (30, 27, "Look closer: too few questions were held out to say whether it is better at the skill than codes:3."),
+        (0, 0, "Do not ship it: the skill was not learned."),
+        (
+            5,
+            25,
+            (
+                "Ship it: the skill was learned (25 of 40 right; no teacher was asked), and nothing else that was "
+                "tested lost more than 10 points."
+            ),
+        ),
+    ],
+)
+def test_beside_a_version_that_it_did_not_start_from_a_skill_is_compared(
+    that_one: int, this_one: int, headline: str
+) -> None:
+    """Faults caught: a skill that both have was said not to be learned, and half of one looked like all of it."""
+    codes = [item.messages[0]["content"] for item in SKILL.items]
+    known = {"base": 0, "parent": that_one, "student": this_one}
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        return RIGHT[question] if question not in codes or question in codes[: known[arm]] else "I am sorry."
+
+    report = _build(speak, SKILL, GENERAL, has_parent=True, template=None, beside="codes:3")
+    assert report.summary.headline == headline
+
+
 def test_a_skill_that_was_not_there_before_and_is_not_now_did_not_arrive() -> None:
     summary = _build(_speaker(learnt=0), SKILL, GENERAL).summary
     assert summary.headline == "Do not ship it: the skill was not learned."
@@ -658,7 +692,23 @@ def test_behaviour_by_hand() -> None:
     row = describe("general", "candidate", answers, trained)
     assert (row.mean_tokens, row.truncated, row.artefacts, row.copied) == (3.5, 0.25, 0.25, 0.5)
     assert row.distinct_4 == 0.75
+    silent = describe("general", "candidate", [_answer("", 1), _answer("!", 2)], ["?!"])
+    assert silent.copied == 0.0  # where nothing is a word
     assert describe("general", "candidate", answers, []).copied is None  # nothing is known of what was trained on
+
+
+def test_what_is_copied_is_seen_where_a_script_has_no_spaces() -> None:
+    answers = [
+        _answer("\u4ed6\u6bcf\u5929\u65e9\u4e0a\u516d\u70b9\u949f\u8d77", 1),
+        _answer("\u6211\u6bcf\u5929\u65e9\u4e0a\u4e03\u70b9\u949f\u51fa\u95e8", 2),
+    ]
+    row = describe(
+        "general",
+        "candidate",
+        answers,
+        ["\u4ed6\u6bcf\u5929\u65e9\u4e0a\u516d\u70b9\u949f\u8d77\u5e8a\uff0c\u7136\u540e\u53bb\u8dd1\u6b65\u3002"],
+    )
+    assert row.copied == 0.5
 
 
 class Marked:

@@ -74,6 +74,9 @@ def test_distinct_4_sees_repetition_and_not_shortness():
         ("Based on the example, the answer is 4.", True),
         ("Following the given demonstration: lamp.on(kitchen)", True),
         ("The example of Rome shows it.", False),
+        ("Sure. This is an example for a response to it: four.", True),
+        ("I answer with a response of my own, including the thinking process.", False),
+        ("NOW ANSWER with a response, of your own: 4", True),
         ("", False),
     ],
 )
