@@ -93,3 +93,5 @@ def test_a_report_names_code_hardware_and_libraries() -> None:
     assert set(found) == {"code_sha256", "hardware", "versions"}
     assert found["hardware"]["threads"] == torch.get_num_threads()
     assert found["hardware"]["compiled_pass"] == compiled_pass()
+    if Path("/proc/cpuinfo").exists():
+        assert found["hardware"]["processor"] in Path("/proc/cpuinfo").read_text()
