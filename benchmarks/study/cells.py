@@ -53,6 +53,7 @@ ARMS = {
     "sampled": Arm("the default, every rollout sampled", SdftHyperparameters(offline_share=0.0)),
     "own-prompts": Arm("the default, its own prompts", SdftHyperparameters(rehearsal=RehearsalRequest(prompts="self"))),
     "low-rate": Arm("the default, rate 5e-4", SdftHyperparameters(learning_rate=5e-4)),
+    "high-rate": Arm("the default, rate 2e-3", SdftHyperparameters(learning_rate=2e-3)),
     "rank-32": Arm("the default, rank 32", SdftHyperparameters(lora_rank=32, lora_alpha=64)),
 }
 USUAL_ARMS = tuple(ARMS)[:8]
