@@ -188,9 +188,9 @@ def question_digests(
         suites: Likewise.
         asked: All suites; those of lm-evaluation-harness, whose data are the worker's, by what was asked.
     """
-    by_file = {f"{skill.adapter}:{skill.version}": skill.sha256 for skill in skills}
-    by_file |= {suite.name: suite.sha256 for suite in suites}
-    return by_file | {suite.name: suite.sha256 for suite in asked if suite.name.startswith(TASK_PREFIX)}
+    tasks = {suite.name: suite.sha256 for suite in asked if suite.name.startswith(TASK_PREFIX)}
+    by_skill = {f"{skill.adapter}:{skill.version}": skill.sha256 for skill in skills}  # an adapter may be named lm_eval
+    return tasks | by_skill | {suite.name: suite.sha256 for suite in suites}
 
 
 def past_scores(order: Order | EvaluationOrder) -> list[LineageScore]:

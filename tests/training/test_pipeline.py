@@ -43,10 +43,10 @@ from app.domain.trainer_protocol import (
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
 from worker import exporting, memory, pipeline, trainer_process
-from worker.dataset import Lengths, choose_scorer, make_suites, part
+from worker.dataset import Lengths, choose_scorer, make_suites, part, question_digests
 from worker.evals.run import Measured
 from worker.evals.scorers import ScorerChoice
-from worker.evals.suites import general_suite
+from worker.evals.suites import Suite, general_suite
 from worker.exporting import LoadCheckFailed, check_loading
 from worker.hf import load_check
 from worker.hf.base import Base
@@ -456,6 +456,16 @@ def test_questions_that_an_earlier_version_was_trained_on_are_counted_too(
     num_taught = len(lines) - len((folder / "earlier.jsonl").read_text().splitlines())
     assert suites[-1].num_trained == dict.fromkeys(("parent", "candidate", "supervised"), num_taught)
     assert suites[-2].num_trained == {"parent": 0, "candidate": 1, "supervised": 1}
+
+
+def test_an_adapter_that_is_named_like_the_harness_keeps_the_digest_of_its_own_file() -> None:
+    skill = EarlierSkill(
+        adapter="lm_eval", version=3, path="3.jsonl", sha256="3" * 64, scorer="exact", max_completion_tokens=8
+    )
+    asked = [Suite(name, "client", ()) for name in ("lm_eval:3", "lm_eval:arc_easy", "general ability")]
+    digests = question_digests([skill], [], asked)
+    assert list(digests) == ["lm_eval:3", "lm_eval:arc_easy"]
+    assert digests["lm_eval:3"] == "3" * 64 != digests["lm_eval:arc_easy"]
 
 
 def test_a_deleted_file_of_an_earlier_version_is_owned_up_to(base: BaseModelRef, tmp_path: Path) -> None:
