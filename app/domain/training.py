@@ -63,8 +63,8 @@ earlier skill: on the demo's model it was gone after the next one."""
 SMALL_BASE_PARAMETERS = 1_000_000_000
 """Below it a base takes, and needs, larger steps."""
 SAFE_LEARNING_RATE = 5e-4
-"""Above this a job on a base that is not small is warned: in the Tinker cookbook's runs of Qwen3.5-35B-A3B 1e-3 kept 52 %
-of an earlier skill, 5e-4 94 %."""
+"""Above this a job on a base that is not small is warned: of an earlier skill 1e-3 kept 52 % and 5e-4 94 %, in the
+Tinker cookbook's runs of Qwen3.5-35B-A3B."""
 LEARNING_RATES: Final[Mapping[Method, tuple[float, float]]] = {"sdft": (1e-3, 2e-4), "supervised": (5e-4, 2e-4)}
 """Of a small base and of others, where nothing else is asked for. The same step takes supervised training further: of
 2e-4, 5e-4 and 1e-3 on the demo's base, 2e-4 missed one of two skills, and 1e-3 learned what 5e-4 did and drifted twice
