@@ -164,7 +164,7 @@ class Evaluation:
                 **circumstances,
             },
             names=self.names(),
-            beside=order.against.label if order.against else None,
+            beside=order.against.label if order.against and not order.goes_on else None,
             past=past_scores(order),
         )
 

@@ -147,19 +147,22 @@ def _evaluation_order(session: Session, job: Job, plan: _Plan, models: Path) -> 
     version, against = session.get_one(AdapterVersion, asked.version_id), asked.against_version_id
     lineage, of_against = ancestors(session, version.id), ancestors(session, against)
     skills = [one for one in lineage if one in named] + [one for one in named if one not in lineage]
+    general = any(suite["name"] == GENERAL for suite in suites)
+    looked_up = bool(general or skills or file_ids)  # the questions of the harness are not
     return EvaluationOrder(
         job_id=job.id,
         attempt=job.fence,
         base=_base(session, job, models),
         version=_version(session, asked.version_id, VERSION_FOLDER, plan),
         against=_version(session, against, PARENT_FOLDER, plan) if against else None,
+        goes_on=against in {one.id for one in lineage},
         skills=_earlier(session, skills, plan, lineage),
         past=past_scores(session, lineage[:0:-1]),
-        general=any(suite["name"] == GENERAL for suite in suites),
+        general=general,
         rehearsed=_rehearsed_shipped(session, lineage),
         suites=_suites(session, file_ids, plan),
-        taught=_taught(session, lineage if skills or file_ids else [], plan),
-        against_taught=_taught(session, of_against if skills or file_ids else [], plan),
+        taught=_taught(session, lineage if looked_up else [], plan),
+        against_taught=_taught(session, of_against if looked_up else [], plan),
         tasks=[suite["task"] for suite in suites if "task" in suite],
     )
 

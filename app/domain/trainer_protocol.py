@@ -196,6 +196,7 @@ class EvaluationOrder(_Frozen):
     base: BaseModelRef
     version: ParentRef = Field(description="Whose folder is version/.")
     against: ParentRef | None = Field(description="Whose folder is parent/.")
+    goes_on: bool = Field(description="Whether the version goes on from the one beside it, at once or over others.")
     skills: list[EarlierSkill] = Field(
         description="What is asked of skills: the version's own and those of its ancestors, nearest first, then others."
     )
@@ -203,7 +204,9 @@ class EvaluationOrder(_Frozen):
     general: bool = Field(description="Whether to ask the suite that ships.")
     rehearsed: bool = Field(description="Whether the version or an ancestor had the shipped rehearsal prompts.")
     suites: list[SuiteFile] = []
-    taught: Taught = Field(Taught(), description="Of the version; empty where nothing that is asked can be among it.")
+    taught: Taught = Field(
+        Taught(), description="Of the version; empty where nothing that is asked is looked up in it."
+    )
     against_taught: Taught = Field(Taught(), description="Of the one beside it.")
     tasks: list[str] = Field([], description="Of lm-evaluation-harness, to be asked as suites too.")
     tasks_folder: str | None = Field(None, description="Folder of this machine with tasks of the operator's own.")

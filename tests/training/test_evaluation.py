@@ -43,8 +43,8 @@ def versions(base: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def ask(
-    folder: Path, versions: list[Path], *, against: bool = True, general: bool = True, rehearsed: bool = True,
-    questions: bytes | None = None, held_out: Sequence[str] = (), **order: Any,
+    folder: Path, versions: list[Path], *, against: bool = True, goes_on: bool = True, general: bool = True,
+    rehearsed: bool = True, questions: bytes | None = None, held_out: Sequence[str] = (), **order: Any,
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """Ask the first version its own skill and the second one's; the report and what was said on the pipe."""
     folder.mkdir()
@@ -75,6 +75,7 @@ def ask(
         base=trained.base,
         version=ParentRef(adapter="lamp", version=1, model_id="ft:tiny:default:lamp:1"),
         against=ParentRef(adapter="fan", version=1, model_id="ft:tiny:default:fan:1") if against else None,
+        goes_on=against and goes_on,
         skills=skills,
         general=general,
         rehearsed=rehearsed,
@@ -129,6 +130,11 @@ def test_the_best_score_of_the_lineage_counts_here_too(versions: list[Path], tmp
     report, _ = ask(tmp_path / "asked", versions, against=False, general=False, past=[best])
     assert [one["score"]["value"] for one in report["lineage"] if one["version"] == "fan:1"] == [1.0]
     assert "points less than fan:1 had" in report["summary"]["retention"]["sentence"]
+
+
+def test_a_version_that_it_does_not_go_on_from_is_none_of_its_lineage(versions: list[Path], tmp_path: Path) -> None:
+    report, _ = ask(tmp_path / "asked", versions, goes_on=False, general=False)
+    assert {one["version"] for one in report["lineage"]} == {"base", "lamp:1"}
 
 
 @pytest.mark.parametrize("rehearsed", [True, False])

@@ -85,7 +85,7 @@ def test_the_folder_holds_both_versions_and_the_questions(site: Site, asked: str
     [skill] = order.skills
     assert (skill.version, skill.scorer, skill.max_completion_tokens) == (1, "exact", 16)
     assert (folder / skill.path).read_bytes() == b"one\n"
-    assert order.general
+    assert (order.general, order.goes_on) == (True, False)
     assert [suite.name.partition(" (")[0] for suite in order.suites] == ["file mine.jsonl"] * 2
     assert len({suite.name for suite in order.suites}) == 2
     assert [(folder / suite.path).read_bytes() for suite in order.suites] == [b"three\n", b"four\n"]
@@ -154,6 +154,7 @@ def test_skills_are_ordered_by_ancestry_and_those_of_others_are_told_apart(site:
         evaluation.suites = [{"name": version_id, "version_id": version_id} for version_id in named]
     order = order_of(site, site.claim(site.slot()), "attempt")
     assert [(skill.version, skill.inherited) for skill in order.skills] == [(2, True), (1, True), (3, False)]
+    assert order.goes_on
     # What its ancestors scored, and not what its own report said: that is asked anew.
     assert [(one.version.partition(":")[2], one.value) for one in order.past] == [("1", 0.9)]
 
@@ -180,6 +181,21 @@ def test_what_both_versions_were_trained_on_is_known_unless_it_was_deleted(site:
         )
     for version_id in (first_id, second_id):
         assert (site.folder / "before" / f"rehearsal/{version_id}.jsonl").read_bytes() == factories.TRAINING_LINES
+
+
+@pytest.mark.parametrize(
+    ("suite", "looked_up"),
+    [({"name": "general"}, True), ({"name": "lm_eval:arc_easy", "task": "arc_easy"}, False)],
+    ids=["general ability", "a task of the harness"],
+)
+def test_training_files_come_along_where_what_is_asked_is_looked_up_in_them(
+    *, site: Site, asked: str, suite: dict[str, str], looked_up: bool
+) -> None:
+    """Fault caught: a version trained on questions of general ability, asked nothing else, and not a word of that."""
+    with site.sessions.begin() as session:
+        session.get_one(Evaluation, asked).suites = [{"version_id": None, **suite}]
+    order = order_of(site, site.claim(site.slot()), "attempt")
+    assert [len(taught.files) for taught in (order.taught, order.against_taught)] == [looked_up, looked_up]
 
 
 def test_the_report_is_stored_and_the_job_has_succeeded(site: Site, asked: str, tmp_path: Path) -> None:

@@ -30,14 +30,14 @@ def recommend(
         learned: Of the skill.
         left: Of everything else.
         margin: Changes within it are called the same.
-        beside: The version that it is compared with, where it did not start from that one.
+        beside: The version that it is compared with, where it does not go on from that one.
     """
     skill = next((suite for suite in suites if suite.role == "skill" and suite.n), None)
     rest = [suite for suite in suites if suite.role != "skill" and suite.n]
     known = _known(skill, margin, beside) if skill and learned == "same" else None
     came = known or _came(skill, learned, [one for one in unjudged if one.role == "skill"], beside)
     if left == "worse":
-        return "do_not_ship", f"Do not ship it: {came}, and {_lost(rest)}."
+        return "do_not_ship", f"Do not ship it: {came}, and {_lost(rest, beside)}."
     if learned in {"same", "worse"} and not known:
         return "do_not_ship", f"Do not ship it: {came}."
     if learned == "better" and left in {"same", "better"}:
@@ -67,7 +67,7 @@ def limit(suites: Sequence[SuiteReport], margin: float) -> str:
 def _known(skill: SuiteReport, margin: float, beside: str | None) -> str | None:
     """Why nothing was gained, where that is no fault of the version's: no room for it, or one beside it is as good."""
     arms, start = {score.arm: score for score in skill.arms}, starting_point(skill).against
-    if beside and _is_better_than_base(skill):
+    if beside and not _is_as_the_base(skill):
         return f"at the skill it is no better than {beside}{_beside(skill)}"
     if skill.measure != "share_right" or arms[start].score.value < 1 - margin:
         return None
@@ -76,19 +76,24 @@ def _known(skill: SuiteReport, margin: float, beside: str | None) -> str | None:
     return f"the skill was there before ({counts}), so nothing was gained"
 
 
-def _lost(rest: Sequence[SuiteReport]) -> str:
-    """What is worse: what another version alone was taught, this one cannot have lost."""
-    worse = {
-        suite.role
+def _lost(rest: Sequence[SuiteReport], beside: str | None) -> str:
+    """What is worse: what a version that it does not go on from has, or was taught, this one cannot have lost."""
+    worse = [
+        (suite, one.against)
         for suite in rest
         for one in suite.comparisons
         if one.against != "supervised" and one.verdict == "worse"
-    }
-    return "it is worse at what another version was taught" if worse == {"other"} else "other abilities were lost"
+    ]
+    if beside and {against for _, against in worse} == {"parent"}:
+        return f"it is worse than {beside} in {' and '.join(suite.name for suite, _ in worse)}"
+    if {suite.role for suite, _ in worse} == {"other"}:
+        return "it is worse at what another version was taught"
+    return "other abilities were lost"
 
 
-def _is_better_than_base(skill: SuiteReport) -> bool:
-    return any(one.against == "base" and one.verdict == "better" for one in skill.comparisons)
+def _is_as_the_base(skill: SuiteReport) -> bool:
+    """Whether it is shown that nothing was learned."""
+    return any(one.against == "base" and one.verdict in {"same", "worse"} for one in skill.comparisons)
 
 
 def _beside(skill: SuiteReport) -> str:

@@ -14,6 +14,7 @@ def retention_matrix(
     names: Mapping[ArmName, str],
     *,
     unjudged: Collection[str] = (),
+    outside: Collection[str] = (),
 ) -> list[LineageScore]:
     """Put together what this report measured and what those of earlier versions did.
 
@@ -22,6 +23,7 @@ def retention_matrix(
         past: Scores from earlier reports, oldest version first.
         names: What arms are called as versions, where they have a name.
         unjudged: Suites of which too little could be judged for a score.
+        outside: Arms that are of no version of the lineage.
 
     Returns:
         Cells by version, the base first, and by skill, oldest first; none where there is no earlier skill.
@@ -34,7 +36,7 @@ def retention_matrix(
         for suite in skills
         if suite.n and suite.name not in unjudged
         for one in suite.arms
-        if one.arm != "ceiling" and one.num_trained == 0
+        if one.arm not in {"ceiling", *outside} and one.num_trained == 0
     ]
     cells = {(one.version, one.suite): one for one in [*past, *now]}
     versions = dict.fromkeys([BASE, *(one.version for one in past), *(one.version for one in now)])

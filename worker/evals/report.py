@@ -83,7 +83,7 @@ def build_report(
         cost: Of the job so far; the evaluation's own is added.
         provenance: Whatever identifies what was run; shown as it is.
         names: What arms are called as versions of a lineage, where they have a name.
-        beside: The version in the parent's place, where the candidate did not start from one.
+        beside: The version in the parent's place, where the candidate does not go on from it.
         past: What earlier reports have on the lineage, oldest version first.
         twin: What the supervised twin took, where ``measured`` has one.
         seed: Of the version's run.
@@ -177,7 +177,8 @@ def _judge(
     suites = [_suite_report(marks, comparisons[marks.suite.name]) for marks in marked]
     kept = [row for marks in marked if marks.suite.judged and marks.suite.role != "skill" for row in count_kept(marks)]
     unjudged = list(list_unjudged(measured, marked))
-    lineage = retention_matrix(suites, past, names, unjudged={one.suite for one in unjudged})
+    outside = {"parent"} if beside else set()
+    lineage = retention_matrix(suites, past, names, unjudged={one.suite for one in unjudged}, outside=outside)
     summary = summarize(marked, suites, lineage, kept, unjudged, margin=MARGIN, beside=beside)
     return _Judged(marked, suites, lineage, kept, unjudged, summary)
 

@@ -623,6 +623,43 @@ def test_beside_a_version_that_it_did_not_start_from_a_skill_is_compared(
     assert report.summary.headline == headline
 
 
+def test_where_too_few_were_asked_to_tell_it_from_the_base_either_a_skill_is_not_said_to_be_not_learned() -> None:
+    """Fault caught: base 30 of 40, both versions 33, and "do not ship it: the skill was not learned"."""
+    codes = [item.messages[0]["content"] for item in SKILL.items]
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        known = codes[: 30 if arm == "base" else 33]
+        return RIGHT[question] if question not in codes or question in known else "I am sorry."
+
+    report = _build(speak, SKILL, GENERAL, has_parent=True, template=None, beside="codes:3")
+    assert {one.against: one.verdict for one in report.suites[0].comparisons} == {
+        "base": "insufficient_evidence", "parent": "same",
+    }  # fmt: skip
+    assert report.summary.headline == (
+        "Look closer: at the skill it is no better than codes:3 (33 of 40 right, that one 33)."
+    )
+
+
+def test_what_only_the_version_beside_it_has_is_not_called_lost_and_that_one_is_none_of_the_lineage() -> None:
+    """Fault caught: "other abilities were lost", and a column that pales from a version of another lineage to this."""
+    codes = [item.messages[0]["content"] for item in SKILL.items]
+    earlier = replace(SKILL, name="home:1", role="earlier")
+
+    def speak(arm: Arm, conversation: str) -> str:
+        question = conversation.splitlines()[-1]
+        known = codes[: {"base": 0, "parent": 38, "student": 28}[arm]]
+        return RIGHT[question] if question not in codes or question in known else "I am sorry."
+
+    report = _build(speak, earlier, GENERAL, has_parent=True, template=None, beside="door:1")
+    assert report.summary.headline == (
+        "Do not ship it: no held-out questions were asked to show that the skill was learned, and it is worse than "
+        "door:1 in home:1."
+    )
+    assert {one.version for one in report.lineage} == {"candidate"}
+    assert "other abilities were lost" in _build(speak, earlier, GENERAL, has_parent=True).summary.headline
+
+
 def test_a_skill_that_was_not_there_before_and_is_not_now_did_not_arrive() -> None:
     summary = _build(_speaker(learnt=0), SKILL, GENERAL).summary
     assert summary.headline == "Do not ship it: the skill was not learned."
