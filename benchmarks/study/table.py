@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from app.domain.training import SupervisedHyperparameters
 from benchmarks.study.cells import ARMS, DEFAULT, SKILLS, USUAL_ARMS, Cell
 from benchmarks.study.figures import LOSSES, Count, Outcome, Share, pool
 
@@ -89,7 +88,7 @@ def _of_skill(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> list[list
     rows = []
     if any(ceilings):
         rows.append([label, "*ceiling: the default's teacher*", _shares(ceilings), *[""] * (len(HEAD) - 3)])
-    for arm, way in ARMS.items():
+    for arm, way in sorted(ARMS.items(), key=lambda one: one[0] not in USUAL_ARMS and not one[1].is_plain):
         some = [outcomes.get(Cell(arm, skill, seed)) for seed in seeds]
         if any(some):
             name = f"**{way.label}**" if arm == DEFAULT else way.label
@@ -136,9 +135,8 @@ def _at_equal_acquisition(skill: str, outcomes: Outcomes, seeds: Sequence[int]) 
         cells = [(Cell(DEFAULT, skill, seed), Cell(arm, skill, seed)) for seed in seeds]
         both = [(outcomes.get(ours), outcomes.get(theirs)) for ours, theirs in cells]
         pairs = [(one, two) for one, two in both if isinstance(one, Outcome) and isinstance(two, Outcome)]
-        is_plain = isinstance(way.hyperparameters, SupervisedHyperparameters) and not way.replay
-        tried += is_plain and bool(pairs)
-        if not is_plain or sum(two.learned.num - one.learned.num for one, two in pairs) < 0:
+        tried += way.is_plain and bool(pairs)
+        if not way.is_plain or sum(two.learned.num - one.learned.num for one, two in pairs) < 0:
             continue
         ours, theirs = (pool([pair[side].lost["other"] for pair in pairs]) for side in (0, 1))
         if ours and theirs:

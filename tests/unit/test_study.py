@@ -148,6 +148,18 @@ def test_forgetting_is_compared_with_plain_fine_tuning_that_learns_no_less_where
     assert said in table.render(done, list(done), [])
 
 
+def test_plain_fine_tuning_at_the_defaults_rate_counts_as_a_rate_and_stands_beside_the_others():
+    """Where no lower rate learns as much as the default, it is the only one to compare with."""
+    learned = {"rehearsal": 30, "sft": 20, "sft-low": 10, "sft-middle": 15, "high-rate": 30}
+    done = {Cell(arm, "tool", 0): made(num) for arm, num in learned.items()}
+    assert "learned no less" not in table.render(done, list(done), [])
+    done[Cell("sft-high", "tool", 0)] = made(35, lost=18)
+    page = table.render(done, list(done), [])
+    assert "of 4 rates of plain fine-tuning 1 learned no less (1 seed), of which SFT, rate 1e-3 forgets least" in page
+    ways = [line.split(" | ")[1] for line in page.splitlines() if line.startswith("| tool after home")]
+    assert ways[-4:] == ["SFT, rate 1e-4", "SFT, rate 2e-4", "SFT, rate 1e-3", "the default, rate 2e-3"]
+
+
 def test_every_way_has_a_colour_and_a_number():
     svg = plot.render({Cell(arm, "route", 0): made() for arm in ARMS})
     assert all(f">{number}</text>" in svg for number in range(1, len(ARMS) + 1))
