@@ -83,13 +83,21 @@ def outcomes(known: Mapping[Cell, Known]) -> dict[Cell, Outcome | str]:
 
 
 def done(results: Results, asked: Sequence[Cell]) -> dict[Cell, Known]:
-    """What is known of all cells, asked for now or not.
-
-    On some skills two ways ask for the same training; it is told once, as the usual way.
-    """
+    """What is known of all cells, asked for now or not."""
     seeds = sorted({*SEEDS, *(cell.seed for cell in asked)})
-    cells = {results.digest(cell): cell for cell in reversed(plan(list(ARMS), list(SKILLS), seeds))}
-    return {cell: known for cell in reversed(cells.values()) if (known := results.known(cell))}
+    cells = once(results, plan(list(ARMS), list(SKILLS), seeds))
+    return {cell: known for cell in cells if (known := results.known(cell))}
+
+
+def once(results: Results, cells: Sequence[Cell]) -> list[Cell]:
+    """Each training once, as the first of the ways that ask for it.
+
+    Where answers are short, the default with every rollout sampled is the default.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(results.digest(cell), cell)
+    return list(first.values())
 
 
 def write(results: Results, asked: Sequence[Cell]) -> None:
@@ -97,7 +105,7 @@ def write(results: Results, asked: Sequence[Cell]) -> None:
     known = done(results, asked)
     came = outcomes(known)
     usual = plan(USUAL_ARMS, list(SKILLS), SEEDS)
-    planned = list(dict.fromkeys([*usual, *asked, *known]))
+    planned = once(results, [*usual, *known, *asked])
     (results.folder / TABLE).write_text(table.render(came, planned, notes(results, known)), encoding="utf-8")
     (results.folder / PLOT).write_text(plot.render(came), encoding="utf-8")
 
@@ -119,12 +127,12 @@ def notes(results: Results, known: Mapping[Cell, Known]) -> list[str]:
 
 def outlook(results: Results, missing: Sequence[Cell]) -> str:
     """How many trainings are left, and how long they will take if they take what those of their way took."""
-    seconds = [(cell.arm, one.seconds) for cell, one in done(results, missing).items() if not one.failed]
-    if not seconds:
-        return f"{len(missing)} are left; how long they take is known after the first."
-    arms = [cell.arm for cell in missing]
-    hours = sum(fmean([took for arm, took in seconds if arm == one] or [took for _, took in seconds]) for one in arms)
-    return f"{len(missing)} are left, about {hours / 3600:.1f} h."
+    took = [(cell.arm, one.seconds) for cell, one in done(results, missing).items() if not one.failed]
+    left = [cell.arm for cell in once(results, missing)]
+    if not took:
+        return f"{len(left)} are left; how long they take is known after the first."
+    seconds = sum(fmean([one for way, one in took if way == arm] or [one for _, one in took]) for arm in left)
+    return f"{len(left)} are left, about {seconds / 3600:.1f} h."
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from benchmarks.study import tool_calls
 
 NONE = RehearsalRequest(share=0.0)
 ANCHOR = 2e-3
-RATES = (1e-4, 2e-4, 5e-4)
-"""Of plain fine-tuning; the last is what a supervised job on a small base gets by default."""
+RATES = (1e-4, 2e-4, 5e-4, 1e-3)
+"""Of plain fine-tuning; the third is what a supervised job on a small base gets by default, the last what the default
+way to train has."""
 SEEDS = (0, 1, 2)
 
 
@@ -31,6 +32,11 @@ class Arm:
     label: str
     hyperparameters: Hyperparameters
     replay: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is fine-tuning on the demonstrations alone."""
+        return isinstance(self.hyperparameters, SupervisedHyperparameters) and not self.replay
 
 
 def _sft(rate: float) -> SupervisedHyperparameters:
@@ -55,10 +61,11 @@ ARMS = {
     "low-rate": Arm("the default, rate 5e-4", SdftHyperparameters(learning_rate=5e-4)),
     "high-rate": Arm("the default, rate 2e-3", SdftHyperparameters(learning_rate=2e-3)),
     "rank-32": Arm("the default, rank 32", SdftHyperparameters(lora_rank=32, lora_alpha=64)),
+    "sft-high": Arm("SFT, rate 1e-3", _sft(RATES[3])),
 }
 USUAL_ARMS = tuple(ARMS)[:8]
-"""Ways to train that are compared; the others are what the default might have been, and run where they are asked for.
-Steps are those of the demo's 64 demonstrations."""
+"""Ways to train that are compared; the others, what the default might have been and plain fine-tuning at its rate, run
+where they are asked for. Steps are those of the demo's 64 demonstrations."""
 TELLING = 4
 """The first so many arms come before the others."""
 

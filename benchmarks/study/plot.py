@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.study.cells import ARMS, SKILLS, Cell
+from benchmarks.study.cells import ARMS, SKILLS, USUAL_ARMS, Cell
 from benchmarks.study.figures import LOSSES, Outcome, pool
 from benchmarks.study.table import Outcomes
 
-COLOURS = ("#1b6ca8", "#d1495b", "#8d5a97", "#2e8b57", "#00798c", "#7a7a7a", "#edae49", "#8c2f1b")
+COLOURS = ("#1f4e9e", "#d1495b", "#8d5a97", "#2e8b57", "#16a0ad", "#7a7a7a", "#b7791f", "#8c2f1b", "#222222")
+"""Of the ways that are compared, which are circles, and again of the others, which are squares."""
 PANEL_WIDTH, PANEL_HEIGHT = 330, 280
 LEFT, TOP, RIGHT, BOTTOM = 48, 30, 14, 44
 WIDTH, HEIGHT = PANEL_WIDTH - LEFT - RIGHT, PANEL_HEIGHT - TOP - BOTTOM
@@ -18,7 +19,7 @@ TICKS = (0, 25, 50, 75, 100)
 def render(outcomes: Outcomes) -> str:
     """All panels for which there is something, and a legend.
 
-    A large dot with a number is a way to train over its seeds, with 95 % intervals both ways; small dots are its seeds.
+    A large mark with a number is a way to train over its seeds, with 95 % intervals both ways; small ones are seeds.
     """
     done = {cell: one for cell, one in outcomes.items() if isinstance(one, Outcome)}
     skills = [skill for skill in SKILLS if any(cell.skill == skill for cell in done)]
@@ -42,7 +43,7 @@ def render(outcomes: Outcomes) -> str:
 
 def _panel(done: dict[Cell, Outcome], loss: str, title: str) -> str:
     parts = [_axes(title)]
-    for arm in ARMS:
+    for arm in reversed(ARMS):  # the default lies on top
         mine = [one for cell, one in done.items() if cell.arm == arm and loss in one.lost]
         parts += [_seed(arm, one, loss) for one in mine]
         forgotten, learned = pool([one.lost[loss] for one in mine]), pool([one.learned for one in mine])
@@ -77,15 +78,20 @@ def _seed(arm: str, one: Outcome, loss: str) -> str:
     if lost.of == 0:
         return ""
     x, y = _x(lost.num / lost.of), _y(one.learned.num / one.learned.of)
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{_colour(arm)}" opacity="0.55"/>'
+    return _mark(arm, x, y, 3, 'opacity="0.55"')
 
 
 def _dot(arm: str, x: float, y: float) -> str:
     number = list(ARMS).index(arm) + 1
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="{_colour(arm)}" stroke="#fff"/>'
-        f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="#fff" font-weight="700">{number}</text>'
-    )
+    mark = _mark(arm, x, y, 8, 'stroke="#fff"')
+    return f'{mark}<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="#fff" font-weight="700">{number}</text>'
+
+
+def _mark(arm: str, x: float, y: float, size: int, look: str) -> str:
+    fill = f'fill="{_colour(arm)}" {look}'
+    if arm in USUAL_ARMS:
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" {fill}/>'
+    return f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{2 * size}" height="{2 * size}" {fill}/>'
 
 
 def _legend(arms: Sequence[str], top: int, width: int) -> str:
@@ -97,7 +103,8 @@ def _legend(arms: Sequence[str], top: int, width: int) -> str:
 
 
 def _colour(arm: str) -> str:
-    return COLOURS[list(ARMS).index(arm) % len(COLOURS)]
+    alike = [one for one in ARMS if (one in USUAL_ARMS) == (arm in USUAL_ARMS)]
+    return COLOURS[alike.index(arm)]
 
 
 def _x(share: float) -> float:

@@ -1,9 +1,9 @@
 """The table of the study, in markdown."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from app.domain.training import SupervisedHyperparameters
 from benchmarks.study.cells import ARMS, DEFAULT, SKILLS, USUAL_ARMS, Cell
 from benchmarks.study.figures import LOSSES, Count, Outcome, Share, pool
 
@@ -12,11 +12,11 @@ Outcomes = Mapping[Cell, Outcome | str]
 
 HEAD = ("skill", "way to train", "learned", "of ceiling", *LOSSES.values(), "KL to base", "minutes")
 EXPLANATION = """\
-The share over seeds {seeds} in percent, its 95 % interval, then their counts one by one (`-`: not done). *Learned*:
-held-out questions right; *of ceiling*: of what the default's teacher has right in the same seeds. *Forgot*: of what the
-base (of home: the version before) had right, what is wrong now; what is newly right is not set off against it. An
-interval is Wilson's for the questions of one seed, since every seed is asked the same. It does not hold the spread
-between seeds: the counts show that."""
+The share over seeds {seeds} in percent, its 95 % interval, then their counts one by one (`-`: not done; a word: how it
+failed, in no share). *Learned*: held-out questions right; *of ceiling*: of what the default's teacher has right in the
+same seeds. *Forgot*: of what the base (of home: the version before) had right, what is wrong now; what is newly right
+is not set off against it. An interval is Wilson's for the questions of one seed, since every seed is asked the same. It
+does not hold the spread between seeds: the counts show that."""
 
 
 def render(outcomes: Outcomes, planned: Sequence[Cell], notes: Sequence[str]) -> str:
@@ -53,10 +53,13 @@ def summary(outcomes: Outcomes, planned: Sequence[Cell]) -> str:
     skills = [skill for skill in SKILLS if any(cell.skill == skill for cell in outcomes)]
 
     def of(arm: str, skill: str, *parts: Callable[[Outcome], Count | None]) -> str:
-        done = [one for seed in seeds if isinstance(one := outcomes.get(Cell(arm, skill, seed)), Outcome)]
+        known = [one for seed in seeds if (one := outcomes.get(Cell(arm, skill, seed)))]
+        done = [one for one in known if isinstance(one, Outcome)]
+        failed = Counter(one for one in known if isinstance(one, str))
         shares = [_share(pool([count for one in done if (count := part(one))])) for part in parts]
-        few = f" ({len(done)} of {len(seeds)} seeds)" if 0 < len(done) < len(seeds) else ""
-        return " · ".join(shares) + few if done else "-"
+        said = [f"{len(done)} of {len(seeds)} seeds", *(f"{word}: {num}" for word, num in failed.items())]
+        few = f" ({'; '.join(said)})" if known and len(done) < len(seeds) else ""
+        return (" · ".join(shares) if done else "-") + few
 
     def rows(*parts: Callable[[Outcome], Count | None]) -> list[list[str]]:
         return [
@@ -85,26 +88,31 @@ def summary(outcomes: Outcomes, planned: Sequence[Cell]) -> str:
 def _of_skill(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> list[list[str]]:
     label = SKILLS[skill].label
     defaults = [outcomes.get(Cell(DEFAULT, skill, seed)) for seed in seeds]
-    ceilings = [one.ceiling if isinstance(one, Outcome) else None for one in defaults]
+    ceilings = [one.ceiling if isinstance(one, Outcome) else one for one in defaults]
     rows = []
     if any(ceilings):
         rows.append([label, "*ceiling: the default's teacher*", _shares(ceilings), *[""] * (len(HEAD) - 3)])
-    for arm, way in ARMS.items():
+    for arm, way in sorted(ARMS.items(), key=lambda one: one[0] not in USUAL_ARMS and not one[1].is_plain):
         some = [outcomes.get(Cell(arm, skill, seed)) for seed in seeds]
         if any(some):
             name = f"**{way.label}**" if arm == DEFAULT else way.label
-            rows.append([label, name, *_figures(some, ceilings)])
+            rows.append([label, name, *_figures(skill, some, ceilings)])
     return rows
 
 
-def _figures(some: Sequence[Outcome | str | None], ceilings: Sequence[Count | None]) -> list[str]:
+def _figures(skill: str, some: Sequence[Outcome | str | None], ceilings: Sequence[Count | str | None]) -> list[str]:
     done = [one for one in some if isinstance(one, Outcome)]
-    pairs = [(one, top) for one, top in zip(some, ceilings, strict=True) if isinstance(one, Outcome) and top]
+    both = zip(some, ceilings, strict=True)
+    pairs = [(one, top) for one, top in both if isinstance(one, Outcome) and isinstance(top, Count)]
     reached, reachable = sum(one.learned.num for one, _ in pairs), sum(top.num for _, top in pairs)
+    losses = [name for name in LOSSES if name != "earlier" or SKILLS[skill].after]
     return [
         _shares([one.learned if isinstance(one, Outcome) else one for one in some]),
         f"{100 * reached / reachable:.0f} %" if reachable else "",
-        *(_shares([one.lost.get(name) if isinstance(one, Outcome) else None for one in some]) for name in LOSSES),
+        *(
+            _shares([one.lost.get(name) if isinstance(one, Outcome) else one for one in some]) if name in losses else ""
+            for name in LOSSES
+        ),
         f"{fmean(one.drift for one in done):.3f}" if done else "",
         f"{fmean(one.seconds for one in done) / 60:.1f}" if done else "",
     ]
@@ -128,29 +136,42 @@ def _share(share: Share | None) -> str:
 def _at_equal_acquisition(skill: str, outcomes: Outcomes, seeds: Sequence[int]) -> str | None:
     """What the default forgets of kinds that nobody rehearsed, beside plain fine-tuning that learns no less.
 
-    Of the rates that do, the one that forgets least; over the seeds that are done of both.
+    Of the rates that do, the one that forgets least; over the seeds that are done of both. Where a seed failed, the
+    others would speak for it: such a rate is no rival, and such a default is not compared.
     """
+    defaults = [outcomes.get(Cell(DEFAULT, skill, seed)) for seed in seeds]
+    if any(isinstance(one, str) for one in defaults):
+        return f"{SKILLS[skill].label}: the default failed in a seed, so it is not compared."
     rivals: list[tuple[float, float, str, int]] = []
-    tried = 0
-    for arm, way in ARMS.items():
-        cells = [(Cell(DEFAULT, skill, seed), Cell(arm, skill, seed)) for seed in seeds]
-        both = [(outcomes.get(ours), outcomes.get(theirs)) for ours, theirs in cells]
+    tried = failed = 0
+    for arm in (arm for arm, way in ARMS.items() if way.is_plain and any(defaults)):
+        came = [outcomes.get(Cell(arm, skill, seed)) for seed in seeds]
+        both = zip(defaults, came, strict=True)
         pairs = [(one, two) for one, two in both if isinstance(one, Outcome) and isinstance(two, Outcome)]
-        is_plain = isinstance(way.hyperparameters, SupervisedHyperparameters) and not way.replay
-        tried += is_plain and bool(pairs)
-        if not is_plain or sum(two.learned.num - one.learned.num for one, two in pairs) < 0:
+        has_failed = any(isinstance(one, str) for one in came)
+        tried += has_failed or bool(pairs)
+        failed += has_failed
+        if has_failed or sum(two.learned.num - one.learned.num for one, two in pairs) < 0:
             continue
         ours, theirs = (pool([pair[side].lost["other"] for pair in pairs]) for side in (0, 1))
         if ours and theirs:
-            rivals.append((theirs.value, ours.value, way.label, len(pairs)))
-    if not rivals:
+            rivals.append((theirs.value, ours.value, ARMS[arm].label, len(pairs)))
+    if not tried:
         return None
-    lost, lost_here, label, num = min(rivals)
     rates = f"{tried} rate{'s' if tried > 1 else ''} of plain fine-tuning"
+    without = f"{failed} failed in a seed, " if failed else ""
+    return f"{SKILLS[skill].label}: of {rates} {without}{len(rivals) or 'none'} learned no less{_least(rivals)}."
+
+
+def _least(rivals: Sequence[tuple[float, float, str, int]]) -> str:
+    """Which rate forgets least, beside the default."""
+    if not rivals:
+        return ""
+    lost, lost_here, label, num = min(rivals)
     share = f", {lost_here / lost:.2f} of it" if lost else ""
     return (
-        f"{SKILLS[skill].label}: of {rates} {len(rivals)} learned no less ({num} seed{'s' if num > 1 else ''}), of "
-        f"which {label} forgets least of other kinds, {100 * lost:.0f} %; the default {100 * lost_here:.0f} %{share}."
+        f" ({num} seed{'s' if num > 1 else ''}), of which {label} forgets least of other kinds, {100 * lost:.0f} %; "
+        f"the default {100 * lost_here:.0f} %{share}"
     )
 
 

@@ -109,6 +109,31 @@ def test_what_was_published_is_not_run_again_nor_what_it_went_on_from(base, tmp_
     assert Results(tmp_path / "again", base).missing(cells[:3]) == []
 
 
+def test_a_training_that_two_ways_ask_for_is_asked_for_once_and_not_missing_under_the_other_name(
+    base, tmp_path, monkeypatch
+):
+    """As every rollout sampled is the default where answers are short."""
+    monkeypatch.setattr(store, "PUBLISHED", tmp_path / "results.json")
+    monkeypatch.setitem(ARMS, "again", Arm("told twice", ARMS["rehearsal"].hyperparameters))
+    asked = plan(["rehearsal", "again"], ["home"], [0, 3])
+    known = Known(None, Outcome(Count(30, 40), None, {"other": Count(1, 9)}, 0.1, 60.0), 40, 60.0, "c0de")
+    Results(tmp_path, base).publish({HOME: known})
+    results = Results(tmp_path, base)
+    left = results.missing(asked)
+    assert {cell.seed for cell in left} == {3}
+    assert forgetting.outlook(results, [*left, Cell("sft", "home", 3)]).startswith("2 are left, about 0.0 h")
+    forgetting.write(results, asked)
+    page = (tmp_path / "study.md").read_text()
+    assert "told twice" not in page
+    assert "1 of 97 trainings are done" in page
+
+    Results(tmp_path, base).publish({HOME: known, HOME._replace(seed=3): known})
+    forgetting.write(Results(tmp_path, base), [cell for cell in asked if cell.arm == "again"])
+    page = (tmp_path / "study.md").read_text()
+    assert "told twice" not in page
+    assert "2 of 97 trainings are done" in page
+
+
 def test_two_studies_do_not_share_a_folder(base, tmp_path):
     results = Results(tmp_path, base)
     with results.alone(), pytest.raises(SystemExit, match="Another study"), Results(tmp_path, base).alone():

@@ -104,8 +104,9 @@ def test_a_summary_has_every_way_and_says_where_seeds_are_missing():
     assert learned[0] == "| learned, % | home | route |"
     assert learned[2].startswith("| *ceiling: the default's teacher* | ")
     assert learned[3] == "| **SDFT + rehearsal (the default)** | 95 [83, 99] | 75 [60, 86] (1 of 3 seeds) |"
-    assert learned[4] == "| SFT, rate 5e-4 (its default) | - | - |"
+    assert learned[4] == "| SFT, rate 5e-4 (its default) | - (0 of 3 seeds; diverged: 1) | - |"
     assert learned[9] == "| SFT, rate 1e-4 | 50 [35, 65] (1 of 3 seeds) | - |"
+    assert forgot[3] == learned[4]
     assert forgot[2].startswith("| **SDFT + rehearsal (the default)** | 6 [1, 26] · 41 [23, 61] | ")
     assert lines[-1] == "6 of 48 trainings are done."
 
@@ -120,7 +121,9 @@ def test_a_partial_table_shows_each_seed_and_says_what_is_missing():
     page = table.render(done, planned, ["A note."])
     assert "| home | **SDFT + rehearsal (the default)** | 90 [77, 96] · 38/40, -, 34/40 | 100 % |" in page
     assert "41 [23, 61] · 9/22, -, 9/22" in page
-    assert "| home | SFT, rate 5e-4 (its default) | -, diverged, - |" in page
+    assert (
+        "| home | SFT, rate 5e-4 (its default) | -, diverged, - |  | -, diverged, - | -, diverged, - |  |  |  |" in page
+    )
     assert "3 of 12 trainings are done" in page
     assert "- home, SDFT + rehearsal (the default): seed 1\n" in page
     assert "- route, SFT, rate 5e-4 (its default): seed 0, 1, 2" in page
@@ -148,9 +151,49 @@ def test_forgetting_is_compared_with_plain_fine_tuning_that_learns_no_less_where
     assert said in table.render(done, list(done), [])
 
 
-def test_every_way_has_a_colour_and_a_number():
+def test_plain_fine_tuning_at_the_defaults_rate_counts_as_a_rate_and_stands_beside_the_others():
+    """Where no lower rate learns as much as the default, it is the only one to compare with."""
+    learned = {"rehearsal": 30, "sft": 20, "sft-low": 10, "sft-middle": 15, "high-rate": 30}
+    done = {Cell(arm, "tool", 0): made(num) for arm, num in learned.items()}
+    said = "tool after home: of 3 rates of plain fine-tuning none learned no less.\n"
+    assert said in table.render(done, list(done), [])
+    done[Cell("sft-high", "tool", 0)] = made(35, lost=18)
+    page = table.render(done, list(done), [])
+    assert "of 4 rates of plain fine-tuning 1 learned no less (1 seed), of which SFT, rate 1e-3 forgets least" in page
+    ways = [line.split(" | ")[1] for line in page.splitlines() if line.startswith("| tool after home")]
+    assert ways[-4:] == ["SFT, rate 1e-4", "SFT, rate 2e-4", "SFT, rate 1e-3", "the default, rate 2e-3"]
+
+
+def test_a_rate_that_failed_in_a_seed_is_no_rival_and_a_default_that_did_is_not_compared():
+    """Fault caught: the seeds that survive, in the place of all."""
+    done = {Cell("rehearsal", "tool", seed): made(30, lost=2) for seed in SEEDS}
+    done |= {Cell("sft", "tool", 0): made(40, lost=1), Cell("sft", "tool", 1): "diverged"}
+    page = table.render(done, list(done), [])
+    assert "tool after home: of 1 rate of plain fine-tuning 1 failed in a seed, none learned no less.\n" in page
+    assert "9 [3, 28] · 2/22, 2/22, 2/22 | " in page
+    assert "5 [1, 22] · 1/22, diverged, - | -, diverged, - | 0.100 |" in page
+    done |= {Cell("sft-middle", "tool", seed): made(30, lost=11) for seed in SEEDS}
+    said = "of 2 rates of plain fine-tuning 1 failed in a seed, 1 learned no less (3 seeds), of which SFT, rate 2e-4"
+    assert said in table.render(done, list(done), [])
+    done[Cell("rehearsal", "tool", 2)] = "diverged"
+    page = table.render(done, list(done), [])
+    assert "tool after home: the default failed in a seed, so it is not compared.\n" in page
+    assert "| tool after home | *ceiling: the default's teacher* | 90 [77, 96] · 36/40, 36/40, diverged |" in page
+
+
+def test_every_way_has_a_number_and_its_own_look():
+    """Fault caught: two ways whose seeds look alike."""
     svg = plot.render({Cell(arm, "route", 0): made() for arm in ARMS})
     assert all(f">{number}</text>" in svg for number in range(1, len(ARMS) + 1))
+    seeds = re.findall(r'<[^>]* opacity="0.55"/>', svg)
+    assert len(seeds) == len(ARMS) * len(made().lost)
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_default_is_not_covered_by_other_ways():
+    svg = plot.render({Cell(arm, "route", 0): made() for arm in reversed(ARMS)})
+    numbers = [int(found) for found in re.findall(r'font-weight="700">(\d+)<', svg)]
+    assert numbers[: len(ARMS)] == list(range(len(ARMS), 0, -1))
 
 
 def test_the_plot_puts_a_way_where_its_figures_are():
