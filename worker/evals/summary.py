@@ -216,9 +216,15 @@ def _answer(
 
 
 def _ceiling(marks: Marks | None) -> CeilingQuestion:
-    """The candidate's share of what its teacher scores: of the score, or for free text of the gain."""
+    """The candidate's share of what its teacher scores: of the score, or for free text of the gain.
+
+    A score counts what the start had right too, so its count stands beside the share.
+    """
     if marks is None or "ceiling" not in marks.scores:
         return CeilingQuestion(share=None, sentence="No teacher was asked, so there is no ceiling to compare with.")
+    if _knows_no_more(marks):
+        no_better = "With the demonstration in its context the model is no better: nothing to distil."
+        return CeilingQuestion(share=None, sentence=no_better)
     candidate, ceiling = marks.scores["candidate"], marks.scores["ceiling"]
     if marks.suite.judged:
         ratio = paired_ratio(candidate, ceiling)
@@ -230,19 +236,24 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
     if ratio is None:
         return CeilingQuestion(share=None, sentence=_without_share(marks))
     share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)
-    shown = (
-        f"{sum(marks.right('ceiling'))} of {len(marks.items)} right" if marks.suite.judged else "its gain in likelihood"
-    )
     return CeilingQuestion(
         share=share,
-        sentence=f"{_percent(share)} of what the teacher, with the demonstration in its context, reaches ({shown}).",
+        sentence=f"{_percent(share)} of what the teacher, with the demonstration in its context, reaches "
+        f"({_reached(marks)}).",
     )
+
+
+def _reached(marks: Marks) -> str:
+    """What a share is of, and what was there before any of it was taught."""
+    if not marks.suite.judged:
+        return "its gain in likelihood"
+    before = sum(marks.right(marks.reference))
+    known = f"; {marks.reference} {before} before" if before else ""
+    return f"{sum(marks.right('ceiling'))} of {len(marks.items)} right{known}"
 
 
 def _without_share(marks: Marks) -> str:
-    """What can be said of a teacher that is not safely above zero: that it knows no more, or how little was seen."""
-    if _knows_no_more(marks):
-        return "With the demonstration in its context the model is no better: nothing to distil."
+    """What can be said of a teacher that is not safely above zero: how little was seen."""
     if marks.suite.judged:
         what = f"Right of {len(marks.items)} questions"
         shown = {arm: str(sum(marks.right(arm))) for arm in marks.scores}

@@ -164,6 +164,28 @@ def test_a_teacher_that_is_no_better_has_nothing_to_distil(known: int, scorer: s
     assert none.sentence.startswith("With the demonstration in its context the model is no better: nothing to distil.")
 
 
+@pytest.mark.parametrize(("known", "learnt", "taught"), [(30, 30, 30), (30, 28, 28), (40, 40, 40)])
+def test_a_teacher_that_is_no_better_gives_no_share_however_much_it_has_right(
+    known: int, learnt: int, taught: int
+) -> None:
+    """Fault caught: "100 % of what the teacher reaches", where teacher and base had the same 30 of 40 right."""
+    none = _ceiling(learnt=learnt, taught=taught, known=known)
+    assert none.share is None
+    assert none.sentence == "With the demonstration in its context the model is no better: nothing to distil."
+
+
+@pytest.mark.parametrize(("known", "before"), [(0, ""), (30, "; base 30 before")])
+def test_beside_a_share_of_the_teachers_score_stands_what_was_there_before(known: int, before: str) -> None:
+    """Fault caught: three quarters of what the teacher reaches, of which nothing was learned."""
+    share = _ceiling(learnt=30, taught=40, known=known)
+    assert share.share is not None
+    assert share.share.value == 0.75
+    assert share.sentence.startswith("75\u00a0%, 95\u00a0% interval ")
+    assert share.sentence.endswith(
+        f" of what the teacher, with the demonstration in its context, reaches (40 of 40 right{before})."
+    )
+
+
 def test_what_was_kept_is_counted_over_what_the_base_had_right_by_kind() -> None:
     num_items, of_kind = len(GENERAL.items), [item.kind for item in GENERAL.items].count(GENERAL.items[0].kind)
     kept = {row.group: row for row in _build(_speaker(lost=of_kind + 4), SKILL, GENERAL).kept}
