@@ -153,14 +153,14 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
         for comparison in suite["comparisons"]:
             if suite["role"] != "skill" and comparison["against"] in _STARTING_POINTS:
                 change = _bounds(suite, comparison, rule.confidence)
-                loss = Interval(-change.high, -change.low)
+                loss = Interval(0.0 - change.high, 0.0 - change.low)  # so that no change is no -0.0
                 doubt = _doubt(suite, comparison, rule.confidence)
                 beyond = loss.low > rule.max_forgetting
                 yield _criterion(
                     "forgetting",
                     suite,
                     against=comparison["against"],
-                    value=-comparison["difference"]["value"],
+                    value=0.0 - comparison["difference"]["value"],
                     interval=loss,
                     limit=rule.max_forgetting,
                     verdict=_verdict(suite, passes=loss.high <= rule.max_forgetting, fails=beyond and not doubt),
@@ -283,7 +283,7 @@ def _criterion(
         p_value=p_value,
         limit=limit,
         verdict=verdict,
-        sentence=f"{suite['name']}: {question} {value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}) {asked}; "
+        sentence=f"{suite['name']}: {question} {value:+z.3f} ({interval.low:+z.3f} to {interval.high:+z.3f}) {asked}; "
         f"needed: {needed}.",
     )
 

@@ -204,6 +204,16 @@ def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_s
     assert decide(rule, [GAIN, suite("general", unchanged, n=300)]).criteria[1].verdict == "pass"
 
 
+def test_no_loss_is_zero_and_has_no_minus():
+    """Fault caught: "forgetting -0.000", as a gain of zero or of next to nothing was turned into a loss."""
+    unchanged = suite("general", compared("base", lost=0, gained=0))
+    text = suite("client", likelier("base", 0.0003, 0.0, 0.0004), measure="negative_nll")
+    _, unchanged, _, text = decide(GateRule(), [GAIN, unchanged, text]).criteria
+    assert [str(one) for one in (unchanged.value, text.high)] == ["0.0", "0.0"]
+    assert "forgetting +0.000 (-0.010 to +0.010)" in unchanged.sentence
+    assert "forgetting +0.000 (+0.000 to +0.000)" in text.sentence
+
+
 def test_a_gain_that_the_exact_test_doubts_is_none_yet():
     five_of_eight = suite("skill", compared("base", lost=0, gained=5), n=8)
     criterion = decide(GateRule(), [five_of_eight, KEPT]).criteria[0]
