@@ -149,6 +149,15 @@ def test_scores_stand_beside_the_differences_of_their_arm() -> None:
     assert "base 4/40 10 % 5 to 15 candidate +10 +5 to +15 1, 2 lost, gained p 0.010 same" in text
 
 
+@pytest.mark.parametrize(("lost", "note"), [(20, "20 of 100, p 0.002 "), (10, "")])
+def test_a_share_lost_that_a_verdict_rests_on_stands_with_its_own_p(lost: int, note: str) -> None:
+    general = suite("general", "base", "candidate", n=200)
+    general["arms"][0]["num_right"] = 100
+    general["comparisons"][0] |= {"num_lost": lost, "num_gained": lost, "p_value": 1.0, "loss_p_value": 0.002}
+    text = text_of(render_html(report(suite("skill", "base", "candidate"), general)))
+    assert f"{lost}, {lost} lost, gained {note}p 1.000" in text
+
+
 def test_an_extra_arm_is_shown_wherever_arms_are() -> None:
     page = render_html(SHAPES["an extra arm"])
     text = text_of(page)

@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.demonstrations import Demonstration
 from app.domain.gate import GateDecision, GateRule, decide
-from app.domain.proportions import wilson
+from app.domain.proportions import tail, wilson
 from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.headline import recommend
@@ -326,7 +326,7 @@ def test_an_earlier_skill_that_improved_is_no_doubt() -> None:
 def _knowing(had: int, lost: int, gained: int) -> Callable[[Arm, str], str]:
     """A base that knows some general answers, and a student that learnt the codes, lost some and gained others."""
     asked = [item.messages[0]["content"] for item in GENERAL.items]
-    known = {"base": asked[:had], "student": asked[lost : had + gained]}
+    known = {"base": asked[:had], "student": asked[lost : had + gained], "twin": asked}
 
     def speak(arm: Arm, conversation: str) -> str:
         question = conversation.splitlines()[-1]
@@ -479,6 +479,20 @@ def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
 
     report = _build(speak, earlier, GENERAL, has_parent=True)
     assert report.suites[0].comparisons[0].p_value == pytest.approx(3 * 0.25)
+
+
+def test_what_a_verdict_on_the_share_lost_rests_on_is_in_the_report() -> None:
+    """Fault caught: "worse" beside a difference of 0 and p = 1, and its reason nowhere."""
+    mine = replace(SKILL, name="file mine.jsonl", role="client")
+    report = _build(_knowing(233, 45, 45), SKILL, GENERAL, mine, twin=TWIN)
+    found = {(suite.name, one.against): one for suite in report.suites for one in suite.comparisons}
+    general = found["general ability", "base"]
+    assert (general.verdict, general.difference.value, general.p_value, general.num_lost) == ("worse", 0.0, 1.0, 45)
+    shares = {key: one.loss_p_value for key, one in found.items() if one.loss_p_value is not None}
+    assert shares == {
+        ("general ability", "base"): pytest.approx(2 * tail(45, 233, 0.1)),
+        ("file mine.jsonl", "base"): 1.0,
+    }
 
 
 def test_free_text_is_tested_for_loss_together_with_answers() -> None:
