@@ -521,9 +521,21 @@ def test_what_plain_fine_tuning_learned_and_kept_is_said_in_one_sentence() -> No
     num_general = len(GENERAL.items)
     assert report.supervised.sentence == (
         "Plain fine-tuning on the same data: learned 35 of 40 (this version 40: too few questions to tell); "
-        f"kept {num_general - 150} of {num_general} in general ability (this version {num_general - 2}: better). "
+        f"kept {num_general - 150} of {num_general} in general ability (this version {num_general - 2}), in all "
+        f"{num_general - 150} of {num_general} right (this version {num_general - 2}: better). "
         "Its training took 20 s, this version's 2.5 times as long."
     )
+
+
+def test_a_verdict_on_the_twins_score_stands_beside_that_score_and_not_beside_what_it_kept() -> None:
+    """Fault caught: "kept 160 of 200 (this version 195: the same)", as the twin had gained others for those lost."""
+    asked = [item.messages[0]["content"] for item in GENERAL.items]
+    known = {"base": asked[:200], "student": asked[5:200], "twin": asked[40:235]}
+    report = _build(lambda arm, text: RIGHT[text] if text in known[arm] else "?", GENERAL, twin=TWIN)
+    assert report.supervised is not None
+    assert (
+        "kept 160 of 200 in general ability (this version 195), in all 195 of 312 right (this version 195: the same)."
+    ) in report.supervised.sentence
 
 
 def test_the_twin_is_compared_item_by_item_and_what_it_lost_is_shown() -> None:
