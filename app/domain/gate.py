@@ -51,7 +51,13 @@ class GateRule(_Frozen):
         description="No other suite may score lower than before, or than the base, by more than this, nor lose more "
         "than this share of what was right there.",
     )
-    confidence: float = Field(0.95, ge=0.5, le=0.999, description="Of the intervals that must lie within the limits.")
+    confidence: float = Field(
+        0.95,
+        ge=0.5,
+        le=0.999,
+        description="Of the intervals of scores, which must lie within the limits. The share lost of what was right, "
+        "and a fall since the best version, pass as counted, and fail where they exceed the limit at this confidence.",
+    )
     on_pass: str | None = Field(
         None,
         pattern=f"^{ALIAS_PATTERN}$",
@@ -62,8 +68,10 @@ class GateRule(_Frozen):
     @property
     def sentence(self) -> str:
         """What it asks for, and what a pass does."""
-        asked = f"The skill has to gain more than {self.min_gain:g}, nothing else may lose more than "
-        asked += f"{self.max_forgetting:g}, at {100 * self.confidence:g} % confidence."
+        limit = f"{self.max_forgetting:g}"
+        asked = f"At {100 * self.confidence:g} % confidence the skill has to gain more than {self.min_gain:g} and "
+        asked += f"nothing else may score lower by more than {limit}. As counted, no more than {limit} of what was "
+        asked += "right there may be lost."
         if self.on_pass is None:
             return asked
         return f"{asked} A pass points {self.on_pass} at the version, if it goes on from where that points now."

@@ -87,7 +87,8 @@ def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons
     at = [text.index(said) for said in ("Do not ship it", "Does it pass its gate? fail", "Was the skill learned?")]
     assert at == sorted(at)
     assert (
-        "The skill has to gain more than 0.2, nothing else may lose more than 0.1, at 95 % confidence. A pass" in text
+        "At 95 % confidence the skill has to gain more than 0.2 and nothing else may score lower by more than 0.1. As "
+        "counted, no more than 0.1 of what was right there may be lost. A pass points" in text
     )
     assert f"fail {HOSTILE}: forgetting +0.400 (+0.353 to +0.449) against the base on 400 questions" in text
     assert "insufficient evidence No gain could be measured" in text
