@@ -10,17 +10,16 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.forgetting import Finding, Score, judge_share_lost, since_best
 from app.domain.ids import ALIAS_PATTERN
 from app.domain.proportions import (
     CONFIDENCE,
-    DIGITS,
     MIN_LIKELIHOODS,
     Interval,
     deviations,
-    exceeds,
-    independent,
     num_to_show,
     paired,
+    tail,
     wilson,
 )
 
@@ -30,7 +29,11 @@ Question = Literal["gain", "forgetting", "lost"]
 
 
 _STARTING_POINTS: Final = ("parent", "base")
-_TRAINED: Final = ("candidate", "supervised")
+_VERDICTS: Final[Mapping[Finding, GateVerdict]] = {
+    "within": "pass",
+    "beyond": "fail",
+    "in_doubt": "insufficient_evidence",
+}
 _GRAVEST: Final[tuple[GateVerdict, ...]] = ("fail", "insufficient_evidence", "pass")
 
 
@@ -180,26 +183,23 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
 
 
 def _lost(rule: GateRule, suite: Mapping[str, Any], comparison: Mapping[str, Any], *, improved: bool) -> Criterion:
-    """What was right and is not any more: gains elsewhere do not make up for it.
-
-    Where a suite is not better on the whole, what was right has to be enough to tell.
-    """
+    """What was right and is not any more."""
     limit, against = rule.max_forgetting, comparison["against"]
     had = next(arm["num_right"] for arm in suite["arms"] if arm["arm"] == against)
     lost = comparison["num_lost"]
-    share, interval = lost / had if had else 0.0, wilson(lost, had, rule.confidence)
     needed = 0 if improved else num_to_show(limit, rule.confidence)
+    found = judge_share_lost(
+        lost, had, limit, p_value=tail(lost, had, limit), improved=improved, confidence=rule.confidence
+    )
     return _criterion(
         "lost",
         suite,
         against=against,
-        value=share,
-        interval=interval,
+        value=lost / had if had else 0.0,
+        interval=wilson(lost, had, rule.confidence),
         n=had,
         limit=limit,
-        verdict=_verdict(
-            suite, passes=share <= limit and had >= needed, fails=exceeds(lost, had, limit, rule.confidence)
-        ),
+        verdict=_VERDICTS[found],
         besides=f" of {needed} or more" if had < needed else "",
     )
 
@@ -207,31 +207,23 @@ def _lost(rule: GateRule, suite: Mapping[str, Any], comparison: Mapping[str, Any
 def _since_best(
     rule: GateRule, suites: Sequence[Mapping[str, Any]], lineage: Sequence[Mapping[str, Any]]
 ) -> Iterator[Criterion]:
-    """Earlier skills against the best that a version of the lineage scored, as small losses add up there too.
-
-    That one's answers are not at hand, so the interval is one of two independent samples. It is wider than of the same
-    questions, and would pass hardly anything: it may fail a version, and a loss beyond the limit is doubt, but it need
-    not lie within the limit itself.
-    """
-    for suite in suites:
-        scores = {arm["arm"]: arm["score"] for arm in suite.get("arms", ())} if suite["role"] == "earlier" else {}
-        start = next((scores[arm] for arm in _STARTING_POINTS if arm in scores), None)
-        asked = [one for one in lineage if one["suite"] == suite["name"] and one["version"] not in _TRAINED]
-        best = max(asked, key=lambda one: float(one["score"]["value"]), default=None)
-        if start and best and best["score"]["value"] > start["value"]:
-            before, now = best["score"], scores["candidate"]
-            loss = independent(
-                before["value"], _stretched(before, rule.confidence), now["value"], _stretched(now, rule.confidence)
-            )
-            value = round(before["value"] - now["value"], DIGITS)
+    """Earlier skills against the best that a version of the lineage scored."""
+    for suite in (one for one in suites if one["role"] == "earlier"):
+        scores = {arm["arm"]: _score(arm["score"], rule.confidence) for arm in suite["arms"]}
+        start = next(scores[arm] for arm in _STARTING_POINTS if arm in scores)
+        past = {
+            one["version"]: _score(one["score"], rule.confidence) for one in lineage if one["suite"] == suite["name"]
+        }
+        fall = since_best(past, start=start, now=scores["candidate"], limit=rule.max_forgetting)
+        if fall:
             yield _criterion(
                 "forgetting",
                 suite,
-                against=best["version"],
-                value=value,
-                interval=loss,
+                against=fall.since,
+                value=fall.value,
+                interval=fall.interval,
                 limit=rule.max_forgetting,
-                verdict=_verdict(suite, passes=value <= rule.max_forgetting, fails=loss.low > rule.max_forgetting),
+                verdict=_verdict(suite, passes=fall.finding == "within", fails=fall.finding == "beyond"),
             )
 
 
@@ -247,6 +239,10 @@ def _doubt(suite: Mapping[str, Any], comparison: Mapping[str, Any], confidence: 
     if suite["measure"] != "share_right" or comparison["p_value"] <= 1 - confidence:
         return ""
     return f"; the exact test doubts it (p {comparison['p_value']:.2g})"
+
+
+def _score(reported: Mapping[str, float], confidence: float) -> Score:
+    return Score(reported["value"], _stretched(reported, confidence))
 
 
 def _stretched(reported: Mapping[str, float], confidence: float) -> Interval:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
-from app.domain.proportions import DIGITS, MIN_LIKELIHOODS, Interval, independent, num_to_show, wilson
+from app.domain.forgetting import Score, since_best
+from app.domain.proportions import MIN_LIKELIHOODS, Interval, num_to_show, wilson
 from worker.evals.differences import difference
 from worker.evals.headline import UNITS, limit, recommend, starting_point
 from worker.evals.marks import Marks
-from worker.evals.run import TRAINED, ArmName
+from worker.evals.run import ArmName
 from worker.evals.schema import (
     Bounds,
     CeilingQuestion,
@@ -182,28 +183,23 @@ def _kept(row: Kept, *, margin: float, doubted: bool) -> str:
 
 
 def _fallen(suite: SuiteReport, lineage: Sequence[LineageScore], *, margin: float) -> tuple[Verdict, str] | None:
-    """What is to be said of an earlier skill that has lost too much since its best score, little by little.
-
-    That one's answers are not at hand, so the interval is one of two independent samples, and wider than of the same
-    questions: it shows a loss, but is not asked to show that there is none.
-    """
+    """What is to be said of an earlier skill that has lost too much since its best score, little by little."""
     if suite.role != "earlier":
         return None
-    arms = {score.arm: score.score for score in suite.arms}
-    scores = [one for one in lineage if one.suite == suite.name and one.version not in TRAINED]
-    best = max(scores, key=lambda one: one.score.value, default=None)
-    if best is None:
+    arms = {one.arm: _score(one.score) for one in suite.arms}
+    past = {one.version: _score(one.score) for one in lineage if one.suite == suite.name}
+    fall = since_best(past, start=arms[starting_point(suite).against], now=arms["candidate"], limit=margin)
+    if fall is None or fall.finding == "within":
         return None
-    before, start, now = best.score, arms[starting_point(suite).against], arms["candidate"]
-    fallen = round(before.value - now.value, DIGITS)
-    if before.value <= start.value or fallen <= margin:
-        return None
-    lost = independent(before.value, Interval(before.low, before.high), now.value, Interval(now.low, now.high))
     enough = suite.measure == "share_right" or suite.n >= MIN_LIKELIHOODS
     factor, unit = UNITS[suite.measure]
-    points = [f"{factor * number:.3g}" for number in (fallen, lost.low, lost.high)]
-    less = f"{points[0]} {unit} less than {best.version} had, 95\u00a0% interval {points[1]} to {points[2]}"
-    return "worse" if enough and lost.low > margin else _MISSING, f"{suite.name}: {less}."
+    points = [f"{factor * number:.3g}" for number in (fall.value, fall.interval.low, fall.interval.high)]
+    less = f"{points[0]} {unit} less than {fall.since} had, 95\u00a0% interval {points[1]} to {points[2]}"
+    return "worse" if enough and fall.finding == "beyond" else _MISSING, f"{suite.name}: {less}."
+
+
+def _score(reported: Bounds) -> Score:
+    return Score(reported.value, Interval(reported.low, reported.high))
 
 
 def _answer(
