@@ -5,15 +5,13 @@ Each words them for itself, and has limits of its own. Knows numbers only.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
+from app.domain.arms import TRAINED
 from app.domain.proportions import CONFIDENCE, DIGITS, Interval, independent, num_to_show
 
 Finding = Literal["within", "beyond", "in_doubt"]
 """Of a loss: within its limit, surely beyond it, or neither."""
-
-_TRAINED: Final = ("candidate", "supervised")
-"""What a lineage calls that which is judged, and its twin: neither is a version before it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def since_best(scores: Mapping[str, Score], *, start: Score, now: Score, limit: 
     it is not asked to show that there is none.
 
     Args:
-        scores: Of that skill, by version.
+        scores: Of that skill, by version; what was just trained is none before itself.
         start: Of where the version started from, which it is compared with item by item.
         now: Of the version.
         limit: What may be lost.
@@ -50,7 +48,7 @@ def since_best(scores: Mapping[str, Score], *, start: Score, now: Score, limit: 
     Returns:
         None where none is better than the start.
     """
-    earlier = {version: score for version, score in scores.items() if version not in _TRAINED}
+    earlier = {version: score for version, score in scores.items() if version not in TRAINED}
     best = max(earlier, key=lambda version: earlier[version].value, default=None)
     if best is None or earlier[best].value <= start.value:
         return None

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.arms import REFERENCES, starting_point
 from app.domain.forgetting import Finding, Score, judge_share_lost, since_best
 from app.domain.ids import ALIAS_PATTERN
 from app.domain.proportions import (
@@ -28,7 +29,6 @@ Question = Literal["gain", "forgetting", "lost"]
 """Whether the skill scores higher, whether another suite scores lower, and how much is lost of what was right there."""
 
 
-_STARTING_POINTS: Final = ("parent", "base")
 _VERDICTS: Final[Mapping[Finding, GateVerdict]] = {
     "within": "pass",
     "beyond": "fail",
@@ -140,20 +140,20 @@ def _gains(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterator[Crit
     """The new skill against where the job started from."""
     for suite in suites:
         compared = {comparison["against"]: comparison for comparison in suite["comparisons"]}
-        starts = [compared[arm] for arm in _STARTING_POINTS if arm in compared]
-        if suite["role"] == "skill" and starts:
-            gain, doubt = _bounds(suite, starts[0], rule.confidence), _doubt(suite, starts[0], rule.confidence)
+        start = compared.get(starting_point(compared))
+        if suite["role"] == "skill" and start:
+            gain, doubt = _bounds(suite, start, rule.confidence), _doubt(suite, start, rule.confidence)
             yield _criterion(
                 "gain",
                 suite,
-                against=starts[0]["against"],
-                value=starts[0]["difference"]["value"],
+                against=start["against"],
+                value=start["difference"]["value"],
                 interval=gain,
                 limit=rule.min_gain,
                 verdict=_verdict(
                     suite, passes=gain.low > rule.min_gain and not doubt, fails=gain.high <= rule.min_gain
                 ),
-                p_value=starts[0]["p_value"],
+                p_value=start["p_value"],
                 besides=doubt if gain.low > rule.min_gain else "",
             )
 
@@ -162,7 +162,7 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
     """Everything else against where the job started from, and against the base."""
     for suite in suites:
         for comparison in suite["comparisons"]:
-            if suite["role"] != "skill" and comparison["against"] in _STARTING_POINTS:
+            if suite["role"] != "skill" and comparison["against"] in REFERENCES:
                 change = _bounds(suite, comparison, rule.confidence)
                 loss = Interval(0.0 - change.high, 0.0 - change.low)  # so that no change is no -0.0
                 doubt = _doubt(suite, comparison, rule.confidence)
@@ -210,11 +210,12 @@ def _since_best(
     """Earlier skills against the best that a version of the lineage scored."""
     for suite in (one for one in suites if one["role"] == "earlier"):
         scores = {arm["arm"]: _score(arm["score"], rule.confidence) for arm in suite["arms"]}
-        start = next(scores[arm] for arm in _STARTING_POINTS if arm in scores)
         past = {
             one["version"]: _score(one["score"], rule.confidence) for one in lineage if one["suite"] == suite["name"]
         }
-        fall = since_best(past, start=start, now=scores["candidate"], limit=rule.max_forgetting)
+        fall = since_best(
+            past, start=scores[starting_point(scores)], now=scores["candidate"], limit=rule.max_forgetting
+        )
         if fall:
             yield _criterion(
                 "forgetting",
@@ -273,7 +274,7 @@ def _criterion(
     besides: str = "",
 ) -> Criterion:
     """A criterion over all of a suite's questions, or over ``n`` that were right before."""
-    other = f"the {against}" if against in _STARTING_POINTS else against
+    other = f"the {against}" if against in REFERENCES else against
     asked = f"against {other} on {suite['n']} questions" if n is None else f"of {n} that {other} had right"
     needed = f"{'more than' if question == 'gain' else 'at most'} {limit:g}{besides}"
     return Criterion(

@@ -255,6 +255,14 @@ def test_an_arm_stands_at_its_worst_loss_and_its_gain_is_over_the_starting_point
     assert arm.worst.points.value == pytest.approx(-0.1)
 
 
+def test_the_starting_point_is_told_by_name_in_whatever_order_changes_come() -> None:
+    skill = suite("skill", "base", "parent", "candidate")
+    skill["changes"].reverse()
+    plot = trade_off(report(skill, suite("general", "base", "parent", "candidate")))
+    assert plot
+    assert (plot.start, plot.arms[0].gain.value) == ("parent", pytest.approx(0.1))
+
+
 def test_names_of_arms_are_not_written_over_each_other_nor_over_the_edge() -> None:
     skill, general = (suite(role, "base", "candidate", "supervised") for role in ("skill", "general"))
     for one, value in ((skill, 1.0), (general, -0.4)):
