@@ -11,6 +11,7 @@ from rich.text import Text
 from app.cli.lineage_view import Shades
 from app.cli.report_evidence import GROUPS, caveats, evidence
 from app.cli.tables import columns, titled, words
+from app.domain.arms import starting_point
 from app.domain.gate import GateRule
 
 QUESTIONS = ("skill", "retention", "ceiling")
@@ -66,8 +67,10 @@ def _trade_off(suites: list[dict[str, Any]]) -> Table:
     for arm in arms:
         for suite in suites:
             of_arm = [change for change in suite["changes"] if change["arm"] == arm]
-            for change in of_arm[-1:] if suite["role"] == "skill" else of_arm:
-                table.add_row(arm, *_change(suite, change))
+            start = starting_point({change["against"] for change in of_arm})
+            for change in of_arm:
+                if suite["role"] != "skill" or change["against"] == start:
+                    table.add_row(arm, *_change(suite, change))
     return table
 
 

@@ -10,17 +10,17 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.arms import REFERENCES, starting_point
+from app.domain.forgetting import Finding, Score, judge_share_lost, since_best
 from app.domain.ids import ALIAS_PATTERN
 from app.domain.proportions import (
     CONFIDENCE,
-    DIGITS,
     MIN_LIKELIHOODS,
     Interval,
     deviations,
-    exceeds,
-    independent,
     num_to_show,
     paired,
+    tail,
     wilson,
 )
 
@@ -29,8 +29,11 @@ Question = Literal["gain", "forgetting", "lost"]
 """Whether the skill scores higher, whether another suite scores lower, and how much is lost of what was right there."""
 
 
-_STARTING_POINTS: Final = ("parent", "base")
-_TRAINED: Final = ("candidate", "supervised")
+_VERDICTS: Final[Mapping[Finding, GateVerdict]] = {
+    "within": "pass",
+    "beyond": "fail",
+    "in_doubt": "insufficient_evidence",
+}
 _GRAVEST: Final[tuple[GateVerdict, ...]] = ("fail", "insufficient_evidence", "pass")
 
 
@@ -51,7 +54,13 @@ class GateRule(_Frozen):
         description="No other suite may score lower than before, or than the base, by more than this, nor lose more "
         "than this share of what was right there.",
     )
-    confidence: float = Field(0.95, ge=0.5, le=0.999, description="Of the intervals that must lie within the limits.")
+    confidence: float = Field(
+        0.95,
+        ge=0.5,
+        le=0.999,
+        description="Of the intervals of scores, which must lie within the limits. The share lost of what was right, "
+        "and a fall since the best version, pass as counted, and fail where they exceed the limit at this confidence.",
+    )
     on_pass: str | None = Field(
         None,
         pattern=f"^{ALIAS_PATTERN}$",
@@ -62,8 +71,10 @@ class GateRule(_Frozen):
     @property
     def sentence(self) -> str:
         """What it asks for, and what a pass does."""
-        asked = f"The skill has to gain more than {self.min_gain:g}, nothing else may lose more than "
-        asked += f"{self.max_forgetting:g}, at {100 * self.confidence:g} % confidence."
+        limit = f"{self.max_forgetting:g}"
+        asked = f"At {100 * self.confidence:g} % confidence the skill has to gain more than {self.min_gain:g} and "
+        asked += f"nothing else may score lower by more than {limit}. As counted, no more than {limit} of what was "
+        asked += "right there may be lost."
         if self.on_pass is None:
             return asked
         return f"{asked} A pass points {self.on_pass} at the version, if it goes on from where that points now."
@@ -129,20 +140,20 @@ def _gains(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterator[Crit
     """The new skill against where the job started from."""
     for suite in suites:
         compared = {comparison["against"]: comparison for comparison in suite["comparisons"]}
-        starts = [compared[arm] for arm in _STARTING_POINTS if arm in compared]
-        if suite["role"] == "skill" and starts:
-            gain, doubt = _bounds(suite, starts[0], rule.confidence), _doubt(suite, starts[0], rule.confidence)
+        start = compared.get(starting_point(compared))
+        if suite["role"] == "skill" and start:
+            gain, doubt = _bounds(suite, start, rule.confidence), _doubt(suite, start, rule.confidence)
             yield _criterion(
                 "gain",
                 suite,
-                against=starts[0]["against"],
-                value=starts[0]["difference"]["value"],
+                against=start["against"],
+                value=start["difference"]["value"],
                 interval=gain,
                 limit=rule.min_gain,
                 verdict=_verdict(
                     suite, passes=gain.low > rule.min_gain and not doubt, fails=gain.high <= rule.min_gain
                 ),
-                p_value=starts[0]["p_value"],
+                p_value=start["p_value"],
                 besides=doubt if gain.low > rule.min_gain else "",
             )
 
@@ -151,16 +162,16 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
     """Everything else against where the job started from, and against the base."""
     for suite in suites:
         for comparison in suite["comparisons"]:
-            if suite["role"] != "skill" and comparison["against"] in _STARTING_POINTS:
+            if suite["role"] != "skill" and comparison["against"] in REFERENCES:
                 change = _bounds(suite, comparison, rule.confidence)
-                loss = Interval(-change.high, -change.low)
+                loss = Interval(0.0 - change.high, 0.0 - change.low)  # so that no change is no -0.0
                 doubt = _doubt(suite, comparison, rule.confidence)
                 beyond = loss.low > rule.max_forgetting
                 yield _criterion(
                     "forgetting",
                     suite,
                     against=comparison["against"],
-                    value=-comparison["difference"]["value"],
+                    value=0.0 - comparison["difference"]["value"],
                     interval=loss,
                     limit=rule.max_forgetting,
                     verdict=_verdict(suite, passes=loss.high <= rule.max_forgetting, fails=beyond and not doubt),
@@ -172,26 +183,23 @@ def _forgettings(rule: GateRule, suites: Sequence[Mapping[str, Any]]) -> Iterato
 
 
 def _lost(rule: GateRule, suite: Mapping[str, Any], comparison: Mapping[str, Any], *, improved: bool) -> Criterion:
-    """What was right and is not any more: gains elsewhere do not make up for it.
-
-    Where a suite is not better on the whole, what was right has to be enough to tell.
-    """
+    """What was right and is not any more."""
     limit, against = rule.max_forgetting, comparison["against"]
     had = next(arm["num_right"] for arm in suite["arms"] if arm["arm"] == against)
     lost = comparison["num_lost"]
-    share, interval = lost / had if had else 0.0, wilson(lost, had, rule.confidence)
     needed = 0 if improved else num_to_show(limit, rule.confidence)
+    found = judge_share_lost(
+        lost, had, limit, p_value=tail(lost, had, limit), improved=improved, confidence=rule.confidence
+    )
     return _criterion(
         "lost",
         suite,
         against=against,
-        value=share,
-        interval=interval,
+        value=lost / had if had else 0.0,
+        interval=wilson(lost, had, rule.confidence),
         n=had,
         limit=limit,
-        verdict=_verdict(
-            suite, passes=share <= limit and had >= needed, fails=exceeds(lost, had, limit, rule.confidence)
-        ),
+        verdict=_VERDICTS[found],
         besides=f" of {needed} or more" if had < needed else "",
     )
 
@@ -199,31 +207,24 @@ def _lost(rule: GateRule, suite: Mapping[str, Any], comparison: Mapping[str, Any
 def _since_best(
     rule: GateRule, suites: Sequence[Mapping[str, Any]], lineage: Sequence[Mapping[str, Any]]
 ) -> Iterator[Criterion]:
-    """Earlier skills against the best that a version of the lineage scored, as small losses add up there too.
-
-    That one's answers are not at hand, so the interval is one of two independent samples. It is wider than of the same
-    questions, and would pass hardly anything: it may fail a version, and a loss beyond the limit is doubt, but it need
-    not lie within the limit itself.
-    """
-    for suite in suites:
-        scores = {arm["arm"]: arm["score"] for arm in suite.get("arms", ())} if suite["role"] == "earlier" else {}
-        start = next((scores[arm] for arm in _STARTING_POINTS if arm in scores), None)
-        asked = [one for one in lineage if one["suite"] == suite["name"] and one["version"] not in _TRAINED]
-        best = max(asked, key=lambda one: float(one["score"]["value"]), default=None)
-        if start and best and best["score"]["value"] > start["value"]:
-            before, now = best["score"], scores["candidate"]
-            loss = independent(
-                before["value"], _stretched(before, rule.confidence), now["value"], _stretched(now, rule.confidence)
-            )
-            value = round(before["value"] - now["value"], DIGITS)
+    """Earlier skills against the best that a version of the lineage scored."""
+    for suite in (one for one in suites if one["role"] == "earlier"):
+        scores = {arm["arm"]: _score(arm["score"], rule.confidence) for arm in suite["arms"]}
+        past = {
+            one["version"]: _score(one["score"], rule.confidence) for one in lineage if one["suite"] == suite["name"]
+        }
+        fall = since_best(
+            past, start=scores[starting_point(scores)], now=scores["candidate"], limit=rule.max_forgetting
+        )
+        if fall:
             yield _criterion(
                 "forgetting",
                 suite,
-                against=best["version"],
-                value=value,
-                interval=loss,
+                against=fall.since,
+                value=fall.value,
+                interval=fall.interval,
                 limit=rule.max_forgetting,
-                verdict=_verdict(suite, passes=value <= rule.max_forgetting, fails=loss.low > rule.max_forgetting),
+                verdict=_verdict(suite, passes=fall.finding == "within", fails=fall.finding == "beyond"),
             )
 
 
@@ -239,6 +240,10 @@ def _doubt(suite: Mapping[str, Any], comparison: Mapping[str, Any], confidence: 
     if suite["measure"] != "share_right" or comparison["p_value"] <= 1 - confidence:
         return ""
     return f"; the exact test doubts it (p {comparison['p_value']:.2g})"
+
+
+def _score(reported: Mapping[str, float], confidence: float) -> Score:
+    return Score(reported["value"], _stretched(reported, confidence))
 
 
 def _stretched(reported: Mapping[str, float], confidence: float) -> Interval:
@@ -269,7 +274,7 @@ def _criterion(
     besides: str = "",
 ) -> Criterion:
     """A criterion over all of a suite's questions, or over ``n`` that were right before."""
-    other = f"the {against}" if against in _STARTING_POINTS else against
+    other = f"the {against}" if against in REFERENCES else against
     asked = f"against {other} on {suite['n']} questions" if n is None else f"of {n} that {other} had right"
     needed = f"{'more than' if question == 'gain' else 'at most'} {limit:g}{besides}"
     return Criterion(
@@ -283,7 +288,7 @@ def _criterion(
         p_value=p_value,
         limit=limit,
         verdict=verdict,
-        sentence=f"{suite['name']}: {question} {value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}) {asked}; "
+        sentence=f"{suite['name']}: {question} {value:+z.3f} ({interval.low:+z.3f} to {interval.high:+z.3f}) {asked}; "
         f"needed: {needed}.",
     )
 

@@ -111,11 +111,6 @@ def num_to_show(limit: float, confidence: float = CONFIDENCE) -> int:
     return max(0, math.ceil(deviations(confidence) ** 2 * (1 / limit - 1)))
 
 
-def exceeds(successes: int, n: int, limit: float, confidence: float = CONFIDENCE) -> bool:
-    """Whether a rate is above a limit: by the exact binomial test, as Wilson's limit for 1 of 1 is 21 %."""
-    return tail(successes, n, limit) <= (1 - confidence) / 2
-
-
 def tail(successes: int, n: int, limit: float) -> float:
     """The chance of as many successes or more where the rate is the limit: the p-value of a test that it is above."""
     if successes == 0 or limit >= 1:

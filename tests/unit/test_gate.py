@@ -204,6 +204,16 @@ def test_questions_that_nobody_changed_on_leave_room_for_what_so_few_would_not_s
     assert decide(rule, [GAIN, suite("general", unchanged, n=300)]).criteria[1].verdict == "pass"
 
 
+def test_no_loss_is_zero_and_has_no_minus():
+    """Fault caught: "forgetting -0.000", as a gain of zero or of next to nothing was turned into a loss."""
+    unchanged = suite("general", compared("base", lost=0, gained=0))
+    text = suite("client", likelier("base", 0.0003, 0.0, 0.0004), measure="negative_nll")
+    _, unchanged, _, text = decide(GateRule(), [GAIN, unchanged, text]).criteria
+    assert [str(one) for one in (unchanged.value, text.high)] == ["0.0", "0.0"]
+    assert "forgetting +0.000 (-0.010 to +0.010)" in unchanged.sentence
+    assert "forgetting +0.000 (+0.000 to +0.000)" in text.sentence
+
+
 def test_a_gain_that_the_exact_test_doubts_is_none_yet():
     five_of_eight = suite("skill", compared("base", lost=0, gained=5), n=8)
     criterion = decide(GateRule(), [five_of_eight, KEPT]).criteria[0]
@@ -261,14 +271,19 @@ def test_the_terminal_says_the_verdict_and_every_number():
     assert (
         lost == "  pass: general: lost +0.015 (+0.007 to +0.032) of 398 that the base had right; needed: at most 0.1."
     )
-    assert rule == "  The skill has to gain more than 0.7, nothing else may lose more than 0.1, at 95 % confidence."
+    assert rule == (
+        "  At 95 % confidence the skill has to gain more than 0.7 and nothing else may score lower by more than 0.1. "
+        "As counted, no more than 0.1 of what was right there may be lost."
+    )
 
 
 def test_a_rule_says_what_it_asks_for_and_what_a_pass_does():
+    """Fault caught: the share lost was said to be held to the limit at that confidence, and passes as counted."""
     rule = GateRule(min_gain=0.05, max_forgetting=0.02, confidence=0.999, on_pass="production")
     assert rule.sentence == (
-        "The skill has to gain more than 0.05, nothing else may lose more than 0.02, at 99.9 % confidence. A pass "
-        "points production at the version, if it goes on from where that points now."
+        "At 99.9 % confidence the skill has to gain more than 0.05 and nothing else may score lower by more than 0.02. "
+        "As counted, no more than 0.02 of what was right there may be lost. A pass points production at the version, "
+        "if it goes on from where that points now."
     )
 
 

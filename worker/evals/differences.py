@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from typing import Final
 
+from app.domain.arms import REFERENCES
 from worker.evals.marks import Marks
 from worker.evals.run import ArmName
 from worker.evals.schema import Bounds, Change
 from worker.evals.statistics import Estimate, paired_difference, paired_shift
 
 SEED: Final = 0
-REFERENCES: Final[tuple[ArmName, ...]] = ("base", "parent")
-"""What was there before the job; of those that were asked, the last is the starting point."""
 TEACHER: Final = "ceiling"
 
 

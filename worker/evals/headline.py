@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from app.domain.arms import starting_point
 from worker.evals.schema import Comparison, Measure, Recommendation, SuiteReport, Unjudged
 from worker.evals.statistics import Verdict
 
@@ -51,9 +52,10 @@ def recommend(
     return "look_closer", f"Look closer: {came}{doubt}."
 
 
-def starting_point(suite: SuiteReport) -> Comparison:
-    """The comparison with what the job started from; arms come with the base first."""
-    return [comparison for comparison in suite.comparisons if comparison.against != "supervised"][-1]
+def since_start(suite: SuiteReport) -> Comparison:
+    """The comparison with what the job started from."""
+    compared = {comparison.against: comparison for comparison in suite.comparisons}
+    return compared[starting_point(compared)]
 
 
 def limit(suites: Sequence[SuiteReport], margin: float) -> str:
@@ -66,7 +68,7 @@ def limit(suites: Sequence[SuiteReport], margin: float) -> str:
 
 def _known(skill: SuiteReport, margin: float, beside: str | None) -> str | None:
     """Why nothing was gained, where that is no fault of the version's: no room for it, or one beside it is as good."""
-    arms, start = {score.arm: score for score in skill.arms}, starting_point(skill).against
+    arms, start = {score.arm: score for score in skill.arms}, since_start(skill).against
     if beside and not _is_as_the_base(skill):
         return f"at the skill it is no better than {beside}{_beside(skill)}"
     if skill.measure != "share_right" or arms[start].score.value < 1 - margin:

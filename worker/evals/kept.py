@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from app.domain.arms import REFERENCES
 from app.domain.proportions import wilson
-from worker.evals.differences import REFERENCES
 from worker.evals.marks import Marks
 from worker.evals.run import ArmName
 from worker.evals.schema import Bounds, Flip, Kept
@@ -63,7 +63,7 @@ def _flips(marks: Marks, arm: ArmName) -> Iterator[Flip]:
     position = {item.id: index for index, item in enumerate(marks.suite.items)}
     before = {reference: marks.right(reference) for reference in REFERENCES if reference in marks.scores}
     for index, (item, after) in enumerate(zip(marks.items, marks.right(arm), strict=True)):
-        against = [reference for reference, right in before.items() if right[index] != after]
+        against: list[ArmName] = [reference for reference, right in before.items() if right[index] != after]
         if not against:
             continue
         yield Flip(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from app.domain.arms import starting_point
 from app.domain.text_rules import CannotScore, affirms
 from worker.evals.run import Answer, ArmName, Measured
 from worker.evals.schema import ScorerError
@@ -36,7 +37,7 @@ class Marks:
     @property
     def reference(self) -> ArmName:
         """Where the candidate started from."""
-        return "parent" if "parent" in self.scores else "base"
+        return starting_point(self.scores)
 
     def right(self, arm: ArmName) -> list[bool]:
         """Which items an arm has right."""

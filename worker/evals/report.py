@@ -294,6 +294,7 @@ def _comparison(marks: Marks, arm: ArmName, p_value: float, loss: Loss | None, *
         num_lost=lost,
         num_gained=gained,
         p_value=p_value,
+        loss_p_value=loss.p_value if loss else None,
         verdict=verdict,
     )
 

@@ -52,8 +52,13 @@ class Comparison(_Frozen):
     num_lost: int | None
     num_gained: int | None
     p_value: float = Field(
-        description="Exact McNemar, for likelihoods of the studentised bootstrap; Holm-adjusted over all that tests "
-        "for loss."
+        description="Exact McNemar, for likelihoods of the studentised bootstrap. Of all but the skill Holm-adjusted: "
+        "over every comparison with what was there before, and by themselves over those with the supervised twin."
+    )
+    loss_p_value: float | None = Field(
+        None,
+        description="Exact binomial, that no more than the margin is lost of what the other arm had right; "
+        "Holm-adjusted over all such tests. None of the skill, of free text and beside the twin.",
     )
     verdict: Verdict
 
@@ -304,7 +309,7 @@ class Unjudged(_Frozen):
 class Report(_Frozen):
     """Everything that a job measured."""
 
-    schema_version: Literal[7] = 7
+    schema_version: Literal[8] = 8
     title: str
     summary: Summary
     suites: list[SuiteReport]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import proportions
-from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval, num_to_show
+from app.domain.forgetting import judge_share_lost
+from app.domain.proportions import CONFIDENCE, MIN_LIKELIHOODS, Interval
 
 Verdict = Literal["better", "worse", "same", "insufficient_evidence"]
 
@@ -198,13 +199,11 @@ def conclude_kept(difference: Estimate, loss: Loss | None, *, margin: float, p_v
         verdict = "same"
     if loss is None:
         return verdict
-    if loss.p_value <= (1 - CONFIDENCE) / 2:
-        return "worse"
     improved = difference.interval.low > 0 and p_value <= 1 - CONFIDENCE
-    too_few = loss.num_had < num_to_show(margin) and not improved
-    if too_few or (loss.num_lost and loss.num_lost / loss.num_had > margin):
+    share = judge_share_lost(loss.num_lost, loss.num_had, margin, p_value=loss.p_value, improved=improved)
+    if share == "in_doubt":
         return min(verdict, "insufficient_evidence", key=GRAVEST.index)
-    return verdict
+    return "worse" if share == "beyond" else verdict
 
 
 def _differences(after: Sequence[float], before: Sequence[float]) -> NDArray[np.float64]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
-from app.domain.proportions import DIGITS, MIN_LIKELIHOODS, Interval, independent, num_to_show, wilson
+from app.domain.forgetting import Score, since_best
+from app.domain.proportions import MIN_LIKELIHOODS, Interval, num_to_show, wilson
 from worker.evals.differences import difference
-from worker.evals.headline import UNITS, limit, recommend, starting_point
+from worker.evals.headline import UNITS, limit, recommend, since_start
 from worker.evals.marks import Marks
-from worker.evals.run import TRAINED, ArmName
+from worker.evals.run import ArmName
 from worker.evals.schema import (
     Bounds,
     CeilingQuestion,
@@ -125,7 +126,7 @@ def _learned(skill: SuiteReport | None, unjudged: Sequence[Unjudged]) -> Questio
     if skill is None:
         return _answer([], [], unjudged, nothing="No held-out questions were asked.")
     arms = {score.arm: score for score in skill.arms}
-    start = starting_point(skill)
+    start = since_start(skill)
     candidate = arms["candidate"]
     if skill.measure == "share_right":
         before = ", ".join(f"{arm} {score.num_right}" for arm, score in arms.items() if arm in {"base", "parent"})
@@ -182,28 +183,23 @@ def _kept(row: Kept, *, margin: float, doubted: bool) -> str:
 
 
 def _fallen(suite: SuiteReport, lineage: Sequence[LineageScore], *, margin: float) -> tuple[Verdict, str] | None:
-    """What is to be said of an earlier skill that has lost too much since its best score, little by little.
-
-    That one's answers are not at hand, so the interval is one of two independent samples, and wider than of the same
-    questions: it shows a loss, but is not asked to show that there is none.
-    """
+    """What is to be said of an earlier skill that has lost too much since its best score, little by little."""
     if suite.role != "earlier":
         return None
-    arms = {score.arm: score.score for score in suite.arms}
-    scores = [one for one in lineage if one.suite == suite.name and one.version not in TRAINED]
-    best = max(scores, key=lambda one: one.score.value, default=None)
-    if best is None:
+    arms = {one.arm: _score(one.score) for one in suite.arms}
+    past = {one.version: _score(one.score) for one in lineage if one.suite == suite.name}
+    fall = since_best(past, start=arms[since_start(suite).against], now=arms["candidate"], limit=margin)
+    if fall is None or fall.finding == "within":
         return None
-    before, start, now = best.score, arms[starting_point(suite).against], arms["candidate"]
-    fallen = round(before.value - now.value, DIGITS)
-    if before.value <= start.value or fallen <= margin:
-        return None
-    lost = independent(before.value, Interval(before.low, before.high), now.value, Interval(now.low, now.high))
     enough = suite.measure == "share_right" or suite.n >= MIN_LIKELIHOODS
     factor, unit = UNITS[suite.measure]
-    points = [f"{factor * number:.3g}" for number in (fallen, lost.low, lost.high)]
-    less = f"{points[0]} {unit} less than {best.version} had, 95\u00a0% interval {points[1]} to {points[2]}"
-    return "worse" if enough and lost.low > margin else _MISSING, f"{suite.name}: {less}."
+    points = [f"{factor * number:.3g}" for number in (fall.value, fall.interval.low, fall.interval.high)]
+    less = f"{points[0]} {unit} less than {fall.since} had, 95\u00a0% interval {points[1]} to {points[2]}"
+    return "worse" if enough and fall.finding == "beyond" else _MISSING, f"{suite.name}: {less}."
+
+
+def _score(reported: Bounds) -> Score:
+    return Score(reported.value, Interval(reported.low, reported.high))
 
 
 def _answer(
@@ -216,9 +212,15 @@ def _answer(
 
 
 def _ceiling(marks: Marks | None) -> CeilingQuestion:
-    """The candidate's share of what its teacher scores: of the score, or for free text of the gain."""
+    """The candidate's share of what its teacher scores: of the score, or for free text of the gain.
+
+    A score counts what the start had right too, so its count stands beside the share.
+    """
     if marks is None or "ceiling" not in marks.scores:
         return CeilingQuestion(share=None, sentence="No teacher was asked, so there is no ceiling to compare with.")
+    if _knows_no_more(marks):
+        no_better = "With the demonstration in its context the model is no better: nothing to distil."
+        return CeilingQuestion(share=None, sentence=no_better)
     candidate, ceiling = marks.scores["candidate"], marks.scores["ceiling"]
     if marks.suite.judged:
         ratio = paired_ratio(candidate, ceiling)
@@ -230,19 +232,24 @@ def _ceiling(marks: Marks | None) -> CeilingQuestion:
     if ratio is None:
         return CeilingQuestion(share=None, sentence=_without_share(marks))
     share = Bounds(value=ratio.value, low=ratio.interval.low, high=ratio.interval.high)
-    shown = (
-        f"{sum(marks.right('ceiling'))} of {len(marks.items)} right" if marks.suite.judged else "its gain in likelihood"
-    )
     return CeilingQuestion(
         share=share,
-        sentence=f"{_percent(share)} of what the teacher, with the demonstration in its context, reaches ({shown}).",
+        sentence=f"{_percent(share)} of what the teacher, with the demonstration in its context, reaches "
+        f"({_reached(marks)}).",
     )
+
+
+def _reached(marks: Marks) -> str:
+    """What a share is of, and what was there before any of it was taught."""
+    if not marks.suite.judged:
+        return "its gain in likelihood"
+    before = sum(marks.right(marks.reference))
+    known = f"; {marks.reference} {before} before" if before else ""
+    return f"{sum(marks.right('ceiling'))} of {len(marks.items)} right{known}"
 
 
 def _without_share(marks: Marks) -> str:
-    """What can be said of a teacher that is not safely above zero: that it knows no more, or how little was seen."""
-    if _knows_no_more(marks):
-        return "With the demonstration in its context the model is no better: nothing to distil."
+    """What can be said of a teacher that is not safely above zero: how little was seen."""
     if marks.suite.judged:
         what = f"Right of {len(marks.items)} questions"
         shown = {arm: str(sum(marks.right(arm))) for arm in marks.scores}

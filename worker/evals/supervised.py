@@ -54,13 +54,15 @@ def _learned(suites: Sequence[SuiteReport], verdicts: Mapping[str, str]) -> Iter
 
 
 def _kept(marks: Marks, verdicts: Mapping[str, str]) -> str:
-    """Of one suite, against the starting point."""
+    """Of one suite, what is left of what the starting point had right; the verdict is on the whole score beside it."""
     twin, version = (
         next(row for row in count_kept(marks, arm) if (row.reference, row.group) == (marks.reference, "all"))
         for arm in ("supervised", "candidate")
     )
+    kept = f"kept {twin.num_kept} of {twin.num_had} in {twin.suite} (this version {version.num_kept})"
+    right, of_version = (sum(marks.right(arm)) for arm in ("supervised", "candidate"))
     said = verdicts[marks.suite.name]
-    return f"kept {twin.num_kept} of {twin.num_had} in {twin.suite} (this version {version.num_kept}: {said})"
+    return f"{kept}, in all {right} of {len(marks.items)} right (this version {of_version}: {said})"
 
 
 def _cost(run: TwinRun) -> str:

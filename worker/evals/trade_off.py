@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
+from app.domain.arms import starting_point
 from worker.evals.schema import Bounds, Measure, Report
 
 WIDTH: Final = 420.0
@@ -145,7 +146,7 @@ def trade_off(report: Report) -> TradeOff | None:
     skill = next((suite for suite in report.suites if suite.role == "skill" and suite.changes), None)
     if skill is None:
         return None
-    start = skill.changes[-1].against
+    start = starting_point({change.against for change in skill.changes})
     gains = {change.arm: change.difference for change in skill.changes if change.against == start}
     arms = [TrainedArm(arm, gain, losses) for arm, gain in gains.items() if (losses := _losses(report, arm))]
     return TradeOff(skill.name, skill.measure, start, report.method.margin, arms) if arms else None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.domain.proportions import Interval, exceeds, paired_ratio, tail, wilson
+from app.domain.forgetting import judge_share_lost
+from app.domain.proportions import Interval, paired_ratio, tail, wilson
 from worker.evals import statistics
 from worker.evals.statistics import (
     Estimate,
@@ -203,7 +204,11 @@ def test_answers_that_come_and_go_are_called_worse_in_five_per_cent_at_most(n: i
 @pytest.mark.parametrize("had", [1, 2, 4, 5, 10, 35, 233])
 def test_what_lost_no_more_than_the_margin_is_said_to_have_lost_more_in_five_per_cent_at_most(had: int) -> None:
     """Exactly. Wilson's limit alone says so of 10 % where one answer was right before."""
-    beyond = [lost for lost in range(had + 1) if exceeds(lost, had, MARGIN)]
+    findings = {
+        lost: judge_share_lost(lost, had, MARGIN, p_value=tail(lost, had, MARGIN), improved=False)
+        for lost in range(had + 1)
+    }
+    beyond = [lost for lost, finding in findings.items() if finding == "beyond"]
     assert float(sum(stats.binom.pmf(beyond, had, MARGIN))) <= 0.025
 
 

@@ -87,7 +87,8 @@ def test_the_gate_has_its_own_row_below_the_recommendation_with_rule_and_reasons
     at = [text.index(said) for said in ("Do not ship it", "Does it pass its gate? fail", "Was the skill learned?")]
     assert at == sorted(at)
     assert (
-        "The skill has to gain more than 0.2, nothing else may lose more than 0.1, at 95 % confidence. A pass" in text
+        "At 95 % confidence the skill has to gain more than 0.2 and nothing else may score lower by more than 0.1. As "
+        "counted, no more than 0.1 of what was right there may be lost. A pass points" in text
     )
     assert f"fail {HOSTILE}: forgetting +0.400 (+0.353 to +0.449) against the base on 400 questions" in text
     assert "insufficient evidence No gain could be measured" in text
@@ -147,6 +148,15 @@ def test_an_unchanged_score_is_a_miss_for_the_skill_and_fine_for_the_rest() -> N
 def test_scores_stand_beside_the_differences_of_their_arm() -> None:
     text = text_of(render_html(PLAIN))
     assert "base 4/40 10 % 5 to 15 candidate +10 +5 to +15 1, 2 lost, gained p 0.010 same" in text
+
+
+@pytest.mark.parametrize(("lost", "note"), [(20, "20 of 100, p 0.002 "), (10, "")])
+def test_a_share_lost_that_a_verdict_rests_on_stands_with_its_own_p(lost: int, note: str) -> None:
+    general = suite("general", "base", "candidate", n=200)
+    general["arms"][0]["num_right"] = 100
+    general["comparisons"][0] |= {"num_lost": lost, "num_gained": lost, "p_value": 1.0, "loss_p_value": 0.002}
+    text = text_of(render_html(report(suite("skill", "base", "candidate"), general)))
+    assert f"{lost}, {lost} lost, gained {note}p 1.000" in text
 
 
 def test_an_extra_arm_is_shown_wherever_arms_are() -> None:
@@ -243,6 +253,14 @@ def test_an_arm_stands_at_its_worst_loss_and_its_gain_is_over_the_starting_point
         ("general", "base"),
     ]
     assert arm.worst.points.value == pytest.approx(-0.1)
+
+
+def test_the_starting_point_is_told_by_name_in_whatever_order_changes_come() -> None:
+    skill = suite("skill", "base", "parent", "candidate")
+    skill["changes"].reverse()
+    plot = trade_off(report(skill, suite("general", "base", "parent", "candidate")))
+    assert plot
+    assert (plot.start, plot.arms[0].gain.value) == ("parent", pytest.approx(0.1))
 
 
 def test_names_of_arms_are_not_written_over_each_other_nor_over_the_edge() -> None:

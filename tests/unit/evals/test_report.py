@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.demonstrations import Demonstration
 from app.domain.gate import GateDecision, GateRule, decide
-from app.domain.proportions import wilson
+from app.domain.proportions import tail, wilson
 from tests.unit.evals.fake_policy import FakePolicy
 from worker.evals.behaviour import describe
 from worker.evals.headline import recommend
@@ -164,6 +164,28 @@ def test_a_teacher_that_is_no_better_has_nothing_to_distil(known: int, scorer: s
     assert none.sentence.startswith("With the demonstration in its context the model is no better: nothing to distil.")
 
 
+@pytest.mark.parametrize(("known", "learnt", "taught"), [(30, 30, 30), (30, 28, 28), (40, 40, 40)])
+def test_a_teacher_that_is_no_better_gives_no_share_however_much_it_has_right(
+    known: int, learnt: int, taught: int
+) -> None:
+    """Fault caught: "100 % of what the teacher reaches", where teacher and base had the same 30 of 40 right."""
+    none = _ceiling(learnt=learnt, taught=taught, known=known)
+    assert none.share is None
+    assert none.sentence == "With the demonstration in its context the model is no better: nothing to distil."
+
+
+@pytest.mark.parametrize(("known", "before"), [(0, ""), (30, "; base 30 before")])
+def test_beside_a_share_of_the_teachers_score_stands_what_was_there_before(known: int, before: str) -> None:
+    """Fault caught: three quarters of what the teacher reaches, of which nothing was learned."""
+    share = _ceiling(learnt=30, taught=40, known=known)
+    assert share.share is not None
+    assert share.share.value == 0.75
+    assert share.sentence.startswith("75\u00a0%, 95\u00a0% interval ")
+    assert share.sentence.endswith(
+        f" of what the teacher, with the demonstration in its context, reaches (40 of 40 right{before})."
+    )
+
+
 def test_what_was_kept_is_counted_over_what_the_base_had_right_by_kind() -> None:
     num_items, of_kind = len(GENERAL.items), [item.kind for item in GENERAL.items].count(GENERAL.items[0].kind)
     kept = {row.group: row for row in _build(_speaker(lost=of_kind + 4), SKILL, GENERAL).kept}
@@ -304,7 +326,7 @@ def test_an_earlier_skill_that_improved_is_no_doubt() -> None:
 def _knowing(had: int, lost: int, gained: int) -> Callable[[Arm, str], str]:
     """A base that knows some general answers, and a student that learnt the codes, lost some and gained others."""
     asked = [item.messages[0]["content"] for item in GENERAL.items]
-    known = {"base": asked[:had], "student": asked[lost : had + gained]}
+    known = {"base": asked[:had], "student": asked[lost : had + gained], "twin": asked}
 
     def speak(arm: Arm, conversation: str) -> str:
         question = conversation.splitlines()[-1]
@@ -459,6 +481,20 @@ def test_p_values_that_test_for_loss_are_adjusted_together() -> None:
     assert report.suites[0].comparisons[0].p_value == pytest.approx(3 * 0.25)
 
 
+def test_what_a_verdict_on_the_share_lost_rests_on_is_in_the_report() -> None:
+    """Fault caught: "worse" beside a difference of 0 and p = 1, and its reason nowhere."""
+    mine = replace(SKILL, name="file mine.jsonl", role="client")
+    report = _build(_knowing(233, 45, 45), SKILL, GENERAL, mine, twin=TWIN)
+    found = {(suite.name, one.against): one for suite in report.suites for one in suite.comparisons}
+    general = found["general ability", "base"]
+    assert (general.verdict, general.difference.value, general.p_value, general.num_lost) == ("worse", 0.0, 1.0, 45)
+    shares = {key: one.loss_p_value for key, one in found.items() if one.loss_p_value is not None}
+    assert shares == {
+        ("general ability", "base"): pytest.approx(2 * tail(45, 233, 0.1)),
+        ("file mine.jsonl", "base"): 1.0,
+    }
+
+
 def test_free_text_is_tested_for_loss_together_with_answers() -> None:
     suites = [_essays(name, "earlier") for name in ("essays", "home:1")]
     alone, *together = (
@@ -485,9 +521,21 @@ def test_what_plain_fine_tuning_learned_and_kept_is_said_in_one_sentence() -> No
     num_general = len(GENERAL.items)
     assert report.supervised.sentence == (
         "Plain fine-tuning on the same data: learned 35 of 40 (this version 40: too few questions to tell); "
-        f"kept {num_general - 150} of {num_general} in general ability (this version {num_general - 2}: better). "
+        f"kept {num_general - 150} of {num_general} in general ability (this version {num_general - 2}), in all "
+        f"{num_general - 150} of {num_general} right (this version {num_general - 2}: better). "
         "Its training took 20 s, this version's 2.5 times as long."
     )
+
+
+def test_a_verdict_on_the_twins_score_stands_beside_that_score_and_not_beside_what_it_kept() -> None:
+    """Fault caught: "kept 160 of 200 (this version 195: the same)", as the twin had gained others for those lost."""
+    asked = [item.messages[0]["content"] for item in GENERAL.items]
+    known = {"base": asked[:200], "student": asked[5:200], "twin": asked[40:235]}
+    report = _build(lambda arm, text: RIGHT[text] if text in known[arm] else "?", GENERAL, twin=TWIN)
+    assert report.supervised is not None
+    assert (
+        "kept 160 of 200 in general ability (this version 195), in all 195 of 312 right (this version 195: the same)."
+    ) in report.supervised.sentence
 
 
 def test_the_twin_is_compared_item_by_item_and_what_it_lost_is_shown() -> None:

@@ -48,6 +48,16 @@ def test_gains_and_losses_stand_with_their_intervals() -> None:
     assert "supervised lost on general since base -20 -25 to -15" in rows
 
 
+def test_a_gain_is_one_over_the_starting_point_in_whatever_order_changes_come() -> None:
+    made = SHAPES["a later version"].model_dump(mode="json")
+    made["suites"][0]["changes"].reverse()
+    console = Console(width=120, no_color=True)
+    with console.capture() as capture:
+        show_findings(made, None, console)
+    gains = [" ".join(line.split()) for line in capture.get().splitlines() if "gained on" in line]
+    assert gains == ["candidate gained on skill over parent +10 +5 to +15"]
+
+
 def test_what_the_twin_kept_and_lost_is_shown_compactly() -> None:
     rows = [" ".join(line.split()) for line in said("an extra arm").splitlines()]
     begins = rows.index("What plain fine-tuning kept")
