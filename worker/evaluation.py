@@ -14,7 +14,7 @@ from worker.evals.page import render_html
 from worker.evals.report import build_report
 from worker.evals.run import ArmName, Measured, Peculiar, evaluate
 from worker.evals.schema import Cost, Report
-from worker.evals.scorers import NLL, ScorerChoice
+from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import (
     Split,
     Suite,
@@ -130,10 +130,10 @@ class Evaluation:
         except Unaskable as error:
             raise RunFailed("suite_unavailable", str(error), "suites") from error
 
-    def scorer(self) -> ScorerChoice:
+    def scorer(self) -> ScorerChoice | None:
         """What the report says of scorers: nothing is chosen here."""
         if self.own_skill is None:
-            return ScorerChoice(NLL, "its own skill was not asked about")
+            return None
         return ScorerChoice(self.own_skill.scorer, "each skill is judged as when it was taught")
 
     def names(self) -> dict[ArmName, str]:
@@ -148,7 +148,7 @@ class Evaluation:
             measured,
             title=order.version.model_id,
             scorer=self.scorer(),
-            split=Split([], heldout, HELD_OUT, tuple(caveats_of_deleted(deleted(order)))),
+            split=Split([], heldout, HELD_OUT if order.skills else None, tuple(caveats_of_deleted(deleted(order)))),
             template=None,
             cost=Cost(
                 seconds=self.phase.seconds,

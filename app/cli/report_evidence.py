@@ -157,7 +157,9 @@ def _cost(cost: dict[str, Any], *, has_seeds: bool) -> Iterator[Text]:
 
 
 def _method(method: dict[str, Any]) -> Iterator[Text]:
-    yield Text(f"Scorer {method['scorer']}: {method['scorer_reason']}. {method['split']}", style="dim")
+    scorer = f"Scorer {method['scorer']}: {method['scorer_reason']}." if method["scorer"] else ""
+    if said := " ".join(filter(None, (scorer, method["split"]))):
+        yield Text(said, style="dim")
     hint = "More of the answers that changed, how all was measured and the provenance: --open, --html FILE or --json."
     yield Text(hint, style="dim")
 

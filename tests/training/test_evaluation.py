@@ -44,7 +44,8 @@ def versions(base: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def ask(
     folder: Path, versions: list[Path], *, against: bool = True, goes_on: bool = True, general: bool = True,
-    rehearsed: bool = True, questions: bytes | None = None, held_out: Sequence[str] = (), **order: Any,
+    rehearsed: bool = True, skilled: bool = True, questions: bytes | None = None,
+    held_out: Sequence[str] = (), **order: Any,
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """Ask the first version its own skill and the second one's; the report and what was said on the pipe."""
     folder.mkdir()
@@ -76,7 +77,7 @@ def ask(
         version=ParentRef(adapter="lamp", version=1, model_id="ft:tiny:default:lamp:1"),
         against=ParentRef(adapter="fan", version=1, model_id="ft:tiny:default:fan:1") if against else None,
         goes_on=against and goes_on,
-        skills=skills,
+        skills=skills if skilled else [],
         general=general,
         rehearsed=rehearsed,
         suites=[] if questions is None else [SuiteFile(name="file mine.jsonl", path="mine.jsonl", sha256="9" * 64)],
@@ -151,6 +152,18 @@ def test_only_what_is_asked_is_asked(versions: list[Path], tmp_path: Path) -> No
     assert [one["role"] for one in report["suites"]] == ["skill", "earlier"]
     assert set(arms(report, "lamp")) == {"base", "candidate"}
     assert set(arms(report, "fan:1")) == {"base", "candidate"}
+
+
+def test_where_only_general_ability_is_asked_no_scorer_of_a_skill_and_no_split_is_named(
+    versions: list[Path], tmp_path: Path
+) -> None:
+    """Fault caught: "Scorer of the skill: nll", though no likelihood was measured, and questions "were held out"."""
+    report, _ = ask(tmp_path / "asked", versions, against=False, skilled=False)
+    assert [one["role"] for one in report["suites"]] == ["general"]
+    assert {report["method"][name] for name in ("scorer", "scorer_reason", "split")} == {None}
+    page = (tmp_path / "asked" / "out" / "report.html").read_text()
+    assert "Scorer of the skill" not in page
+    assert "held out when" not in page
 
 
 def test_a_skill_of_a_later_version_is_not_called_an_earlier_one(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def build_report(
     measured: Measured,
     *,
     title: str,
-    scorer: ScorerChoice,
+    scorer: ScorerChoice | None,
     split: Split,
     template: str | None,
     cost: Cost,
@@ -77,7 +77,7 @@ def build_report(
     Args:
         measured: From ``evaluate``.
         title: What the version is called.
-        scorer: How the skill's scorer was chosen.
+        scorer: How the skill's scorer was chosen; ``None`` where the skill is not asked about.
         split: How the held-out part came to be.
         template: How the teacher was shown demonstrations.
         cost: Of the job so far; the evaluation's own is added.
@@ -120,8 +120,8 @@ def build_report(
             if answers[0].mark is None
         ],
         method=Method(
-            scorer=scorer.name,
-            scorer_reason=scorer.reason,
+            scorer=scorer.name if scorer else None,
+            scorer_reason=scorer.reason if scorer else None,
             split=split.statement,
             heldout_sha256=split.sha256 if split.heldout else None,
             template=template,

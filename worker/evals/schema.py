@@ -205,9 +205,9 @@ class Summary(_Frozen):
 class Method(_Frozen):
     """How it was measured."""
 
-    scorer: str
-    scorer_reason: str
-    split: str
+    scorer: str | None = Field(description="Of the version's own skill; none where that was not asked about.")
+    scorer_reason: str | None
+    split: str | None = Field(description="How questions were held out; none where none such was asked.")
     heldout_sha256: str | None
     template: str | None
     answers_reused: dict[str, list[ArmName]] = Field(

@@ -104,13 +104,13 @@ class Split:
     Args:
         training: To train on.
         heldout: To ask.
-        statement: Says in a sentence how they were parted.
+        statement: Says in a sentence how they were parted; ``None`` where nothing was asked that was held out.
         caveats: What that leaves open.
     """
 
     training: list[Demonstration]
     heldout: list[Demonstration]
-    statement: str
+    statement: str | None
     caveats: tuple[str, ...] = ()
 
     @property

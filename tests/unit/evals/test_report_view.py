@@ -174,6 +174,13 @@ def test_findings_leave_the_evidence_out_and_keep_the_caveats() -> None:
     assert "Length of answers" not in text
 
 
+def test_where_no_skill_was_asked_no_scorer_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    made = SHAPES["a first version"].model_dump(mode="json")
+    made["method"] |= {"scorer": None, "scorer_reason": None, "split": None}
+    show_report(made, None, Console(width=160))
+    assert not {"Scorer", "None"} & set(capsys.readouterr().out.split())
+
+
 def test_what_comes_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "[red]x[/nothing]"
     made = report(suite("skill", "base", "candidate", name=hostile, text=hostile), text=hostile)
