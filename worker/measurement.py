@@ -12,8 +12,8 @@ from app.domain.training import TrainingConfig
 from worker.answers import answer_memory
 from worker.evals.replicates import Replicate
 from worker.evals.run import Measured, Peculiar, evaluate
-from worker.evals.suites import Split, Suite, Unaskable
-from worker.harness import open_tasks
+from worker.evals.suites import Split, Suite
+from worker.harness import Task
 from worker.hf.model import HfPolicy
 from worker.rehearsal import prompts_of_its_own, rehearsal
 from worker.replicates import Replication
@@ -78,8 +78,11 @@ class Measurement:
             known=known,
         )
 
-    def replicate(self, plain: TrainingConfig | None, suites: Sequence[Suite], measured: Measured) -> list[Replicate]:
+    def replicate(
+        self, plain: TrainingConfig | None, suites: Sequence[Suite], tasks: Sequence[Task], measured: Measured
+    ) -> list[Replicate]:
         """The same under other seeds, and what plain fine-tuning makes of each where the version has a twin."""
+        asked = [task for task in tasks if task.suite in measured.suites]
         replication = Replication(
             config=self.config,
             plain=plain,
@@ -89,17 +92,8 @@ class Measurement:
                 self.order, self.folder, self.data, prompts_of_its_own(policy, again, None, self.reporter)
             ),
             ask=lambda policy, **given: self.ask(
-                policy, suites, tasks=self.tasks_again(policy, measured), known=measured, **given
+                policy, suites, tasks=[task.of(policy) for task in asked], known=measured, **given
             ),
             reporter=self.reporter,
         )
         return list(replication.run(self.order.seeds))
-
-    def tasks_again(self, policy: HfPolicy, measured: Measured) -> list[Peculiar]:
-        """Those that the version was asked, for another policy; a version is not lost for one that is gone since."""
-        asked = {suite.name for suite in measured.suites}
-        try:
-            return [task for task in open_tasks(self.order, policy) if task.suite.name in asked]
-        except Unaskable as error:
-            self.reporter.event("warn", str(error))
-            return []
