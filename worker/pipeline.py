@@ -34,9 +34,9 @@ from worker.harness import Task, open_tasks
 from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
-from worker.measurement import NOT_COMPARED, Measurement
 from worker.rehearsal import check_prompts, prompts_of_its_own, rehearsal
 from worker.reporting import Drained, PhaseClock, PipeReporter, RunFailed
+from worker.siblings import NOT_COMPARED, Siblings
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
 
@@ -92,24 +92,23 @@ class Training:
         with self.phase("training"):
             result = self.train(policy, data, config)
             policy.rest()  # nothing from here on reads a demonstration again
-        measurement = Measurement(self.order, self.folder, self.reporter, config, data, partial(self.start, base))
+        start = partial(self.start, base)
+        siblings = Siblings(self.order, self.folder, self.reporter, config, data, suites, tasks, start)
         plain = twin = None
         if self.order.compare:
             num_parameters = self.order.base.num_parameters
             with self.phase("comparing"):
                 plain = self.order.compare.config(config, facts=lengths.facts, num_parameters=num_parameters)
-                twin = measurement.compare(policy, plain)
+                twin = siblings.add_twin(policy, plain)
         with self.phase("evaluating"):
-            measured = measurement.ask(
-                policy, suites, tasks=tasks, has_twin=twin is not None, on_progress=self.reporter.progress
-            )
+            measured = siblings.ask(policy, has_twin=twin is not None, on_progress=self.reporter.progress)
             measured.unasked |= missing
             measured.notes += dict.fromkeys(missing.values())
         replicates: list[Replicate] = []
         if self.order.seeds > 1:
             with self.phase("replicating"):
                 policy.rest()
-                replicates = measurement.replicate(plain if twin else None, suites, tasks, measured)
+                replicates = siblings.replicate(plain if twin else None, measured)
         with self.phase("exporting"):
             report = build_report(
                 measured,
