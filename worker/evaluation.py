@@ -1,5 +1,6 @@
 """An evaluation asked for by itself, in the trainer process: load a version, ask, report. Trains nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from worker.evals.scorers import ScorerChoice
 from worker.evals.suites import (
     Split,
     Suite,
-    Unaskable,
     demonstration_suite,
     general_suite,
     question_suite,
@@ -119,16 +119,16 @@ class Evaluation:
         general = [seen.count(general_suite(rehearsed=self.order.rehearsed))] if self.order.general else []
         return [*suites, *general, *clients], own
 
-    def tasks(self, policy: HfPolicy) -> list[Peculiar]:
+    def tasks(self, policy: HfPolicy) -> Sequence[Peculiar]:
         """Tasks of lm-evaluation-harness, found before anything is asked.
 
         Raises:
-            RunFailed: One of them cannot be asked here.
+            RunFailed: Some cannot be asked here.
         """
-        try:
-            return open_tasks(self.order, policy)
-        except Unaskable as error:
-            raise RunFailed("suite_unavailable", str(error), "suites") from error
+        tasks, missing = open_tasks(self.order, policy)
+        if missing:
+            raise RunFailed("suite_unavailable", " ".join(dict.fromkeys(missing.values())), "suites")
+        return tasks
 
     def scorer(self) -> ScorerChoice | None:
         """What the report says of scorers: nothing is chosen here."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.domain.demonstrations import read_demonstrations
 from app.domain.distillation import Contradiction
-from app.domain.evaluation import TASK_PREFIX, unmeasured
+from app.domain.evaluation import unmeasured
 from app.domain.proportions import CONFIDENCE, num_to_show
 from app.domain.text_rules import CannotScore
 from app.domain.trainer_protocol import ORDER_NAME, ORDERS, EvaluationOrder, Order
@@ -25,19 +25,18 @@ from worker import memory
 from worker.dataset import Lengths, choose_scorer, make_suites, part, past_scores
 from worker.evals.replicates import Replicate
 from worker.evals.report import MARGIN, build_report
-from worker.evals.run import Peculiar
 from worker.evals.schema import Cost
 from worker.evals.scorers import SCORERS
-from worker.evals.suites import Item, Split, Suite, Unaskable, prompt_sha256
+from worker.evals.suites import Item, Split, Suite, prompt_sha256
 from worker.evaluation import Evaluation
 from worker.exporting import check_loading, export, provenance
-from worker.harness import open_tasks
+from worker.harness import Task, open_tasks
 from worker.hf.base import Base
 from worker.hf.checkpoint import Checkpoints, read_checkpoint
 from worker.hf.model import HfPolicy
-from worker.measurement import NOT_COMPARED, Measurement
 from worker.rehearsal import check_prompts, prompts_of_its_own, rehearsal
 from worker.reporting import Drained, PhaseClock, PipeReporter, RunFailed
+from worker.siblings import NOT_COMPARED, Siblings
 from worker.teacher_check import check_teacher
 from worker.trainer import TrainResult, train
 
@@ -93,24 +92,23 @@ class Training:
         with self.phase("training"):
             result = self.train(policy, data, config)
             policy.rest()  # nothing from here on reads a demonstration again
-        measurement = Measurement(self.order, self.folder, self.reporter, config, data, partial(self.start, base))
+        start = partial(self.start, base)
+        siblings = Siblings(self.order, self.folder, self.reporter, config, data, suites, tasks, start)
         plain = twin = None
         if self.order.compare:
             num_parameters = self.order.base.num_parameters
             with self.phase("comparing"):
                 plain = self.order.compare.config(config, facts=lengths.facts, num_parameters=num_parameters)
-                twin = measurement.compare(policy, plain)
+                twin = siblings.add_twin(policy, plain)
         with self.phase("evaluating"):
-            measured = measurement.ask(
-                policy, suites, tasks=tasks, has_twin=twin is not None, on_progress=self.reporter.progress
-            )
+            measured = siblings.ask(policy, has_twin=twin is not None, on_progress=self.reporter.progress)
             measured.unasked |= missing
             measured.notes += dict.fromkeys(missing.values())
         replicates: list[Replicate] = []
         if self.order.seeds > 1:
             with self.phase("replicating"):
                 policy.rest()
-                replicates = measurement.replicate(plain if twin else None, suites, measured)
+                replicates = siblings.replicate(plain if twin else None, measured)
         with self.phase("exporting"):
             report = build_report(
                 measured,
@@ -175,19 +173,19 @@ class Training:
         policy.on_work = self.reporter.working
         return policy
 
-    def tasks(self, policy: HfPolicy) -> tuple[list[Peculiar], dict[str, str]]:
+    def tasks(self, policy: HfPolicy) -> tuple[list[Task], dict[str, str]]:
         """Tasks of lm-evaluation-harness, and by name of the suite why any are missing.
 
         Raises:
             RunFailed: Some cannot be asked here, and nothing has been trained yet that would be lost.
         """
-        try:
-            return open_tasks(self.order, policy), {}
-        except Unaskable as error:
-            if self.order.resolved is None:
-                raise RunFailed("suite_unavailable", str(error), "evaluation.suites") from error
-            self.reporter.event("warn", str(error))
-            return [], {f"{TASK_PREFIX}{name}": str(error) for name in self.order.tasks}
+        tasks, missing = open_tasks(self.order, policy)
+        reasons = dict.fromkeys(missing.values())
+        if reasons and self.order.resolved is None:
+            raise RunFailed("suite_unavailable", " ".join(reasons), "evaluation.suites")
+        for reason in reasons:
+            self.reporter.event("warn", reason)
+        return tasks, missing
 
     def warn_of_no_skill(self, data: Split) -> None:
         """Say that nothing is held out where only the texts tell; a file of few prompts is told of at the post."""

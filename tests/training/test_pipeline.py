@@ -42,7 +42,7 @@ from app.domain.trainer_protocol import (
 )
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters
 from tests.tiny_models import save_tiny
-from worker import exporting, memory, pipeline, trainer_process
+from worker import exporting, memory, pipeline, siblings, trainer_process
 from worker.dataset import Lengths, choose_scorer, make_suites, part, question_digests
 from worker.evals.run import Measured
 from worker.evals.scorers import ScorerChoice
@@ -53,10 +53,10 @@ from worker.hf.base import Base
 from worker.hf.chat import Chat
 from worker.hf.checkpoint import read_checkpoint
 from worker.hf.model import HfPolicy
-from worker.measurement import Measurement
 from worker.pipeline import Training
 from worker.rehearsal import rehearsal
 from worker.reporting import ORPHANED_EXIT_CODE, Drained, PipeReporter, RunFailed
+from worker.siblings import Siblings
 from worker.teacher_check import TeacherCheck, View
 from worker.trainer import TrainResult
 
@@ -814,20 +814,23 @@ def test_demonstrations_are_forgotten_before_questions_are_asked(
 ) -> None:
     """Fault caught: up to 1 GiB that is held through evaluation and export, where nothing reads it."""
     remembered: list[int] = []
-    train, ask = pipeline.train, Measurement.ask
+    train, ask = pipeline.train, Siblings.ask
 
     def trains(policy: HfPolicy, *given: Any) -> TrainResult:
         result = train(policy, *given)
         remembered.append(len(policy._memory._known))
         return result
 
-    def asks(measurement: Measurement, policy: HfPolicy, *given: Any, **named: Any) -> Measured:
+    def asks(one: Siblings, policy: HfPolicy, *given: Any, **named: Any) -> Measured:
         remembered.append(len(policy._memory._known))
-        return ask(measurement, policy, *given, **named)
+        return ask(one, policy, *given, **named)
 
     monkeypatch.setattr(pipeline, "train", trains)
-    monkeypatch.setattr(Measurement, "ask", asks)
+    monkeypatch.setattr(Siblings, "ask", asks)
     monkeypatch.setattr(pipeline, "check_loading", lambda *_: None)
-    run(lay_out(tmp_path / "job", base))
-    assert remembered[0] > 0
-    assert remembered[1:] == [0]
+    monkeypatch.setattr(siblings, "train", trains)
+    run(lay_out(tmp_path / "job", base, seeds=2))
+    of_version, of_other_seed = remembered[:2], remembered[2:]
+    for trained, asked in (of_version, of_other_seed):
+        assert trained > 0
+        assert asked == 0

@@ -16,7 +16,7 @@ from app.domain.comparison import SupervisedTwin
 from app.domain.trainer_protocol import BaseModelRef, EarlierSkill, ParentRef, checkpoint_path
 from app.domain.training import SupervisedHyperparameters
 from tests.training.test_pipeline import base, lay_out, run
-from worker import measurement, pipeline
+from worker import pipeline, siblings
 from worker.hf.model import HfPolicy
 from worker.reporting import PipeReporter
 from worker.sdft.monitor import Diverged
@@ -57,7 +57,7 @@ def made(report: Any) -> Any:
 def watch(folder: Path) -> Watched:
     """Run a job and keep what only its process sees."""
     watched, resting, training = Watched(folder), [], []
-    train_twin, rest, add_twin = measurement.train_twin, HfPolicy.rest, HfPolicy.add_twin
+    train_twin, rest, add_twin = siblings.train_twin, HfPolicy.rest, HfPolicy.add_twin
 
     def trains(*given: Any) -> Twin:
         watched.remembered = len(resting[0]._memory._known)
@@ -75,7 +75,7 @@ def watch(folder: Path) -> Watched:
         add_twin(policy, factors)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "train_twin", trains)
+        patch.setattr(siblings, "train_twin", trains)
         patch.setattr(HfPolicy, "rest", rests)
         patch.setattr(HfPolicy, "add_twin", adds)
         watched.messages = run(folder)
@@ -245,7 +245,7 @@ def test_a_twin_that_diverges_costs_the_comparison_and_not_the_job(base: BaseMod
 
     folder = lay_out(tmp_path / "diverged", base, compare=TWIN)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "train_twin", diverges)
+        patch.setattr(siblings, "train_twin", diverges)
         messages = run(folder)
     assert messages[-1].kind == "finished"
     [warning] = [one.message for one in messages if one.kind == "event" and "nothing to compare with" in one.message]

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import metadata
 from math import ceil
@@ -165,6 +165,10 @@ class LmEvalSuite:
             )
         notes = _left_out(name, sum(len(task.eval_docs) for task in tasks.values()), len(rows), len(items))
         return cls(Suite(f"lm_eval:{name}", "client", items), notes, policy, tasks, chosen, metrics)
+
+    def of(self, policy: HfPolicy) -> Self:
+        """See ``worker.harness.Task``."""
+        return replace(self, policy=policy)
 
     def ask(self, arm: Arm, on_items: Callable[[int], None]) -> list[Answer]:
         """See ``Peculiar``."""

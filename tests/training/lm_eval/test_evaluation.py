@@ -110,9 +110,9 @@ def test_what_cannot_be_asked_is_told_before_anything_is(job: Path, tmp_path: Pa
 @pytest.fixture
 def _breaking_late(monkeypatch: pytest.MonkeyPatch) -> None:
     def break_later(*given: Any) -> Any:
-        suites = open_tasks(*given)
-        monkeypatch.setattr(suites[0].tasks["sdft_say"], "process_results", lambda *_: 1 / 0)
-        return suites
+        tasks, missing = open_tasks(*given)
+        monkeypatch.setattr(tasks[0].tasks["sdft_say"], "process_results", lambda *_: 1 / 0)
+        return tasks, missing
 
     open_tasks = evaluation.open_tasks
     monkeypatch.setattr(evaluation, "open_tasks", break_later)

@@ -1,6 +1,7 @@
 """Tasks of lm-evaluation-harness on tiny models: marked as the harness marks its own Hugging Face model, and paired."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +23,12 @@ from worker.evals.lm_eval_suite import LmEvalSuite, open_manager
 from worker.evals.suites import Unaskable
 from worker.hf.base import Base
 from worker.hf.model import HfPolicy
-from worker.reporting import RunFailed
+from worker.reporting import PipeReporter, RunFailed
 
 __all__ = ["base"]
 
 TWIN = SupervisedTwin(method="supervised", learning_rate=0.01)
+LEARNING = SdftHyperparameters.model_validate(QUICK | {"learning_rate": 0.01, "n_epochs": 4})
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,13 @@ def manager(tasks_folder: Path) -> TaskManager:
 
 @pytest.fixture(scope="module")
 def policy(base: Any) -> HfPolicy:
+    return changed(base)
+
+
+def changed(base: Any, seed: int = 0) -> HfPolicy:
     """With a student that says something else than its base."""
     policy = HfPolicy.on(Base.load(Path(base.path), num_threads=1), lora_rank=4, lora_alpha=8, parent=None, seed=1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for factor in policy.parameters().values():
             factor.add_(torch.randn(factor.shape, generator=generator))
@@ -122,6 +128,14 @@ def test_arms_are_asked_the_same_and_answer_for_themselves(policy: HfPolicy, man
     assert said["base"][24:] != said["student"][24:]
 
 
+def test_a_task_of_another_policy_is_as_if_opened_with_it(base: Any, policy: HfPolicy, manager: TaskManager) -> None:
+    other = changed(base, seed=1)
+    opened = LmEvalSuite.load(manager, "sdft_local", policy)
+    marks, anew = ask(opened, "student"), ask(LmEvalSuite.load(manager, "sdft_local", other), "student")
+    assert ask(opened.of(other), "student") == anew != marks
+    assert ask(opened, "student") == marks
+
+
 def test_progress_is_told_in_items(policy: HfPolicy, manager: TaskManager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval_suite, "LOT", 32)
     told: list[int] = []
@@ -175,10 +189,9 @@ def test_a_failure_of_the_harness_is_the_suites_and_a_drain_is_not(
 @pytest.fixture(scope="module")
 def report(base: Any, tasks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of a job that asks two tasks, of a twin too."""
-    quick = SdftHyperparameters.model_validate(QUICK | {"learning_rate": 0.01, "n_epochs": 4})
     folder = lay_out(
         tmp_path_factory.mktemp("attempts") / "asked", base, tasks=["sdft_choose", "sdft_say"],
-        tasks_folder=str(tasks_folder), compare=TWIN, hyperparameters=quick,
+        tasks_folder=str(tasks_folder), compare=TWIN, hyperparameters=LEARNING,
     )  # fmt: skip
     run(folder)
     return json.loads((folder / "out" / "report.json").read_text())
@@ -249,13 +262,66 @@ def test_an_attempt_that_goes_on_without_its_tasks_ends_with_a_caveat(
 
 
 @pytest.mark.usefixtures("_loaded_manager")
+def test_all_that_cannot_be_asked_is_told_at_once(base: Any, tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "a", base, tasks=["sdft_no_data", "sdft_choose", "sdft_perplexity"])
+    with pytest.raises(RunFailed, match=r"data of lm_eval:sdft_no_data are .* lm_eval:sdft_perplexity cannot be asked"):
+        run(folder)
+
+
+@pytest.mark.usefixtures("_loaded_manager")
+def test_an_attempt_that_goes_on_without_some_tasks_asks_the_others_and_says_of_each_why(
+    base: Any, tmp_path: Path
+) -> None:
+    [resolved] = [message for message in run(lay_out(tmp_path / "a", base)) if message.kind == "resolved"]
+    tasks = ["sdft_no_data", "sdft_choose", "sdft_perplexity", "sdft_say"]
+    folder = lay_out(tmp_path / "b", base, resolved=resolved.config, tasks=tasks)
+    warnings = [message.message for message in run(folder) if message.kind == "event" and message.level == "warn"]
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert [suite["name"] for suite in report["suites"]][-2:] == ["lm_eval:sdft_choose", "lm_eval:sdft_say"]
+    no_data, perplexity = report["unjudged"]
+    assert no_data["sentence"].startswith("lm_eval:sdft_no_data was not asked: The data of lm_eval:sdft_no_data are")
+    assert perplexity["sentence"].startswith("lm_eval:sdft_perplexity was not asked: lm_eval:sdft_perplexity cannot be")
+    for one in (no_data, perplexity):
+        said = one["sentence"].removeprefix(f"{one['suite']} was not asked: ")
+        assert said in warnings
+        assert said in report["caveats"]
+
+
+def test_other_seeds_are_asked_the_tasks_of_the_version_whatever_became_of_the_folder(
+    base: Any, tasks_folder: Path, tmp_path: Path
+) -> None:
+    """Fault caught: a seed whose tasks are opened again, or are asked of the version."""
+    own = shutil.copytree(tasks_folder, tmp_path / "tasks")
+
+    class Losing(PipeReporter):
+        def phase(self, phase: Any) -> None:
+            super().phase(phase)
+            if phase == "replicating":
+                own.rename(tmp_path / "elsewhere")
+
+    folder = lay_out(
+        tmp_path / "a",
+        base,
+        tasks=["sdft_choose", "sdft_say"],
+        tasks_folder=str(own),
+        hyperparameters=LEARNING,
+        seeds=2,
+    )
+    run(folder, Losing)
+    runs = json.loads((folder / "out" / "report.json").read_text())["replicates"]["runs"]
+    version, other = ({row["suite"]: row["score"] for row in one["scores"]} for one in runs)
+    assert list(version) == list(other) == ["lamp", "general ability", "lm_eval:sdft_choose", "lm_eval:sdft_say"]
+    assert version["lm_eval:sdft_choose"] != other["lm_eval:sdft_choose"]
+
+
+@pytest.mark.usefixtures("_loaded_manager")
 def test_a_suite_that_breaks_late_costs_itself_and_not_the_version(
     base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_later(order: Any, policy: HfPolicy) -> Any:
-        suites = open_tasks(order, policy)
-        monkeypatch.setattr(suites[0].tasks["sdft_say"], "process_results", lambda *_: 1 / 0)
-        return suites
+        tasks, missing = open_tasks(order, policy)
+        monkeypatch.setattr(tasks[0].tasks["sdft_say"], "process_results", lambda *_: 1 / 0)
+        return tasks, missing
 
     open_tasks = pipeline.open_tasks
     monkeypatch.setattr(pipeline, "open_tasks", break_later)

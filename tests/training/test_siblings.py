@@ -17,7 +17,7 @@ from app.domain.comparison import SupervisedTwin
 from app.domain.trainer_protocol import BaseModelRef, checkpoint_path
 from app.domain.training import MAX_SEED, SdftHyperparameters
 from tests.training.test_pipeline import QUICK, base, lay_out, run
-from worker import measurement, pipeline, replicates
+from worker import pipeline, siblings
 from worker.hf.model import HfPolicy
 from worker.reporting import PipeReporter
 from worker.sdft.monitor import Diverged
@@ -58,7 +58,7 @@ def holds(policy: HfPolicy | None) -> bool:
 
 def watch(folder: Path) -> Watched:
     watched, policies = Watched(folder), []
-    train, train_twin, evaluate = replicates.train, replicates.train_twin, measurement.evaluate
+    train, train_twin, evaluate = siblings.train, siblings.train_twin, siblings.evaluate
 
     def trains(policy: HfPolicy, *given: Any) -> Any:
         watched.held += [holds(reference()) for reference in policies]
@@ -83,9 +83,9 @@ def watch(folder: Path) -> Watched:
         return measured
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replicates, "train", trains)
-        patch.setattr(replicates, "train_twin", trains_twin)
-        patch.setattr(measurement, "evaluate", asks)
+        patch.setattr(siblings, "train", trains)
+        patch.setattr(siblings, "train_twin", trains_twin)
+        patch.setattr(siblings, "evaluate", asks)
         watched.messages = run(folder)
     return watched
 
@@ -237,12 +237,16 @@ def test_an_attempt_that_goes_on_makes_them_anew_and_reports_the_same(
 
 @pytest.mark.parametrize("who", ["train", "train_twin"])
 def test_a_seed_that_diverges_is_reported_and_costs_nothing_else(base: BaseModelRef, tmp_path: Path, who: str) -> None:
-    def diverges(*_: Any) -> Any:
-        raise Diverged("The train_loss became nan.")
+    trains = getattr(siblings, who)
+
+    def diverges(*given: Any) -> Any:
+        if any(getattr(one, "seed", SEED) != SEED for one in given):
+            raise Diverged("The train_loss became nan.")
+        return trains(*given)
 
     folder = lay_out(tmp_path / "diverged", base, hyperparameters=HYPERPARAMETERS, compare=TWIN, seeds=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replicates, who, diverges)
+        patch.setattr(siblings, who, diverges)
         messages = run(folder)
     assert messages[-1].kind == "finished"
     [warning] = [one.message for one in messages if one.kind == "event" and f"With seed {SEED + 1}" in one.message]
