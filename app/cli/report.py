@@ -2,6 +2,7 @@
 
 import tempfile
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from app.cli.connection import Key, Url, connect
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import CliError, Json, console, insist_on_pass, print_json
+from app.domain.lifecycle import without_report
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -35,9 +37,7 @@ def report(
     evaluation_id = _evaluation_id(client, of)
     evaluation: Any = client.get(f"/evaluations/{evaluation_id}", cast_to=object)
     if evaluation["report"] is None:
-        raise CliError(
-            f"{evaluation_id} is {evaluation['status']} and has no report; it has one once it has succeeded."
-        )
+        raise CliError(why_no_report(evaluation))
     if json:
         print_json(evaluation)
     else:
@@ -52,6 +52,13 @@ def report(
     insist_on_pass(evaluation["gate"])
 
 
+def why_no_report(found: Mapping[str, Any]) -> str:
+    """Of a job or an evaluation, as the API has it, why there is no report."""
+    error = found["error"] or {}
+    stands = without_report(found["status"], found["phase"], error.get("code"), error.get("message"))
+    return f"{found['id']} {stands}"
+
+
 def _evaluation_id(client: "OpenAI", named: str) -> str:
     if named.startswith("eval-"):
         return named
@@ -60,7 +67,7 @@ def _evaluation_id(client: "OpenAI", named: str) -> str:
     job = client.fine_tuning.jobs.retrieve(named)
     evaluation_id: str | None = getattr(job, "evaluation_id", None)
     if evaluation_id is None:
-        raise CliError(f"{named} is {job.status} and has no report; a job has one once it has succeeded.")
+        raise CliError(why_no_report(job.to_dict()))
     return evaluation_id
 
 

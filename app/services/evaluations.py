@@ -13,6 +13,7 @@ from app.dispatch import Broker
 from app.domain.errors import Conflict, Invalid, NotFound
 from app.domain.evaluation import TASK_PREFIX, task_of
 from app.domain.ids import is_id, new_id
+from app.domain.lifecycle import without_report
 from app.services import adapters, base_models, files, lineage, runs
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store, StoredBlob
@@ -130,8 +131,9 @@ def html(session: Session, store: Store, evaluated: Evaluated) -> bytes:
         Conflict: There is no report yet, or there will be none.
     """
     if evaluated.evaluation.html_sha256 is None:
-        message = f"This evaluation is {evaluated.job.status} and has no page; it has one once it has succeeded."
-        raise Conflict("report_not_ready", message)
+        job = evaluated.job
+        stands = without_report(job.status, job.phase, job.error_code, job.error_message)
+        raise Conflict("report_not_ready", f"This evaluation {stands}")
     blob = session.get_one(Blob, evaluated.evaluation.html_sha256)
     return store.read_bytes(StoredBlob(blob.sha256, blob.num_bytes))
 

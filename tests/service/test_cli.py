@@ -324,6 +324,32 @@ def test_a_job_is_shown_in_json_and_in_times_that_people_read(sdft, line):
     assert json.loads(shown["progress"])["total_steps"] is None
 
 
+def test_a_report_is_promised_only_where_there_may_be_one(sdft, line, committed_sessions):
+    def told(named):
+        shown = sdft("report", named)
+        assert (shown.returncode, shown.stdout) == (1, "")
+        return " ".join(shown.stderr.split()).removeprefix("Error: ")
+
+    broken, cancelled, waiting = (
+        json.loads(sdft("evaluate", "home:1", "--suite", "general", "--json").stdout)["id"] for _ in range(3)
+    )
+    with committed_sessions.begin() as session:
+        project = session.query(Project).filter_by(name="acme").one()
+        jobs = {
+            status: factories.make_job(session, status, project=project).id
+            for status in ("failed", "cancelled", "queued")
+        }
+        claim = runs.claim_next(session, factories.make_worker(session).id, 60)
+        runs.fail_or_retry(session, claim, "internal_error", "It broke.")
+    sdft("evaluations", "cancel", cancelled)
+    for failed in (broken, jobs["failed"]):
+        assert told(failed) == f"{failed} has failed (internal_error), so there will be no report: It broke."
+    for ended in (cancelled, jobs["cancelled"]):
+        assert told(ended) == f"{ended} was cancelled. There will be no report."
+    for waits in (waiting, jobs["queued"]):
+        assert told(waits) == f"{waits} is queued and has no report; it has one once it has succeeded."
+
+
 def test_a_report_is_found_by_its_version_too(sdft, line):
     sdft("adapters", "promote", "home:1", "--alias", "production")
     by_job = sdft("report", line[0]).stdout
