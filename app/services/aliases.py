@@ -89,7 +89,7 @@ def move(
     if alias is None or alias.version_id != version.id:
         verdict = _verdict(session, version)
         if verdict != "pass" and not asked.override:
-            raise Conflict("gate_not_passed", _refusal(adapter, version, verdict))
+            raise Conflict("gate_not_passed", _refusal(version, verdict))
         details = {"verdict": verdict, "override": asked.override, "reason": asked.reason}
         alias = point(session, adapter, version, name, actor=actor, details=details)
     return _pointer(session, alias)
@@ -183,10 +183,10 @@ def _verdict(session: Session, version: AdapterVersion) -> str | None:
     return None if decision is None else str(decision["verdict"])
 
 
-def _refusal(adapter: Adapter, version: AdapterVersion, verdict: str | None) -> str:
+def _refusal(version: AdapterVersion, verdict: str | None) -> str:
     judged = f"came out of its gate with {verdict}" if verdict else "came from a job without a gate"
     return (
-        f"{adapter.name}:{version.version} {judged}, so no alias moves to it by itself; send override true with a "
+        f"{version.label} {judged}, so no alias moves to it by itself; send override true with a "
         "reason to move it all the same, or train with a gate that it passes."
     )
 

@@ -88,7 +88,7 @@ def create(session: Session, broker: Broker, project_id: str, asked: EvaluationR
     session.flush()
     session.refresh(job)
     session.refresh(evaluation)
-    runs.note(session, job, f"Evaluation created: {label(version)} on {', '.join(suites)}.")
+    runs.note(session, job, f"Evaluation created: {version.label} on {', '.join(suites)}.")
     after_commit(session, lambda: broker.ring(job.id))
     return Evaluated(evaluation, version, against, job)
 
@@ -144,11 +144,6 @@ def examples(evaluated: Evaluated) -> list[tuple[str, dict[str, Any]]]:
     return [(suite["name"], found) for suite in report["suites"] for found in suite.get("flips", ())]
 
 
-def label(version: AdapterVersion) -> str:
-    """What people call a version."""
-    return f"{version.adapter.name}:{version.version}"
-
-
 def _named(session: Session, project_id: str, reference: str, *, param: str) -> AdapterVersion:
     found = adapters.resolve(session, project_id, reference)
     if found is None:
@@ -170,7 +165,7 @@ def _against(
         return next(iter(lineage.ancestors(session, version.parent_version_id)), None)
     against = _named(session, project_id, reference, param="against")
     if against.adapter.base_model != version.adapter.base_model:
-        message = f"{label(against)} lies over {against.adapter.base_model}; name a version over the same base."
+        message = f"{against.label} lies over {against.adapter.base_model}; name a version over the same base."
         raise Invalid("against_over_another_base", message, param="against")
     if against.id == version.id:
         message = "A version cannot be compared with itself; name another one, or base."
@@ -190,7 +185,7 @@ def _suites(
         elif name == LINEAGE:
             members = lineage.ancestors(session, version.id)
             asked_of = _having_questions(session, members)
-            chosen |= {label(member): {"version_id": member.id} for member in members if member.id in asked_of}
+            chosen |= {member.label: {"version_id": member.id} for member in members if member.id in asked_of}
         elif task := task_of(name):
             chosen[name] = {"version_id": None, "task": task}
         elif is_id("file", name):
@@ -203,7 +198,7 @@ def _suites(
                 made_by = session.get_one(Job, member.job_id)
                 file = session.get_one(File, made_by.validation_file_id or made_by.training_file_id)
                 base_models.check_roles(session.get_one(BaseModel, version.adapter.base_model), file, param=param)
-            chosen[label(member)] = {"version_id": member.id}
+            chosen[member.label] = {"version_id": member.id}
     if not chosen:
         message = "Nothing was held out of what this version and its ancestors were taught; ask the suite general too."
         raise Invalid("nothing_to_ask", message, param="suites")
