@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.connection import Key, Url, connect
+from app.cli.connection import Key, Url, connect, insist_on_names
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import CliError, Json, console, print_json, print_table, say, show_time
 
@@ -55,8 +55,10 @@ def pull(
     """Download a version as a PEFT folder, every file checked against its digest."""
     from app.cli.download import how_to_load, pull_adapter
 
-    client = connect(Home(home), url, key)
     name, _, chosen = adapter.partition("@" if "@" in adapter else ":")
+    how = "adapter; write NAME for its latest version, NAME:VERSION or NAME@ALIAS."
+    insist_on_names(name, chosen or name, of=adapter, otherwise=how)
+    client = connect(Home(home), url, key)
     if not chosen:
         chosen = _get(client, f"/adapters/{name}")["latest_version"]
     version = _get(client, f"/adapters/{name}/versions/{chosen}")
@@ -86,8 +88,9 @@ def promote(
 ) -> None:
     """Point an alias at a version. Exit code 2 if the version did not pass its gate."""
     name, _, number = version.partition(":")
-    if not number.isdecimal():
-        raise CliError(f"{version} names no version; write NAME:VERSION, like my-adapter:3.")
+    written = (name, number if number.isdecimal() else "")
+    insist_on_names(*written, of=version, otherwise="version; write NAME:VERSION, like my-adapter:3.")
+    insist_on_names(alias, of=alias, otherwise="alias; write one like --alias production.")
     body = {"version": int(number), "override": override, "reason": reason}
     client = connect(Home(home), url, key)
     expected: Any = {"headers": {"If-Match": if_match}} if if_match else {}
@@ -123,8 +126,7 @@ def remove_alias(
 ) -> None:
     """Take an alias away."""
     adapter, _, name = alias.partition("@")
-    if not name:
-        raise CliError(f"{alias} names no alias; write NAME@ALIAS, like my-adapter@production.")
+    insist_on_names(adapter, name, of=alias, otherwise="alias; write NAME@ALIAS, like my-adapter@production.")
     because: Any = {"params": {"reason": reason}} if reason else {}
     removed: Any = connect(Home(home), url, key).delete(
         f"/adapters/{adapter}/aliases/{name}", cast_to=object, options=because
@@ -161,6 +163,7 @@ def lineage(
     json: Json = False,
 ) -> None:
     """Show what each version was taught and what it still knows of the skills before."""
+    insist_on_names(name, of=name, otherwise="adapter; write its name alone, like my-adapter.")
     found = _get(connect(Home(home), url, key), f"/adapters/{name}/lineage")
     if json:
         print_json(found)

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.connection import Key, Url, connect
+from app.cli.connection import Key, Url, connect, insist_on_names
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import CliError, Json, console, insist_on_pass, print_json
 from app.domain.lifecycle import without_report
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+_OTHERWISE = "job (ftjob-...), no evaluation (eval-...) and no version (NAME:VERSION, NAME@ALIAS)."
 
 
 def report(
@@ -61,6 +63,7 @@ def why_no_report(found: Mapping[str, Any]) -> str:
 
 def _evaluation_id(client: "OpenAI", named: str) -> str:
     if named.startswith("eval-"):
+        insist_on_names(named, of=named, otherwise=_OTHERWISE)
         return named
     if not named.startswith("ftjob-"):
         return _made_with(client, named)
@@ -74,10 +77,7 @@ def _evaluation_id(client: "OpenAI", named: str) -> str:
 def _made_with(client: "OpenAI", version: str) -> str:
     """The evaluation that a job made with its version."""
     name, _, chosen = version.partition("@" if "@" in version else ":")
-    if not chosen or name == "ft":
-        raise CliError(
-            f"{version} names no job (ftjob-...), no evaluation (eval-...) and no version (NAME:VERSION, NAME@ALIAS)."
-        )
+    insist_on_names(name, chosen, of=version, otherwise=_OTHERWISE)
     found: Any = client.get(f"/adapters/{name}/versions/{chosen}", cast_to=object)
     if found["evaluation_id"] is None:
         raise CliError(f"{version} has no report.")
