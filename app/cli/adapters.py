@@ -93,7 +93,7 @@ def promote(
     insist_on_names(alias, of=alias, otherwise="alias; write one like --alias production.")
     body = {"version": int(number), "override": override, "reason": reason}
     client = connect(Home(home), url, key)
-    expected: Any = {"headers": {"If-Match": if_match}} if if_match else {}
+    expected: Any = {"headers": {"If-Match": if_match}} if if_match is not None else {}
     with _hint_at_override():
         moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body, options=expected)
     if json:

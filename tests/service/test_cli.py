@@ -114,6 +114,16 @@ def test_promote_moves_no_alias_that_has_moved_since(sdft, line):
     assert (late.returncode, json.loads(late.stdout)["error"]["code"]) == (1, "alias_moved")
 
 
+def test_an_empty_etag_is_none_that_an_alias_has(sdft, line):
+    """Fault caught: a variable that was not set took the condition away, and the alias moved whoever had moved it."""
+    sdft("adapters", "promote", "home:1", "--alias", "production")
+    forced = ("--override", "--reason", "Test.", "--if-match", "")
+    refused = sdft("adapters", "promote", "home:2", "--alias", "production", *forced)
+    assert refused.returncode == 1
+    assert "If-Match has no ETag of an alias" in refused.stderr
+    assert json.loads(sdft("adapters", "list", "--json").stdout)[0]["versions"][0]["aliases"] == ["production"]
+
+
 def test_an_alias_is_removed_and_the_audit_log_says_why(sdft, line):
     sdft("adapters", "promote", "home:1", "--alias", "production")
     gone = sdft("adapters", "remove-alias", "home@production", "--reason", "Too slow.")
