@@ -32,7 +32,7 @@ def list_(home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, jso
         for adapter in adapters
         for item in adapter["versions"]
     )  # fmt: skip
-    print_table(columns, rows, empty="There are no adapters; a job makes one: sdft jobs create")
+    print_table(columns, rows, empty="No adapter has a version; a job makes one: sdft jobs create")
 
 
 def _all_pages(client: "OpenAI", path: str) -> Iterator[Any]:
@@ -59,8 +59,7 @@ def pull(
     how = "adapter; write NAME for its latest version, NAME:VERSION or NAME@ALIAS."
     insist_on_names(name, chosen or name, of=adapter, otherwise=how)
     client = connect(Home(home), url, key)
-    if not chosen:
-        chosen = _get(client, f"/adapters/{name}")["latest_version"]
+    chosen = chosen or _latest(client, name)
     version = _get(client, f"/adapters/{name}/versions/{chosen}")
     folder = to or Path(f"{name}-v{version['version']}")
     if folder.exists():
@@ -70,6 +69,13 @@ def pull(
         print_json({**version, "folder": str(folder)})
     else:
         say(f"{folder}\n{how_to_load(folder)}")
+
+
+def _latest(client: "OpenAI", name: str) -> str:
+    latest = _get(client, f"/adapters/{name}")["latest_version"]
+    if latest is None:
+        raise CliError(f"{name} has no version left: all were deleted; a job makes another one: sdft jobs create")
+    return str(latest)
 
 
 @cli.command()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from app.db.models import Adapter, Evaluation, File, Job, Project
+from app.db.clock import NOW
+from app.db.models import Adapter, AdapterVersion, Evaluation, File, Job, Project
 from app.services import publishing, runs
 from app.services.publishing import EvaluationResults
 from app.storage.store import StoredBlob
@@ -122,6 +123,19 @@ def test_an_empty_etag_is_none_that_an_alias_has(sdft, line):
     assert refused.returncode == 1
     assert "If-Match has no ETag of an alias" in refused.stderr
     assert json.loads(sdft("adapters", "list", "--json").stdout)[0]["versions"][0]["aliases"] == ["production"]
+
+
+def test_an_adapter_whose_versions_are_all_deleted_is_said_to_have_none(sdft, line, committed_sessions):
+    with committed_sessions.begin() as session:
+        session.query(AdapterVersion).update({"deleted_at": NOW})
+    assert sdft("adapters", "list").stdout == "No adapter has a version; a job makes one: sdft jobs create\n"
+    assert [one["versions"] for one in json.loads(sdft("adapters", "list", "--json").stdout)] == [[]]
+    latest = sdft("adapters", "pull", "home")
+    assert latest.returncode == 1
+    assert "home has no version left" in latest.stderr
+    shown = sdft("adapters", "lineage", "home").stdout
+    assert "90% (80% to 95%)" in shown
+    assert "every version of this adapter is deleted" in shown
 
 
 def test_an_alias_is_removed_and_the_audit_log_says_why(sdft, line):
