@@ -7,9 +7,9 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from app.api import adapters, aliases, evaluations, files, health, jobs, models
+from app.api.admission import Admission
 from app.api.dependencies import refuse_unknown_query
 from app.api.docs import serve_docs
-from app.api.gate import Gate
 from app.api.problems import handle_errors
 from app.api.schemas.common import Problem
 from app.logs import configure_logging
@@ -63,5 +63,5 @@ def create_app(settings: Settings | None = None, *, resources: Resources | None 
     if settings.docs:
         serve_docs(app)
     handle_errors(app)
-    app.add_middleware(Gate)
+    app.add_middleware(Admission)
     return app

@@ -16,7 +16,7 @@ class Arm:
 
     Args:
         label: For the table.
-        module: Run with ``python -m``; speaks through ``benchmarks.gate``.
+        module: Run with ``python -m``; speaks through ``benchmarks.turnstile``.
         settings: What sets it apart, understood by that module alone.
         beside: The arm of TRL's that does the same work.
     """

@@ -12,12 +12,12 @@ from typing import Any, Self
 
 from benchmarks.arms import ARMS, Order
 
-# As our launcher starts a trainer: threads that wait give their core away. It helps whoever waits at a gate.
+# As our launcher starts a trainer: threads that wait give their core away. It helps whoever waits at a turnstile.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
 
 
 class Player:
-    """A process behind a gate.
+    """A process behind a turnstile.
 
     Args:
         module: To run.

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from benchmarks.gate import Gate
+from benchmarks.turnstile import Turnstile
 
 SIZE, REPEATS = 2048, 8
 
@@ -13,11 +13,11 @@ SIZE, REPEATS = 2048, 8
 def main() -> None:
     """Measure whenever asked to."""
     torch.set_num_threads(int(sys.argv[1]))
-    gate = Gate()
+    turnstile = Turnstile()
     left, right = torch.rand(SIZE, SIZE), torch.rand(SIZE, SIZE)
-    gate.pass_on()
+    turnstile.pass_on()
     while True:
-        gate.pass_on(flop_per_second=2 * SIZE**3 / min(seconds(left, right) for _ in range(REPEATS)))
+        turnstile.pass_on(flop_per_second=2 * SIZE**3 / min(seconds(left, right) for _ in range(REPEATS)))
 
 
 def seconds(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from benchmarks.gate import peak_memory_bytes
+from benchmarks.turnstile import peak_memory_bytes
 from worker.sdft.loss import Head, distil
 
 NUM_TOKENS, HIDDEN, VOCABULARY = 1024, 896, 151_936

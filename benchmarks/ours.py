@@ -9,19 +9,19 @@ from typing import Any
 from app.domain.training import TrainingConfig
 from benchmarks.arithmetic import Work, measure
 from benchmarks.arms import Order
-from benchmarks.gate import Gate, peak_memory_bytes
 from benchmarks.setting import Setting
+from benchmarks.turnstile import Turnstile, peak_memory_bytes
 from worker.evals.suites import neutral_prompts
 from worker.examples import encode_rehearsal, encode_tasks
 from worker.hf.model import HfPolicy
 from worker.trainer import train
 
 
-class GatedReporter:
+class TurnstileReporter:
     """Passes the turn on after each step."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, turnstile: Turnstile) -> None:
+        self._turnstile = turnstile
 
     def step(self, _step: int, _total_steps: int, _trained_tokens: int, metrics: dict[str, float]) -> None:
         """Seconds by phase, and tokens said."""
@@ -29,7 +29,7 @@ class GatedReporter:
             name.removeprefix("seconds_"): seconds for name, seconds in metrics.items() if name.startswith("seconds_")
         }
         tokens = round(metrics["tokens_per_second"] * sum(phases.values()))
-        self._gate.pass_on(phases=phases, tokens=tokens, loss=metrics["train_loss"])
+        self._turnstile.pass_on(phases=phases, tokens=tokens, loss=metrics["train_loss"])
 
     def event(self, level: str, message: str, **data: Any) -> None:  # noqa: ARG002
         """To the log."""
@@ -45,17 +45,17 @@ class GatedReporter:
 
 def main() -> None:
     """One arm, from its order on the command line to its last word."""
-    order, gate = Order.from_json(sys.argv[1]), Gate()
+    order, turnstile = Order.from_json(sys.argv[1]), Turnstile()
     setting = Setting(order)
     config, policy = setting.config(**order.settings), setting.policy()
     if order.new_tokens:
         force_length(policy, order.new_tokens)
     work = expected_work(policy, setting, config)
-    gate.pass_on(size=asdict(measure(policy._peft)), work=asdict(work))  # noqa: SLF001
-    train(policy, setting.demonstrations, {"base": neutral_prompts()}, config, GatedReporter(gate), None)
+    turnstile.pass_on(size=asdict(measure(policy._peft)), work=asdict(work))  # noqa: SLF001
+    train(policy, setting.demonstrations, {"base": neutral_prompts()}, config, TurnstileReporter(turnstile), None)
     peak = peak_memory_bytes()
     scores = {} if order.new_tokens else {"score": setting.score(policy), "base_score": setting.score(policy, "base")}
-    gate.say(peak_memory_bytes=peak, **scores)
+    turnstile.say(peak_memory_bytes=peak, **scores)
 
 
 def force_length(policy: HfPolicy, new_tokens: int) -> None:

@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 from app.domain.training import TrainingConfig
 from benchmarks.arithmetic import Work, measure
 from benchmarks.arms import BATCH_SIZE, TEMPLATE, Order
-from benchmarks.gate import Gate, peak_memory_bytes
 from benchmarks.setting import Setting
 from benchmarks.trl_trainer import PAPER, OurPrompts, make_trainer, student_factors
+from benchmarks.turnstile import Turnstile, peak_memory_bytes
 
 
 class TimedTrainer(OurPrompts):
@@ -52,11 +52,11 @@ class TimedTrainer(OurPrompts):
         return int(self._buffered_inputs[0]["raw_completion_lengths"].sum())
 
 
-class GatedSteps(TrainerCallback):
+class TurnstileSteps(TrainerCallback):
     """Passes the turn on before each step but the first, and after the last."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, turnstile: Turnstile) -> None:
+        self._turnstile = turnstile
         self._began: float | None = None
         self.trainer: TimedTrainer
 
@@ -73,13 +73,13 @@ class GatedSteps(TrainerCallback):
         if self._began is not None:
             phases = dict(self.trainer.seconds)
             phases["optimizer"] = time.perf_counter() - self._began - sum(phases.values())
-            self._gate.pass_on(phases=phases, tokens=self.trainer.num_tokens())
+            self._turnstile.pass_on(phases=phases, tokens=self.trainer.num_tokens())
 
 
 def main() -> None:
     """One arm, from its order on the command line to its last word."""
-    order, gate = Order.from_json(sys.argv[1]), Gate()
-    setting, steps = Setting(order), GatedSteps(gate)
+    order, turnstile = Order.from_json(sys.argv[1]), Turnstile()
+    setting, steps = Setting(order), TurnstileSteps(turnstile)
     config, paper = setting.config(share=0.0), bool(order.settings["paper"])
     rollouts = {"num_generations": order.settings["rollouts"]} if "rollouts" in order.settings else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def main() -> None:
         )  # fmt: skip
         steps.trainer = trainer
         work = expected_work(trainer, setting, config)
-        gate.pass_on(size=asdict(measure(trainer.model)), work=asdict(work))
+        turnstile.pass_on(size=asdict(measure(trainer.model)), work=asdict(work))
         trainer.train()
     peak = peak_memory_bytes()
     scores = {}
@@ -98,7 +98,7 @@ def main() -> None:
         policy = setting.policy()
         policy.load_student(student_factors(trainer))
         scores["score"] = setting.score(policy)
-    gate.say(peak_memory_bytes=peak, **scores)
+    turnstile.say(peak_memory_bytes=peak, **scores)
 
 
 def make_settings(config: TrainingConfig, order: Order) -> dict[str, Any]:

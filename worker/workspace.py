@@ -32,7 +32,7 @@ from app.domain.trainer_protocol import (
 from app.domain.training import SdftHyperparameters, SupervisedHyperparameters, TrainingConfig
 from app.resources import Resources
 from app.services.blobs import blob_of
-from app.services.evaluations import GENERAL, label
+from app.services.evaluations import GENERAL
 from app.services.lineage import ancestors, past_scores
 from app.services.publishing import model_id
 from app.services.runs import Claim, begin_anew, held, latest_checkpoint
@@ -300,7 +300,7 @@ def _suite_name(file: File) -> str:
 
 def _taught(session: Session, lineage: list[AdapterVersion], plan: _Plan) -> Taught:
     return Taught(
-        versions=[label(version) for version in lineage],
+        versions=[version.label for version in lineage],
         files=_training_files(session, lineage, plan),
         held_out=_held_out(session, lineage, plan),
         deleted=_deleted(session, lineage),
@@ -333,7 +333,7 @@ def _training_files(session: Session, lineage: list[AdapterVersion], plan: _Plan
 
 def _deleted(session: Session, lineage: list[AdapterVersion]) -> list[str]:
     """Those of which that is so."""
-    return [label(version) for version in lineage if _training_file(session, version).deleted_at is not None]
+    return [version.label for version in lineage if _training_file(session, version).deleted_at is not None]
 
 
 def _training_file(session: Session, version: AdapterVersion) -> File:

@@ -58,7 +58,7 @@ def get_broker(resources: ResourcesDep) -> Broker:
 
 
 def get_caller(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
-    """Who the gate let in; the bearer scheme is here for the OpenAPI document only."""
+    """Who was admitted; the bearer scheme is here for the OpenAPI document only."""
     caller: Caller = request.state.caller
     return caller
 

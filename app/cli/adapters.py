@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.connection import Key, Url, connect
+from app.cli.connection import Key, Url, connect, insist_on_names
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import CliError, Json, console, print_json, print_table, say, show_time
 
@@ -32,7 +32,7 @@ def list_(home: HomeOption = DEFAULT_HOME, url: Url = None, key: Key = None, jso
         for adapter in adapters
         for item in adapter["versions"]
     )  # fmt: skip
-    print_table(columns, rows, empty="There are no adapters; a job makes one: sdft jobs create")
+    print_table(columns, rows, empty="No adapter has a version; a job makes one: sdft jobs create")
 
 
 def _all_pages(client: "OpenAI", path: str) -> Iterator[Any]:
@@ -55,10 +55,11 @@ def pull(
     """Download a version as a PEFT folder, every file checked against its digest."""
     from app.cli.download import how_to_load, pull_adapter
 
-    client = connect(Home(home), url, key)
     name, _, chosen = adapter.partition("@" if "@" in adapter else ":")
-    if not chosen:
-        chosen = _get(client, f"/adapters/{name}")["latest_version"]
+    how = "adapter; write NAME for its latest version, NAME:VERSION or NAME@ALIAS."
+    insist_on_names(name, chosen or name, of=adapter, otherwise=how)
+    client = connect(Home(home), url, key)
+    chosen = chosen or _latest(client, name)
     version = _get(client, f"/adapters/{name}/versions/{chosen}")
     folder = to or Path(f"{name}-v{version['version']}")
     if folder.exists():
@@ -68,6 +69,13 @@ def pull(
         print_json({**version, "folder": str(folder)})
     else:
         say(f"{folder}\n{how_to_load(folder)}")
+
+
+def _latest(client: "OpenAI", name: str) -> str:
+    latest = _get(client, f"/adapters/{name}")["latest_version"]
+    if latest is None:
+        raise CliError(f"{name} has no version left: all were deleted; a job makes another one: sdft jobs create")
+    return str(latest)
 
 
 @cli.command()
@@ -86,11 +94,12 @@ def promote(
 ) -> None:
     """Point an alias at a version. Exit code 2 if the version did not pass its gate."""
     name, _, number = version.partition(":")
-    if not number.isdecimal():
-        raise CliError(f"{version} names no version; write NAME:VERSION, like my-adapter:3.")
+    written = (name, number if number.isdecimal() else "")
+    insist_on_names(*written, of=version, otherwise="version; write NAME:VERSION, like my-adapter:3.")
+    insist_on_names(alias, of=alias, otherwise="alias; write one like --alias production.")
     body = {"version": int(number), "override": override, "reason": reason}
     client = connect(Home(home), url, key)
-    expected: Any = {"headers": {"If-Match": if_match}} if if_match else {}
+    expected: Any = {"headers": {"If-Match": if_match}} if if_match is not None else {}
     with _hint_at_override():
         moved: Any = client.put(f"/adapters/{name}/aliases/{alias}", cast_to=object, body=body, options=expected)
     if json:
@@ -123,8 +132,7 @@ def remove_alias(
 ) -> None:
     """Take an alias away."""
     adapter, _, name = alias.partition("@")
-    if not name:
-        raise CliError(f"{alias} names no alias; write NAME@ALIAS, like my-adapter@production.")
+    insist_on_names(adapter, name, of=alias, otherwise="alias; write NAME@ALIAS, like my-adapter@production.")
     because: Any = {"params": {"reason": reason}} if reason else {}
     removed: Any = connect(Home(home), url, key).delete(
         f"/adapters/{adapter}/aliases/{name}", cast_to=object, options=because
@@ -161,6 +169,7 @@ def lineage(
     json: Json = False,
 ) -> None:
     """Show what each version was taught and what it still knows of the skills before."""
+    insist_on_names(name, of=name, otherwise="adapter; write its name alone, like my-adapter.")
     found = _get(connect(Home(home), url, key), f"/adapters/{name}/lineage")
     if json:
         print_json(found)

@@ -37,6 +37,21 @@ def connect(home: Home, url: str | None, key: str | None) -> "OpenAI":
     return OpenAI(base_url=f"{address}/v1", api_key=_checked(key or home.saved_key() or "", home))
 
 
+def insist_on_names(*parts: str, of: str, otherwise: str) -> None:
+    """Refuse what can be no name and no id: as a part of an address of the API it would lead to another one.
+
+    Args:
+        parts: Of the address.
+        of: The text that they are from.
+        otherwise: What that does not name, and how to write it.
+
+    Raises:
+        CliError: One is empty, or has other characters than names and ids have.
+    """
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", part) for part in parts):
+        raise CliError(f"{of or 'An empty text'} names no {otherwise}")
+
+
 def _checked(key: str, home: Home) -> str:
     if not key:
         raise CliError(f"There is no key in {home.key_path}. Name one: --key or SDFT_API_KEY.")

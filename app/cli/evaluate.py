@@ -9,6 +9,7 @@ from app.cli.connection import Key, Url, connect
 from app.cli.files import send
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import JOB_FAILED_EXIT_CODE, CliError, Json, console, print_json, say
+from app.cli.report import why_no_report
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -99,7 +100,6 @@ def _show(evaluation: dict[str, Any], *, json: bool, watched: bool) -> None:
 
         show_report(evaluation["report"], evaluation["gate"], console(width=None))
     elif watched:
-        why = f" ({evaluation['error']['code']}): {evaluation['error']['message']}" if evaluation["error"] else "."
-        say(f"The evaluation {evaluation['id']} {evaluation['status']}{why}")
+        say(why_no_report(evaluation))
     else:
         say(f"{evaluation['id']}\nRead it once it is done: sdft report {evaluation['id']}")

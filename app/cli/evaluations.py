@@ -4,13 +4,21 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.connection import Key, Url, connect
+from app.cli.connection import Key, Url, connect, insist_on_names
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import Json, print_fields, print_json, print_table, say, show_time
 
 cli = typer.Typer(help="List, show and cancel evaluations.", no_args_is_help=True)
 
-EvaluationId = Annotated[str, typer.Argument(metavar="EVALUATION", help="Id of the evaluation: eval-...")]
+
+def _named(evaluation_id: str) -> str:
+    insist_on_names(evaluation_id, of=evaluation_id, otherwise="evaluation; give the id of one, eval-...")
+    return evaluation_id
+
+
+EvaluationId = Annotated[
+    str, typer.Argument(metavar="EVALUATION", help="Id of the evaluation: eval-...", callback=_named)
+]
 
 
 @cli.command("list")

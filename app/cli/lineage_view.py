@@ -52,7 +52,9 @@ def _matrix(lineage: dict[str, Any]) -> Table:
 
 def _figures(figures: dict[str, Any], measures: set[str]) -> list[Text]:
     if figures["measure"] is None:
-        return [Text("No figures: there are no held-out questions.")]
+        if figures["of"] is None:
+            return [Text("No figures: every version of this adapter is deleted.")]
+        return [Text(f"No figures: nothing was held out of what {figures['of']} and its ancestors were taught.")]
     shown = [(name, meaning, figures[name]) for name, meaning in FIGURES.items()]
     lines = [
         f"  {name.replace('_', ' '):18} {'not measured' if value is None else _signed(figures['measure'], value):>12}"

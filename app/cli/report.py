@@ -2,17 +2,21 @@
 
 import tempfile
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.connection import Key, Url, connect
+from app.cli.connection import Key, Url, connect, insist_on_names
 from app.cli.home import DEFAULT_HOME, Home, HomeOption
 from app.cli.output import CliError, Json, console, insist_on_pass, print_json
+from app.domain.lifecycle import without_report
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+_OTHERWISE = "job (ftjob-...), no evaluation (eval-...) and no version (NAME:VERSION, NAME@ALIAS)."
 
 
 def report(
@@ -35,9 +39,7 @@ def report(
     evaluation_id = _evaluation_id(client, of)
     evaluation: Any = client.get(f"/evaluations/{evaluation_id}", cast_to=object)
     if evaluation["report"] is None:
-        raise CliError(
-            f"{evaluation_id} is {evaluation['status']} and has no report; it has one once it has succeeded."
-        )
+        raise CliError(why_no_report(evaluation))
     if json:
         print_json(evaluation)
     else:
@@ -52,25 +54,30 @@ def report(
     insist_on_pass(evaluation["gate"])
 
 
+def why_no_report(found: Mapping[str, Any]) -> str:
+    """Of a job or an evaluation, as the API has it, why there is no report."""
+    error = found["error"] or {}
+    stands = without_report(found["status"], found["phase"], error.get("code"), error.get("message"))
+    return f"{found['id']} {stands}"
+
+
 def _evaluation_id(client: "OpenAI", named: str) -> str:
     if named.startswith("eval-"):
+        insist_on_names(named, of=named, otherwise=_OTHERWISE)
         return named
     if not named.startswith("ftjob-"):
         return _made_with(client, named)
     job = client.fine_tuning.jobs.retrieve(named)
     evaluation_id: str | None = getattr(job, "evaluation_id", None)
     if evaluation_id is None:
-        raise CliError(f"{named} is {job.status} and has no report; a job has one once it has succeeded.")
+        raise CliError(why_no_report(job.to_dict()))
     return evaluation_id
 
 
 def _made_with(client: "OpenAI", version: str) -> str:
     """The evaluation that a job made with its version."""
     name, _, chosen = version.partition("@" if "@" in version else ":")
-    if not chosen or name == "ft":
-        raise CliError(
-            f"{version} names no job (ftjob-...), no evaluation (eval-...) and no version (NAME:VERSION, NAME@ALIAS)."
-        )
+    insist_on_names(name, chosen, of=version, otherwise=_OTHERWISE)
     found: Any = client.get(f"/adapters/{name}/versions/{chosen}", cast_to=object)
     if found["evaluation_id"] is None:
         raise CliError(f"{version} has no report.")

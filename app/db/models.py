@@ -322,6 +322,11 @@ class AdapterVersion(Base):
 
     adapter: Mapped[Adapter] = relationship(lazy="raise")
 
+    @property
+    def label(self) -> str:
+        """What people call it, where its adapter is loaded."""
+        return f"{self.adapter.name}:{self.version}"
+
 
 class AdapterFile(Base):
     """One file of a version's folder."""

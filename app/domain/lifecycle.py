@@ -1,4 +1,4 @@
-"""The states of a job, which moves between them are allowed, and why a run can fail."""
+"""The states of a job, which moves between them are allowed, why a run can fail, and what that means for a report."""
 
 from typing import Final, Literal, get_args
 
@@ -36,3 +36,12 @@ MAX_FAILED_ATTEMPTS: Final = 3
 MAX_PREEMPTIONS: Final = 20
 MAX_JOB_SECONDS: Final = 30 * 24 * 3600
 """Longest wall limit that a client may ask for."""
+
+
+def without_report(status: str, phase: str, error_code: str | None, error_message: str | None) -> str:
+    """What to say, after its name, of a job or an evaluation that has no report: whether it will have one, and why."""
+    if error_code:
+        return f"has failed ({error_code}), so there will be no report: {error_message}"
+    if status == "cancelled" or phase == "cancelling":
+        return f"{'was' if status == 'cancelled' else 'is being'} cancelled. There will be no report."
+    return f"is {status} and has no report; it has one once it has succeeded."

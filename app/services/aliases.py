@@ -83,13 +83,13 @@ def move(
     """
     adapter = _locked(session, project_id, adapter_name)
     alias = session.get(Alias, (adapter.id, name))
-    _check(expected, adapter, name, alias)
+    _check(session, expected, adapter, name, alias)
     version = adapters.get_version(session, project_id, adapter_name, str(asked.version)).version
     adapters.keep(session, version)
     if alias is None or alias.version_id != version.id:
         verdict = _verdict(session, version)
         if verdict != "pass" and not asked.override:
-            raise Conflict("gate_not_passed", _refusal(adapter, version, verdict))
+            raise Conflict("gate_not_passed", _refusal(version, verdict))
         details = {"verdict": verdict, "override": asked.override, "reason": asked.reason}
         alias = point(session, adapter, version, name, actor=actor, details=details)
     return _pointer(session, alias)
@@ -135,7 +135,7 @@ def remove(
     """
     adapter = _locked(session, project_id, adapter_name)
     alias = _existing(session, adapter, name)
-    _check(expected, adapter, name, alias)
+    _check(session, expected, adapter, name, alias)
     pointed_at = session.get_one(AdapterVersion, alias.version_id).version
     details = {"from_version": pointed_at, "to_version": None, "reason": reason}
     subject = f"{adapter.name}@{name}"
@@ -158,19 +158,24 @@ def _existing(session: Session, adapter: Adapter, name: str) -> Alias:
     return alias
 
 
-def _check(expected: Expected, adapter: Adapter, name: str, alias: Alias | None) -> None:
-    if not expected.holds(alias):
-        if expected.tags is not None and not any(tag == "*" or is_id("audit", tag) for tag in expected.tags):
-            message = (
-                "If-Match has no ETag of an alias; send the one that a GET of the alias answers, as it is, like "
-                '"audit-0123…" with its quotes.'
-            )
-            raise PreconditionFailed("invalid_etag", message, param="If-Match")
-        now = "has moved" if alias else "does not exist"
-        raise PreconditionFailed(
-            "alias_moved",
-            f"{adapter.name}@{name} {now}, so it is not as you last saw it; read it again and send the ETag of that.",
+def _check(session: Session, expected: Expected, adapter: Adapter, name: str, alias: Alias | None) -> None:
+    if expected.holds(alias):
+        return
+    called = f"{adapter.name}@{name}"
+    if alias is None:
+        message = f"{called} does not exist, or no longer; leave If-Match out to make it."
+    elif expected.absent:
+        number = session.get_one(AdapterVersion, alias.version_id).version
+        message = f"{called} exists already and points at version {number}; send its ETag in If-Match instead."
+    elif not any(tag == "*" or is_id("audit", tag) for tag in expected.tags or ()):
+        message = (
+            "If-Match has no ETag of an alias; send the one that a GET of the alias answers, as it is, like "
+            '"audit-0123…" with its quotes.'
         )
+        raise PreconditionFailed("invalid_etag", message, param="If-Match")
+    else:
+        message = f"{called} has moved, so it is not as you last saw it; read it again and send the ETag of that."
+    raise PreconditionFailed("alias_moved", message)
 
 
 def _verdict(session: Session, version: AdapterVersion) -> str | None:
@@ -178,10 +183,10 @@ def _verdict(session: Session, version: AdapterVersion) -> str | None:
     return None if decision is None else str(decision["verdict"])
 
 
-def _refusal(adapter: Adapter, version: AdapterVersion, verdict: str | None) -> str:
+def _refusal(version: AdapterVersion, verdict: str | None) -> str:
     judged = f"came out of its gate with {verdict}" if verdict else "came from a job without a gate"
     return (
-        f"{adapter.name}:{version.version} {judged}, so no alias moves to it by itself; send override true with a "
+        f"{version.label} {judged}, so no alias moves to it by itself; send override true with a "
         "reason to move it all the same, or train with a gate that it passes."
     )
 

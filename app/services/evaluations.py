@@ -13,6 +13,7 @@ from app.dispatch import Broker
 from app.domain.errors import Conflict, Invalid, NotFound
 from app.domain.evaluation import TASK_PREFIX, task_of
 from app.domain.ids import is_id, new_id
+from app.domain.lifecycle import without_report
 from app.services import adapters, base_models, files, lineage, runs
 from app.services.pages import Page, PageRequest, page
 from app.storage.store import Store, StoredBlob
@@ -87,7 +88,7 @@ def create(session: Session, broker: Broker, project_id: str, asked: EvaluationR
     session.flush()
     session.refresh(job)
     session.refresh(evaluation)
-    runs.note(session, job, f"Evaluation created: {label(version)} on {', '.join(suites)}.")
+    runs.note(session, job, f"Evaluation created: {version.label} on {', '.join(suites)}.")
     after_commit(session, lambda: broker.ring(job.id))
     return Evaluated(evaluation, version, against, job)
 
@@ -130,8 +131,9 @@ def html(session: Session, store: Store, evaluated: Evaluated) -> bytes:
         Conflict: There is no report yet, or there will be none.
     """
     if evaluated.evaluation.html_sha256 is None:
-        message = f"This evaluation is {evaluated.job.status} and has no page; it has one once it has succeeded."
-        raise Conflict("report_not_ready", message)
+        job = evaluated.job
+        stands = without_report(job.status, job.phase, job.error_code, job.error_message)
+        raise Conflict("report_not_ready", f"This evaluation {stands}")
     blob = session.get_one(Blob, evaluated.evaluation.html_sha256)
     return store.read_bytes(StoredBlob(blob.sha256, blob.num_bytes))
 
@@ -140,11 +142,6 @@ def examples(evaluated: Evaluated) -> list[tuple[str, dict[str, Any]]]:
     """Answers that changed, each with its suite, as the report has them; none before there is one."""
     report = evaluated.evaluation.report or {"suites": []}
     return [(suite["name"], found) for suite in report["suites"] for found in suite.get("flips", ())]
-
-
-def label(version: AdapterVersion) -> str:
-    """What people call a version."""
-    return f"{version.adapter.name}:{version.version}"
 
 
 def _named(session: Session, project_id: str, reference: str, *, param: str) -> AdapterVersion:
@@ -168,7 +165,7 @@ def _against(
         return next(iter(lineage.ancestors(session, version.parent_version_id)), None)
     against = _named(session, project_id, reference, param="against")
     if against.adapter.base_model != version.adapter.base_model:
-        message = f"{label(against)} lies over {against.adapter.base_model}; name a version over the same base."
+        message = f"{against.label} lies over {against.adapter.base_model}; name a version over the same base."
         raise Invalid("against_over_another_base", message, param="against")
     if against.id == version.id:
         message = "A version cannot be compared with itself; name another one, or base."
@@ -188,7 +185,7 @@ def _suites(
         elif name == LINEAGE:
             members = lineage.ancestors(session, version.id)
             asked_of = _having_questions(session, members)
-            chosen |= {label(member): {"version_id": member.id} for member in members if member.id in asked_of}
+            chosen |= {member.label: {"version_id": member.id} for member in members if member.id in asked_of}
         elif task := task_of(name):
             chosen[name] = {"version_id": None, "task": task}
         elif is_id("file", name):
@@ -201,7 +198,7 @@ def _suites(
                 made_by = session.get_one(Job, member.job_id)
                 file = session.get_one(File, made_by.validation_file_id or made_by.training_file_id)
                 base_models.check_roles(session.get_one(BaseModel, version.adapter.base_model), file, param=param)
-            chosen[label(member)] = {"version_id": member.id}
+            chosen[member.label] = {"version_id": member.id}
     if not chosen:
         message = "Nothing was held out of what this version and its ancestors were taught; ask the suite general too."
         raise Invalid("nothing_to_ask", message, param="suites")

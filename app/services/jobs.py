@@ -315,7 +315,7 @@ def _going_on(session: Session, asked: JobRequest, parent: AdapterVersion | None
     for name, value in decided.items():
         if getattr(asked.hyperparameters, name) not in {"auto", value}:
             message = (
-                f"{parent.adapter.name}:{parent.version} has {name} {value}, and a job that starts from it trains the "
+                f"{parent.label} has {name} {value}, and a job that starts from it trains the "
                 f"same matrices on; remove {name} or set it to {value}."
             )
             raise Invalid("invalid_value", message, param=f"{asked.hyperparameters_at}.{name}")
@@ -354,6 +354,6 @@ def _doubt(asked: JobRequest, checked: Checked) -> str:
 def _created(asked: JobRequest, training: File, job: Job, parent: AdapterVersion | None) -> str:
     """The first event: what was understood."""
     chosen = " (the default, as the request named none)" if asked.method_is_default else ""
-    start = f" from {parent.adapter.name}:{parent.version}" if parent else ""
+    start = f" from {parent.label}" if parent else ""
     examples = (training.validation or {})["n_examples"]
     return f"Job created: method {asked.method}{chosen}, {examples} examples, adapter {job.adapter_name}{start}."

@@ -91,9 +91,9 @@ def of_adapter(session: Session, adapter: Adapter) -> Lineage:
 def past_scores(session: Session, versions: Sequence[AdapterVersion]) -> list[PastScore]:
     """What reports say that the base and these ``ancestors``, in their order, scored on each other's skills."""
     table = _Table(versions, _reports(session, [version.id for version in versions]))
-    arms = [("base", None), *((_label(version), version.id) for version in versions)]
+    arms = [("base", None), *((version.label, version.id) for version in versions)]
     return [
-        PastScore(version=name, skill=_label(suite.version), value=cell.score, low=cell.low, high=cell.high)
+        PastScore(version=name, skill=suite.version.label, value=cell.score, low=cell.low, high=cell.high)
         for name, version_id in arms
         for suite, cell in zip(table.suites, table.row(version_id), strict=True)
         if cell
@@ -104,10 +104,6 @@ def _reports(session: Session, version_ids: Collection[str]) -> Sequence[Evaluat
     """Evaluations of versions that have a report, oldest first."""
     reported = (Evaluation.version_id.in_(version_ids), Evaluation.report.is_not(None))
     return session.scalars(select(Evaluation).where(*reported).order_by(Evaluation.created_at)).all()
-
-
-def _label(version: AdapterVersion) -> str:
-    return f"{version.adapter.name}:{version.version}"
 
 
 def _family(session: Session, chosen: ColumnElement[bool]) -> dict[str, AdapterVersion]:
@@ -132,7 +128,7 @@ class _Table:
 
     def __init__(self, versions: Sequence[AdapterVersion], evaluations: Sequence[Evaluation]) -> None:
         self._versions = {version.id: version for version in versions}
-        self._labels = {_label(version): version.id for version in versions}
+        self._labels = {version.label: version.id for version in versions}
         self._cells: dict[tuple[str | None, str], Cell] = {}
         self.evaluation_ids = {one.version_id: one.id for one in evaluations if self._is_own(one)}
         skills = {}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
-from app.db.models import Adapter, AdapterVersion, Evaluation, Job, JobMetric
+from app.db.models import AdapterVersion, Evaluation, Job, JobMetric
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,9 @@ def standings(session: Session, jobs: Sequence[Job]) -> list[Standing]:
 
 def _parents(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
     """What people call the version that a job starts from, deleted or not."""
-    query = (
-        select(AdapterVersion.id, Adapter.name, AdapterVersion.version)
-        .join(Adapter, Adapter.id == AdapterVersion.adapter_id)
-        .where(AdapterVersion.id.in_({job.parent_version_id for job in jobs if job.parent_version_id}))
-    )
-    called = {version_id: f"{name}:{number}" for version_id, name, number in session.execute(query)}
+    named = {job.parent_version_id for job in jobs if job.parent_version_id}
+    query = select(AdapterVersion).where(AdapterVersion.id.in_(named)).options(joinedload(AdapterVersion.adapter))
+    called = {version.id: version.label for version in session.scalars(query)}
     return {job.id: called[job.parent_version_id] for job in jobs if job.parent_version_id}
 
 

@@ -115,6 +115,28 @@ def test_conditions_without_an_alias(http, line):
     assert "If-Match" in error["message"]
 
 
+def test_an_alias_that_was_to_be_new_is_said_to_exist_and_not_to_have_moved(http, line):
+    http.put(ALIAS, json={"version": 1})
+    http.put(ALIAS, json={"version": 2})
+    only_new = {"If-None-Match": "*"}
+    for headers in (only_new, only_new | {"If-Match": http.get(ALIAS).headers["etag"]}):
+        for response in (http.put(ALIAS, json={"version": 1}, headers=headers), http.delete(ALIAS, headers=headers)):
+            message = error_of(response, 412)["message"]
+            assert "exists already and points at version 2" in message
+            assert "its ETag in If-Match instead" in message
+            assert "moved" not in message
+
+
+@pytest.mark.parametrize("asked", ["*", '"3"', f'"audit-{"0" * 32}"'])
+def test_who_expects_an_alias_that_is_not_there_is_told_how_to_make_it(http, line, asked):
+    """Fault caught: nobody can read it again and send the ETag of that."""
+    error = error_of(http.put(ALIAS, json={"version": 1}, headers={"If-Match": asked}), 412)
+    assert error["code"] == "alias_moved"
+    assert "lamps@production does not exist" in error["message"]
+    assert "leave If-Match out to make it" in error["message"]
+    assert "read it again" not in error["message"]
+
+
 @pytest.mark.parametrize("asked", ["3", '"3"', "lamps:1", '"audit-0"', "W/*"])
 def test_what_is_no_etag_of_an_alias_is_told_so_and_not_that_the_alias_has_moved(http, line, asked):
     http.put(ALIAS, json={"version": 1})

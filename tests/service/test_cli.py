@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from app.db.models import Adapter, Evaluation, File, Job, Project
+from app.db.clock import NOW
+from app.db.models import Adapter, AdapterVersion, Evaluation, File, Job, Project
 from app.services import publishing, runs
 from app.services.publishing import EvaluationResults
 from app.storage.store import StoredBlob
@@ -112,6 +113,29 @@ def test_promote_moves_no_alias_that_has_moved_since(sdft, line):
     assert json.loads(override("home:2", "--if-match", f'"{seen}"').stdout)["version"] == 2
     late = override("home:1", "--if-match", seen)
     assert (late.returncode, json.loads(late.stdout)["error"]["code"]) == (1, "alias_moved")
+
+
+def test_an_empty_etag_is_none_that_an_alias_has(sdft, line):
+    """Fault caught: a variable that was not set took the condition away, and the alias moved whoever had moved it."""
+    sdft("adapters", "promote", "home:1", "--alias", "production")
+    forced = ("--override", "--reason", "Test.", "--if-match", "")
+    refused = sdft("adapters", "promote", "home:2", "--alias", "production", *forced)
+    assert refused.returncode == 1
+    assert "If-Match has no ETag of an alias" in refused.stderr
+    assert json.loads(sdft("adapters", "list", "--json").stdout)[0]["versions"][0]["aliases"] == ["production"]
+
+
+def test_an_adapter_whose_versions_are_all_deleted_is_said_to_have_none(sdft, line, committed_sessions):
+    with committed_sessions.begin() as session:
+        session.query(AdapterVersion).update({"deleted_at": NOW})
+    assert sdft("adapters", "list").stdout == "No adapter has a version; a job makes one: sdft jobs create\n"
+    assert [one["versions"] for one in json.loads(sdft("adapters", "list", "--json").stdout)] == [[]]
+    latest = sdft("adapters", "pull", "home")
+    assert latest.returncode == 1
+    assert "home has no version left" in latest.stderr
+    shown = sdft("adapters", "lineage", "home").stdout
+    assert "90% (80% to 95%)" in shown
+    assert "every version of this adapter is deleted" in shown
 
 
 def test_an_alias_is_removed_and_the_audit_log_says_why(sdft, line):
@@ -322,6 +346,32 @@ def test_a_job_is_shown_in_json_and_in_times_that_people_read(sdft, line):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", shown["created_at"].strip())
     assert shown["gate"].startswith('{"min_gain": 0.05')
     assert json.loads(shown["progress"])["total_steps"] is None
+
+
+def test_a_report_is_promised_only_where_there_may_be_one(sdft, line, committed_sessions):
+    def told(named):
+        shown = sdft("report", named)
+        assert (shown.returncode, shown.stdout) == (1, "")
+        return " ".join(shown.stderr.split()).removeprefix("Error: ")
+
+    broken, cancelled, waiting = (
+        json.loads(sdft("evaluate", "home:1", "--suite", "general", "--json").stdout)["id"] for _ in range(3)
+    )
+    with committed_sessions.begin() as session:
+        project = session.query(Project).filter_by(name="acme").one()
+        jobs = {
+            status: factories.make_job(session, status, project=project).id
+            for status in ("failed", "cancelled", "queued")
+        }
+        claim = runs.claim_next(session, factories.make_worker(session).id, 60)
+        runs.fail_or_retry(session, claim, "internal_error", "It broke.")
+    sdft("evaluations", "cancel", cancelled)
+    for failed in (broken, jobs["failed"]):
+        assert told(failed) == f"{failed} has failed (internal_error), so there will be no report: It broke."
+    for ended in (cancelled, jobs["cancelled"]):
+        assert told(ended) == f"{ended} was cancelled. There will be no report."
+    for waits in (waiting, jobs["queued"]):
+        assert told(waits) == f"{waits} is queued and has no report; it has one once it has succeeded."
 
 
 def test_a_report_is_found_by_its_version_too(sdft, line):

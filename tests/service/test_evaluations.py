@@ -397,3 +397,25 @@ def test_a_failed_evaluation_says_why(http, line, session):
     shown = http.get(f"{EVALUATIONS}/{evaluation_id}").json()
     assert shown["status"] == "failed"
     assert shown["error"] == {"code": "internal_error", "message": "It broke.", "param": None, "retryable": False}
+
+
+def test_a_page_is_promised_only_where_there_may_be_one(http, line, session):
+    def told():
+        page = http.get(f"{EVALUATIONS}/{evaluation_id}", headers={"Accept": "text/html"})
+        return error_of(page, 409)["message"]
+
+    evaluation_id = post(http, version="lamps:1").json()["id"]
+    waits = "This evaluation is {} and has no report; it has one once it has succeeded."
+    assert told() == waits.format("queued")
+    taken = claim(session)
+    session.commit()
+    assert told() == waits.format("running")
+    http.post(f"{EVALUATIONS}/{evaluation_id}/cancel")
+    assert told() == "This evaluation is being cancelled. There will be no report."
+    runs.cancel(session, taken)
+    session.commit()
+    assert told() == "This evaluation was cancelled. There will be no report."
+    evaluation_id = post(http, version="lamps:1").json()["id"]
+    runs.fail_or_retry(session, claim(session), "internal_error", "It broke.")
+    session.commit()
+    assert told() == "This evaluation has failed (internal_error), so there will be no report: It broke."

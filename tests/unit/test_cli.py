@@ -166,6 +166,37 @@ def test_an_empty_text_is_no_job(home: Path):
     assert "names no job" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("evaluations", "show", ""), "An empty text names no evaluation"),
+        (("evaluations", "cancel", "eval-1/x"), "eval-1/x names no evaluation"),
+        (("report", ""), "An empty text names no job"),
+        (("report", "eval-1/examples"), "no evaluation (eval-...)"),
+        (("report", "home:1/archive"), "NAME:VERSION"),
+        (("adapters", "pull", ""), "An empty text names no adapter"),
+        (("adapters", "pull", "ft:org/tiny:acme:home:abc"), "NAME:VERSION"),
+        (("adapters", "pull", "home:1/.."), "NAME:VERSION"),
+        (("adapters", "lineage", ""), "An empty text names no adapter"),
+        (("adapters", "lineage", "home:1"), "home:1 names no adapter"),
+        (("adapters", "promote", ":1", "--alias", "production"), "NAME:VERSION"),
+        (("adapters", "promote", "home:1", "--alias", ""), "--alias"),
+        (("adapters", "remove-alias", "@production"), "NAME@ALIAS"),
+        (("adapters", "remove-alias", "home@production/.."), "NAME@ALIAS"),
+    ],
+)
+def test_what_can_be_no_name_is_told_so_by_the_command(
+    *, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, arguments: Any, said: str
+):
+    """Fault caught: it became a part of another address, which answered something else, or that it is no route."""
+    monkeypatch.setattr(sys, "argv", ["sdft", *arguments, f"--home={home}"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    told = capsys.readouterr().err
+    assert left.value.code == 1
+    assert said in told
+
+
 def test_what_others_wrote_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]):
     """Fault caught: the reason of a move, or the name of a key, could rewrite the screen of whoever lists them."""
     hostile = "a\x1b[2Jb\x9bc\x07\u202ed\r\x7f"

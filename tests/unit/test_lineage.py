@@ -108,6 +108,16 @@ def test_the_terminal_says_which_skills_the_figures_leave_out():
     assert "over skills" not in shown(LINEAGE, colours=False)
 
 
+def test_the_terminal_says_why_there_are_no_figures():
+    """Fault caught: below a table of scores it said that there were no questions."""
+    nothing = dict.fromkeys(LINEAGE["figures"])
+    text = shown(LINEAGE | {"figures": nothing}, colours=False)
+    assert "75% (70% to 80%)" in text
+    assert "No figures: every version of this adapter is deleted." in text
+    text = shown(LINEAGE | {"figures": nothing | {"of": "home:2"}}, colours=False)
+    assert "No figures: nothing was held out of what home:2 and its ancestors were taught." in text
+
+
 def test_likelihoods_are_nats():
     nats = {"score": -1.25, "low": -1.5, "high": -1.0, "evaluation_id": "eval-1"}
     lineage = LINEAGE | {

@@ -40,7 +40,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Loss:
+class SuiteLoss:
     """What an arm lost on a suite since another arm, in shares of questions; negative where it gained."""
 
     suite: str
@@ -60,10 +60,10 @@ class TrainedArm:
 
     arm: str
     gain: Bounds
-    losses: list[Loss]
+    losses: list[SuiteLoss]
 
     @property
-    def worst(self) -> Loss:
+    def worst(self) -> SuiteLoss:
         """Where the point lies."""
         return self.losses[0]
 
@@ -152,9 +152,9 @@ def trade_off(report: Report) -> TradeOff | None:
     return TradeOff(skill.name, skill.measure, start, report.method.margin, arms) if arms else None
 
 
-def _losses(report: Report, arm: str) -> list[Loss]:
+def _losses(report: Report, arm: str) -> list[SuiteLoss]:
     losses = [
-        Loss(suite.name, change.against, _negative(change.difference))
+        SuiteLoss(suite.name, change.against, _negative(change.difference))
         for suite in report.suites
         if suite.role != "skill" and suite.measure == "share_right"
         for change in suite.changes

@@ -10,7 +10,7 @@ from app.api.schemas.jobs import JobErrorObject
 from app.domain.evaluation import MAX_SUITES, task_of
 from app.domain.gate import GateDecision
 from app.domain.ids import is_id
-from app.services.evaluations import Evaluated, EvaluationRequest, label
+from app.services.evaluations import Evaluated, EvaluationRequest
 
 
 def _once(names: list[str]) -> list[str]:
@@ -93,7 +93,7 @@ class EvaluationSummary(Identified):
             job_id=None if evaluated.by_itself else row.job_id,
             adapter=evaluated.version.adapter.name,
             version=evaluated.version.version,
-            against=label(evaluated.against) if evaluated.against else None,
+            against=evaluated.against.label if evaluated.against else None,
             suites=None if row.suites is None else [suite["name"] for suite in row.suites],
             scorer=row.scorer,
         )

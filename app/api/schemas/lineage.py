@@ -74,7 +74,7 @@ class LineageObject(BaseModel):
     @classmethod
     def of(cls, adapter: Adapter, lineage: Lineage) -> Self:
         """A lineage as clients see it."""
-        labels = {version.id: _label(version) for version in lineage.versions}
+        labels = {version.id: version.label for version in lineage.versions}
         return cls(
             object="adapter.lineage",
             adapter=adapter.name,
@@ -84,15 +84,11 @@ class LineageObject(BaseModel):
             base=[CellObject.of(cell) for cell in lineage.base],
             scores=[[CellObject.of(cell) for cell in row] for row in lineage.scores],
             figures=FiguresObject(
-                of=_label(lineage.judged) if lineage.judged else None,
+                of=lineage.judged.label if lineage.judged else None,
                 measure=lineage.measure,
                 **vars(lineage.figures),
             ),
         )
-
-
-def _label(version: AdapterVersion) -> str:
-    return f"{version.adapter.name}:{version.version}"
 
 
 def _version(version: AdapterVersion, lineage: Lineage, labels: dict[str, str]) -> LineageVersionObject:

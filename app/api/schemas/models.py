@@ -54,6 +54,6 @@ class ModelObject(Identified):
             source=None,
             revision=None,
             context_tokens=None,
-            adapter=f"{version.adapter.name}:{version.version}",
+            adapter=version.label,
             aliases=[f"{version.adapter.name}@{alias}" for alias in published.aliases],
         )

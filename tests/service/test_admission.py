@@ -255,13 +255,13 @@ def test_a_bug_says_nothing_of_the_inside(http, app, monkeypatch):
 
 @pytest.mark.parametrize("where", ["key", "endpoint"])
 def test_a_database_that_is_away_is_a_reason_to_try_again(http, monkeypatch, where):
-    from app.api import gate
+    from app.api import admission
     from app.services import files
 
     def away(*_, **__):
         raise OperationalError("SELECT 1", {}, Exception("connection refused at 10.0.0.1"))
 
-    monkeypatch.setattr(*((gate, "authenticate") if where == "key" else (files, "list_files")), away)
+    monkeypatch.setattr(*((admission, "authenticate") if where == "key" else (files, "list_files")), away)
     response = http.get("/v1/files")
     assert error_of(response, 503)["code"] == "database_busy"
     assert response.headers["retry-after"]
@@ -278,10 +278,10 @@ def committed_http(committed_sessions, store, broker, settings):
 def test_a_transaction_that_postgres_ended_for_being_idle_is_a_reason_to_try_again(
     committed_http, committed_sessions, monkeypatch, where
 ):
-    from app.api import gate
+    from app.api import admission
     from app.services import files
 
-    module, name = (gate, "authenticate") if where == "key" else (files, "list_files")
+    module, name = (admission, "authenticate") if where == "key" else (files, "list_files")
     action = getattr(module, name)
 
     def after_a_pause(session, *args, **kwargs):
@@ -304,7 +304,7 @@ def test_a_transaction_that_postgres_ended_for_being_idle_is_a_reason_to_try_aga
 
 @pytest.mark.parametrize("where", ["key", "endpoint"])
 def test_another_misuse_of_a_transaction_is_a_bug(committed_http, monkeypatch, where):
-    from app.api import gate
+    from app.api import admission
     from app.services import files
 
     def goes_on_after_an_error(session, *_, **__):
@@ -313,7 +313,7 @@ def test_another_misuse_of_a_transaction_is_a_bug(committed_http, monkeypatch, w
             connection.exec_driver_sql("SELECT no_such_column")
         connection.exec_driver_sql("SELECT 1")
 
-    module, name = (gate, "authenticate") if where == "key" else (files, "list_files")
+    module, name = (admission, "authenticate") if where == "key" else (files, "list_files")
     monkeypatch.setattr(module, name, goes_on_after_an_error)
     assert error_of(committed_http.get("/v1/files"), 500)["code"] == "internal_error"
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 
-class Gate:
+class Turnstile:
     """Says one JSON line after the other. What else the process prints goes to its log."""
 
     def __init__(self) -> None:

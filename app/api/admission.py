@@ -27,7 +27,7 @@ _FRAMING_BYTES: Final = 1024 * 1024
 """What multipart may add to the bytes of a file: fields, headers, boundaries."""
 
 
-class Gate:
+class Admission:
     """Lets requests through to what is behind it, or answers them itself."""
 
     def __init__(self, app: ASGIApp) -> None:
