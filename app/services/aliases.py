@@ -184,7 +184,7 @@ def _verdict(session: Session, version: AdapterVersion) -> str | None:
 
 
 def _refusal(version: AdapterVersion, verdict: str | None) -> str:
-    judged = f"came out of its gate with {verdict}" if verdict else "came from a job without a gate"
+    judged = f"came out of its gate with {verdict.replace('_', ' ')}" if verdict else "came from a job without a gate"
     return (
         f"{version.label} {judged}, so no alias moves to it by itself; send override true with a "
         "reason to move it all the same, or train with a gate that it passes."
