@@ -13,9 +13,9 @@ PASSED = {"verdict": "pass"}
 
 @pytest.fixture
 def line(session, project, store, base):
-    """Two versions that passed their gates, one that failed, one of a job without a gate."""
+    """Two versions that passed their gates, one that failed, one of a job without a gate, one that nobody can judge."""
     versions = []
-    for gate in (PASSED, PASSED, {"verdict": "fail"}, None):
+    for gate in (PASSED, PASSED, {"verdict": "fail"}, None, {"verdict": "insufficient_evidence"}):
         job = factories.make_job(session, "succeeded", project=project, adapter_name="lamps")
         adapter = versions and session.get_one(factories.models.Adapter, versions[0].adapter_id)
         version = factories.make_version(
@@ -57,7 +57,9 @@ def test_an_alias_moves_to_a_version_that_passed(http, line, tenant, session):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("version", "why"), [(3, "with fail"), (4, "without a gate")])
+@pytest.mark.parametrize(
+    ("version", "why"), [(3, "with fail"), (4, "without a gate"), (5, "with insufficient evidence,")]
+)
 def test_an_alias_does_not_move_to_a_version_that_passed_no_gate(http, line, version, why):
     http.put(ALIAS, json={"version": 1})
     refused = http.put(ALIAS, json={"version": version})
