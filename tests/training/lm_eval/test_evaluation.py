@@ -51,6 +51,7 @@ def ask(folder: Path, job: Path, **order: Any) -> tuple[Any, list[Any]]:
         "base": Order.model_validate_json((job / "order.json").read_bytes()).base,
         "version": ParentRef(adapter="lamp", version=1, model_id="ft:tiny:default:lamp:1"),
         "against": None,
+        "goes_on": False,
         "skills": [],
         "general": False,
         "rehearsed": True,
