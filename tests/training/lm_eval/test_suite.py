@@ -246,12 +246,19 @@ def test_what_cannot_be_asked_is_told_before_training(base: Any, tmp_path: Path,
     assert not (folder / "out").exists()
 
 
+@pytest.fixture(scope="module")
+def resolved(base: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
+    """What a first attempt made of a job's configuration: an attempt that has it goes on."""
+    messages = run(lay_out(tmp_path_factory.mktemp("attempts") / "first", base))
+    [found] = [message.config for message in messages if message.kind == "resolved"]
+    assert isinstance(found, TrainingConfig)
+    return found
+
+
 def test_an_attempt_that_goes_on_without_its_tasks_ends_with_a_caveat(
-    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Any, resolved: TrainingConfig, tmp_path: Path
 ) -> None:
-    [resolved] = [message for message in run(lay_out(tmp_path / "a", base)) if message.kind == "resolved"]
-    assert isinstance(resolved.config, TrainingConfig)
-    folder = lay_out(tmp_path / "b", base, resolved=resolved.config, tasks=["arc_easy"], tasks_folder="/nowhere")
+    folder = lay_out(tmp_path / "b", base, resolved=resolved, tasks=["arc_easy"], tasks_folder="/nowhere")
     messages = run(folder)
     said = "The worker's folder of tasks is not there; the operator sets SDFT_WORKER__LM_EVAL_TASKS."
     assert said in [message.message for message in messages if message.kind == "event" and message.level == "warn"]
@@ -270,11 +277,10 @@ def test_all_that_cannot_be_asked_is_told_at_once(base: Any, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("_loaded_manager")
 def test_an_attempt_that_goes_on_without_some_tasks_asks_the_others_and_says_of_each_why(
-    base: Any, tmp_path: Path
+    base: Any, resolved: TrainingConfig, tmp_path: Path
 ) -> None:
-    [resolved] = [message for message in run(lay_out(tmp_path / "a", base)) if message.kind == "resolved"]
     tasks = ["sdft_no_data", "sdft_choose", "sdft_perplexity", "sdft_say"]
-    folder = lay_out(tmp_path / "b", base, resolved=resolved.config, tasks=tasks)
+    folder = lay_out(tmp_path / "b", base, resolved=resolved, tasks=tasks)
     warnings = [message.message for message in run(folder) if message.kind == "event" and message.level == "warn"]
     report = json.loads((folder / "out" / "report.json").read_text())
     assert [suite["name"] for suite in report["suites"]][-2:] == ["lm_eval:sdft_choose", "lm_eval:sdft_say"]
