@@ -6,7 +6,7 @@ from typing import Final, Literal
 Reference = Literal["base", "parent"]
 REFERENCES: Final[tuple[Reference, ...]] = ("base", "parent")
 """What was there before the job."""
-TRAINED: Final = ("candidate", "supervised")
+TRAINED: Final[tuple[Literal["candidate", "supervised"], ...]] = ("candidate", "supervised")
 """What a run makes: the version and its twin."""
 
 

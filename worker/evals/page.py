@@ -5,10 +5,11 @@ from typing import Any, Final, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from app.domain.arms import TRAINED
 from app.domain.gate import GateDecision
 from worker.evals.charts import heat_map, lengths, phases
 from worker.evals.kept import MAX_FLIPS
-from worker.evals.run import TRAINED, ArmName
+from worker.evals.run import ArmName
 from worker.evals.schema import Bounds, Measure, Range, Report, SuiteReport
 from worker.evals.trade_off import trade_off
 

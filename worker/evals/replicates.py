@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from app.domain.arms import TRAINED
 from worker.evals.kept import count_kept
 from worker.evals.marks import Marks
-from worker.evals.run import TRAINED, Measured
+from worker.evals.run import Measured
 from worker.evals.schema import Range, Recommendation, Replicates, SeedRun, SeedScore, SeedSpread, SuiteReport
 
 ONE_RUN = "One training run: another seed may come out differently."

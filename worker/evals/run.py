@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Final, Literal, Protocol
 
+from app.domain.arms import TRAINED
 from app.domain.evaluation import count_decoded
 from worker.evals.memory import AnswerMemory
 from worker.evals.suites import Item, Suite, Unaskable
@@ -20,9 +21,6 @@ from worker.sdft.prompts import teacher_messages
 ArmName = Literal["base", "parent", "candidate", "supervised", "ceiling"]
 """Who answers. ``candidate`` is the new version; ``supervised`` is its twin, where one was trained; ``ceiling`` is what
 the candidate was distilled from: the starting point with that very item's demonstration in its context."""
-
-TRAINED: Final[tuple[ArmName, ...]] = ("candidate", "supervised")
-"""Arms whose weights a run makes."""
 
 Prompts = list[list[int]]
 
